@@ -1,0 +1,234 @@
+"""What happens around training: checkpoints and signals, the progress bar, pictures, the cost of a run, and the loggers."""
+
+import csv
+import math
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
+
+from taming import images
+from taming.errors import UserError
+from taming.training import Training
+
+
+class Interrupted(Exception):
+    """A signal stopped the run after its state was saved; `code` is what the process exits with."""
+
+    def __init__(self, number: int, checkpoint: Path):
+        super().__init__(f"stopped by {signal.Signals(number).name}; the run is saved in '{checkpoint}'. Go on with: taming train -r {checkpoint.parent.parent}")
+        self.code = 128 + number
+
+
+class Checkpoints(pl.Callback):
+    """last.ckpt every `checkpoint_every` batches, at the end and on signals; best.ckpt by validation; and validation itself.
+
+    A file is written beside its place and renamed, so that a kill leaves the old one or the new one. SIGUSR1 saves; SIGINT and SIGTERM save and stop.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.asked: int | None = None       # the signal that came
+        self.previous: dict = {}
+
+    def on_train_start(self, trainer, module: Training) -> None:
+        self.started_at = module.batches
+        names = ["SIGINT", "SIGTERM", "SIGUSR1"]        # the last does not exist on Windows
+        for number in (getattr(signal, n) for n in names if hasattr(signal, n)):
+            self.previous[number] = signal.signal(number, self._note)
+
+    def teardown(self, trainer, module, stage) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+        self.previous = {}
+
+    def on_train_batch_end(self, trainer, module: Training, *_) -> None:
+        if module.micro:
+            return              # only where an accumulation ends
+        settings = module.experiment.trainer
+        end = module.batches >= settings.max_steps
+        if trainer.datamodule.validation is not None and (module.batches % settings.validate_every == 0 or end):
+            figures = module.validate(trainer.datamodule.val_dataloader())
+            if figures[module.monitor] < module.best:
+                module.best = figures[module.monitor]
+                self.save(trainer, module, "best.ckpt")
+        if module.batches % settings.checkpoint_every == 0 or end or self.asked:
+            self.save(trainer, module, "last.ckpt")
+        asked, self.asked = self.asked, None
+        if asked in (signal.SIGINT, signal.SIGTERM):
+            raise Interrupted(asked, self.folder / "last.ckpt")
+
+    def save(self, trainer, module: Training, name: str) -> None:
+        path = self.folder / name
+        if trainer.is_global_zero:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{name}.tmp")
+            torch.save(module.state(), temporary)
+            os.replace(temporary, path)
+        module.last_checkpoint = str(path)
+        trainer.strategy.barrier()
+
+    def _note(self, number: int, _frame) -> None:
+        if self.asked == number == signal.SIGINT:
+            raise KeyboardInterrupt         # a second Ctrl-C does not wait
+        self.asked = number
+
+
+class Progress(pl.Callback):
+    """One line: batches done, rate, time left, main losses, share of codes in use. After five batches it says what the run will cost."""
+
+    def on_train_start(self, trainer, module: Training) -> None:
+        from tqdm import tqdm
+
+        self.first = module.batches
+        self.bar = tqdm(total=module.experiment.trainer.max_steps, initial=module.batches, unit="batch", dynamic_ncols=True, mininterval=1.0 if sys.stderr.isatty() else 30.0,
+                        disable=not trainer.is_global_zero)
+        self.clock = time.monotonic()
+
+    def on_train_batch_end(self, trainer, module: Training, *_) -> None:
+        if module.micro:
+            return
+        done = module.batches - self.first
+        if done == 1:
+            self.clock = time.monotonic()       # the first batch also warms up
+        if done == 6:
+            seconds = (time.monotonic() - self.clock) / 5
+            left = (module.experiment.trainer.max_steps - module.batches) * seconds
+            self.bar.write(f"measured: {seconds:.2f} s per batch, about {duration(left)} for the {module.experiment.trainer.max_steps - module.batches} batches left, peak memory {peak_memory():.1f} GB", file=sys.stderr)
+        shown = {k: f"{v:.3g}" for k, v in list(module.latest.items())[:6]}
+        if module.validated:
+            shown[f"val_{module.monitor}"] = f"{module.validated[module.monitor]:.3g}"
+        self.bar.set_postfix(shown, refresh=False)
+        self.bar.update(1)
+
+    def teardown(self, trainer, module, stage) -> None:
+        if hasattr(self, "bar"):
+            self.bar.close()
+
+
+class Skipped(pl.Callback):
+    """Names unreadable training pictures as they turn up; too many stop the run."""
+
+    def on_train_batch_start(self, trainer, module, batch: dict, _: int) -> None:
+        for message in trainer.datamodule.note_broken(batch.get("skipped", [])):
+            print(f"skipped: {message}", file=sys.stderr)
+
+
+class Pictures(pl.Callback):
+    """Every `pictures_every` batches, what the module draws of fixed validation pictures, as PNG grids on disk and to the loggers."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def on_train_batch_end(self, trainer, module: Training, *_) -> None:
+        settings = module.experiment.trainer
+        if module.micro or not trainer.is_global_zero or trainer.datamodule.validation is None:
+            return
+        if module.batches % settings.pictures_every == 0 or module.batches in (1, settings.max_steps):
+            self.draw(trainer, module)
+
+    def draw(self, trainer, module: Training) -> None:
+        from torch.utils.data import default_collate
+
+        dataset = trainer.datamodule.validation
+        chosen = [dataset[i] for i in spread(len(dataset), 6)]
+        batch = default_collate([{k: v for k, v in item.items() if not isinstance(v, str | list | tuple)} for item in chosen])
+        modes = [(m, m.training) for m in module.modules()]
+        module.eval()
+        with torch.no_grad():
+            picture = module.draw(module.to_device(batch))
+        for part, mode in modes:
+            part.training = mode
+        images.save(picture, self.folder / f"{module.batches:07d}.png")
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_image"):
+                logger.log_image("pictures", [images.to_pil(picture)], step=module.batches)
+            elif hasattr(logger.experiment, "add_image"):
+                logger.experiment.add_image("pictures", images.to_uint8(picture), module.batches)
+
+
+class CSVLog(Logger):
+    """metrics.csv with the columns batch, name, value: appended as they come. On resume, rows past the checkpoint are dropped."""
+
+    def __init__(self, path: Path, keep_to: int | None = None):
+        super().__init__()
+        self.path = path
+        rows = read_metrics(path) if keep_to is not None and path.is_file() else []
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.tmp")
+        with temporary.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["batch", "name", "value"])
+            writer.writerows([b, n, repr(v)] for b, n, v in rows if b <= keep_to)
+        os.replace(temporary, path)
+
+    name = "csv"
+    version = ""
+    experiment = None
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        with self.path.open("a", newline="") as file:
+            csv.writer(file).writerows([step, name, repr(float(value))] for name, value in metrics.items())
+
+    @rank_zero_only
+    def log_hyperparams(self, *_, **__) -> None:
+        """The configuration is in config.yaml beside the file."""
+
+
+def read_metrics(path: str | Path) -> list[tuple[int, str, float]]:
+    """The rows (batch, name, value) of a metrics.csv."""
+    with Path(path).open(newline="") as file:
+        return [(int(row["batch"]), row["name"], float(row["value"])) for row in csv.DictReader(file) if row["value"]]
+
+
+def make_loggers(experiment, folder: Path, keep_to: int | None) -> list[Logger]:
+    """The CSV file always; TensorBoard and W&B where the configuration asks. W&B offline needs no account."""
+    loggers: list[Logger] = [CSVLog(folder / "metrics.csv", keep_to)]
+    if experiment.logger.tensorboard:
+        from pytorch_lightning.loggers import TensorBoardLogger
+
+        loggers.append(TensorBoardLogger(folder, name="", version="tensorboard"))
+    if experiment.logger.wandb not in ("off", "offline", "online"):
+        raise UserError(f"logger.wandb: '{experiment.logger.wandb}' is none of off, offline, online")
+    if experiment.logger.wandb != "off":
+        loggers.append(_wandb(experiment, folder))
+    return loggers
+
+
+def _wandb(experiment, folder: Path) -> Logger:
+    from pytorch_lightning.loggers import WandbLogger
+
+    offline = experiment.logger.wandb == "offline"
+    if not offline and not (os.environ.get("WANDB_API_KEY") or (Path.home() / ".netrc").is_file()):
+        print("logger.wandb: no W&B account is set up on this machine (`wandb login`); logging offline", file=sys.stderr)
+        offline = True
+    return WandbLogger(project=experiment.logger.project, name=folder.name, save_dir=str(folder), offline=offline)
+
+
+def spread(length: int, count: int) -> list[int]:
+    """`count` indices spread evenly over a data set, the same at every call."""
+    return [i * length // min(count, length) for i in range(min(count, length))]
+
+
+def duration(seconds: float) -> str:
+    minutes = math.ceil(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def peak_memory() -> float:
+    """GB, of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    try:
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+    except ImportError:         # Windows
+        return float("nan")

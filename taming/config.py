@@ -1,0 +1,259 @@
+"""YAML -> Experiment -> objects: every key is checked before anything is built, and errors name the place in the file."""
+
+import importlib
+import inspect
+import types
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from taming.errors import UserError, did_you_mean
+
+PACKAGES = ("taming", "torchvision")
+
+
+@dataclass
+class Optimizer:
+    """Adam with decoupled weight decay; one schedule for both stages: linear warm-up, then a cosine to `final` x the rate. Steps are batches."""
+
+    learning_rate: float = 1e-3
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
+    weight_decay: float = 0.0
+    warmup: int = 50
+    final: float = 0.02
+    discriminator_learning_rate: float | None = None    # default: learning_rate
+
+
+@dataclass
+class Data:
+    """Data sets and how they are cut into batches. `views`: precompute the codes of so many fixed crops and flips per picture (second stage);
+    null encodes random crops on the fly."""
+
+    train: dict[str, Any] = field(default_factory=dict)
+    validation: dict[str, Any] = field(default_factory=dict)
+    batch_size: int = 8
+    workers: int = 0
+    views: int | None = None
+    cache: str = "runs/cache"
+
+
+@dataclass
+class Trainer:
+    """How long, how often and on what. All intervals count batches: what one optimizer step sees, accumulation counted as one."""
+
+    max_steps: int = 1000
+    validate_every: int = 250
+    checkpoint_every: int = 250
+    pictures_every: int = 250
+    log_every: int = 10
+    validation_batches: int | None = None               # default: the whole validation set
+    accumulate_grad_batches: int = 1
+    gradient_clip_val: float | None = 1.0
+    ema: float | None = None                            # decay of the averaged weights
+    accelerator: str = "cpu"
+    devices: int = 1
+    strategy: str = "auto"
+    precision: str = "32-true"
+    threads: int | None = None                          # default: what torch chooses
+    channels_last: bool = True
+    share_forward: bool = True                          # first stage: one autoencoder forward for both optimizers; false as published
+
+
+@dataclass
+class Logger:
+    """The CSV file is always written; these come on top. `wandb`: off, offline or online."""
+
+    tensorboard: bool = False
+    wandb: str = "off"
+    project: str = "taming"
+
+
+@dataclass
+class Experiment:
+    model: dict[str, Any] = field(default_factory=dict)
+    loss: dict[str, Any] | None = None                  # first stage only
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    data: Data = field(default_factory=Data)
+    trainer: Trainer = field(default_factory=Trainer)
+    logger: Logger = field(default_factory=Logger)
+    noise: float = 0.0                                  # second stage: share of input codes replaced by random ones (1 - the paper's pkeep)
+    condition_dropout: float = 0.0                      # second stage: share of conditions replaced by the null condition, for guidance
+    seed: int = 23
+    allow: list[str] = field(default_factory=list)      # further packages that targets may come from
+    variables: dict[str, Any] = field(default_factory=dict)     # a place for values that ${...} refers to
+
+
+def load(paths: Iterable[str | Path] | str | Path, overrides: Iterable[str] = ()) -> Experiment:
+    """The Experiment of one or several YAML files, merged left to right, then of `key=value` overrides.
+
+    Raises UserError: missing file, broken YAML, unknown or ill-typed key, an interpolation that leads nowhere, a target that can't be built.
+    """
+    paths = [paths] if isinstance(paths, str | Path) else list(paths)
+    merged = OmegaConf.create({})
+    for path in paths:
+        merged = OmegaConf.merge(merged, _read_yaml(path))
+    for override in overrides:
+        if "=" not in override:
+            raise UserError(f"'{override}' is neither a flag nor key=value; write for example optimizer.learning_rate=1e-3")
+    try:
+        merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(list(overrides)))
+        plain = OmegaConf.to_container(merged, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{_names(paths)}: {_first_line(error)}") from None
+    return from_plain(plain, _names(paths))
+
+
+def from_plain(plain: dict, source: str = "configuration") -> Experiment:
+    """The Experiment of a plain dictionary (as a checkpoint holds it); checks keys, types and targets."""
+    _refuse_unknown(plain, Experiment, source)
+    try:
+        typed = OmegaConf.merge(OmegaConf.structured(Experiment), plain)
+        experiment = OmegaConf.to_object(typed)
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", "") or ""
+        raise UserError(f"{source}: {key}: {_first_line(error)}") from None
+    for name in ("model", "loss", "data.train", "data.validation"):
+        node = _at(plain, name)
+        if node is not None and node != {}:
+            check(node, f"{source}: {name}", experiment.allow)
+    return experiment
+
+
+def to_plain(experiment: Experiment) -> dict:
+    """Nested dict, list and scalars only: what checkpoints and the report hold."""
+    return OmegaConf.to_container(OmegaConf.structured(experiment), resolve=True)
+
+
+def check(node: Any, place: str, allow: Iterable[str] = ()) -> None:
+    """Walks a tree of target/params and checks each against the signature of its constructor, without building anything."""
+    if isinstance(node, list):
+        for i, item in enumerate(node):
+            check(item, f"{place}[{i}]", allow)
+    if not isinstance(node, dict):
+        return
+    if "target" not in node:
+        for key, value in node.items():
+            check(value, f"{place}.{key}", allow)
+        return
+    for key in node:
+        if key not in ("target", "params"):
+            raise UserError(f"{place}.{key}: unknown key beside target{did_you_mean(key, ['target', 'params'])}")
+    params = node.get("params") or {}
+    _check_signature(resolve(node["target"], place, allow), params, place)
+    for key, value in params.items():
+        check(value, f"{place}.params.{key}", allow)
+
+
+def build(node: Any, allow: Iterable[str] = (), place: str = "model", **extra) -> Any:
+    """The object that a target/params tree describes; inner trees are built first. `extra`: further keywords for the outermost constructor."""
+    if isinstance(node, list):
+        return [build(item, allow, f"{place}[{i}]") for i, item in enumerate(node)]
+    if not isinstance(node, dict):
+        return node
+    if "target" not in node:
+        return {key: build(value, allow, f"{place}.{key}") for key, value in node.items()}
+    params = {key: build(value, allow, f"{place}.params.{key}") for key, value in (node.get("params") or {}).items()}
+    made = resolve(node["target"], place, allow)
+    try:
+        return made(**params, **extra)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{place}: {node['target']}: {_first_line(error)}") from error
+
+
+def resolve(target: Any, place: str, allow: Iterable[str] = ()) -> Any:
+    """The class or function that `target` names: a name exported by one of the allowed packages."""
+    packages = (*PACKAGES, *allow)
+    if not isinstance(target, str) or "." not in target:
+        raise UserError(f"{place}.target: {target!r} is not a dotted name such as taming.first_stage.VQGAN")
+    if target.split(".")[0] not in packages:
+        raise UserError(f"{place}.target: '{target}' lies outside {', '.join(packages)}; admit a package of your own with `allow: [{target.split('.')[0]}]`")
+    module_name, name = target.rsplit(".", 1)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{place}.target: '{target}': no module '{error.name}'") from None
+    exported = getattr(module, "__all__", None) or [n for n in vars(module) if not n.startswith("_")]
+    if name not in exported or not callable(getattr(module, name, None)):
+        raise UserError(f"{place}.target: '{module_name}' has no '{name}'{did_you_mean(name, exported)}")
+    return getattr(module, name)
+
+
+def _check_signature(made: Any, params: dict, place: str) -> None:
+    accepted = inspect.signature(made).parameters
+    hints = typing.get_type_hints(made.__init__ if inspect.isclass(made) else made)
+    anything = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
+    for key, value in params.items():
+        if key not in accepted and not anything:
+            raise UserError(f"{place}.params.{key}: unknown key{did_you_mean(key, accepted)}")
+        if key in hints and not _fits(value, hints[key]):
+            wanted = getattr(hints[key], "__name__", str(hints[key]))
+            raise UserError(f"{place}.params.{key}: {value!r} is a {type(value).__name__}, but {wanted} is wanted")
+    for key, parameter in accepted.items():
+        if parameter.default is parameter.empty and parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD) and key not in params:
+            raise UserError(f"{place}.params.{key}: missing, and {getattr(made, '__name__', made)} has no default for it")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Scalars and sequences of them are checked; a tree with a target becomes an object later, so it fits anything."""
+    if isinstance(value, dict) or hint is Any:
+        return True
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, h) for h in typing.get_args(hint))
+    if hint is type(None):
+        return value is None
+    if hint in (bool, str):
+        return isinstance(value, hint)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if origin in (list, tuple) or hint in (list, tuple):
+        inner = [a for a in typing.get_args(hint) if a is not Ellipsis]
+        return isinstance(value, list | tuple) and (not inner or all(_fits(v, inner[0]) for v in value))
+    if isinstance(value, str | int | float | bool | list) and inspect.isclass(hint) and not issubclass(hint, str | Path):
+        return False
+    return True
+
+
+def _refuse_unknown(plain: Any, schema: Any, source: str, place: str = "") -> None:
+    if not isinstance(plain, dict):
+        raise UserError(f"{source}: {place or 'the file'} should be a mapping of keys, not {plain!r}")
+    hints = typing.get_type_hints(schema)
+    for key, value in plain.items():
+        if key not in hints:
+            raise UserError(f"{source}: unknown key '{place}{key}'{did_you_mean(key, hints)}")
+        if hasattr(hints[key], "__dataclass_fields__"):
+            _refuse_unknown(value, hints[key], source, f"{place}{key}.")
+
+
+def _read_yaml(path: str | Path):
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"config '{path}' does not exist; the shipped ones are under configs/")
+    try:
+        content = OmegaConf.load(path)
+    except Exception as error:      # PyYAML raises many kinds
+        raise UserError(f"config '{path}' is not valid YAML: {' '.join(str(error).split())}") from None
+    if not OmegaConf.is_dict(content):
+        raise UserError(f"config '{path}' should be a mapping of keys, not a {type(content).__name__}")
+    return content
+
+
+def _at(plain: dict, dotted: str) -> Any:
+    for key in dotted.split("."):
+        plain = plain.get(key) if isinstance(plain, dict) else None
+    return plain
+
+
+def _names(paths: Iterable) -> str:
+    return " + ".join(str(p) for p in paths) or "configuration"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

@@ -1,0 +1,6 @@
+"""Data sets: items are dictionaries with any of image, segmentation, class, caption, name."""
+
+from taming.data.folder import ImageFolder
+from taming.data.segmentation import SegmentedImages
+
+__all__ = ["ImageFolder", "SegmentedImages"]

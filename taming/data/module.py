@@ -1,0 +1,96 @@
+"""Batches without end, each a function of (seed, batch number), so that an interrupted run goes on with the very pictures it would have seen."""
+
+from collections.abc import Iterator
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+from taming.data.transforms import CorruptImage
+from taming.errors import UserError
+
+MOST_BROKEN = 0.01      # of the training set; more stops the run
+
+
+class EndlessBatches(Sampler):
+    """Lists of (index, view): every epoch a new order, drawn from (seed, epoch); view is the epoch's number, or cycles through `views` of them.
+
+    Starts at micro-batch `start`. With several processes, each takes its slice of the batch that all see together.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int, start: int = 0, rank: int = 0, world: int = 1, views: int | None = None):
+        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.start, self.rank, self.world, self.views = start, rank, world, views
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch, order = -1, None
+        number = self.start
+        while True:
+            keys = []
+            first = (number * self.world + self.rank) * self.batch_size
+            for position in range(first, first + self.batch_size):
+                if position // self.length != epoch:
+                    epoch = position // self.length
+                    order = torch.randperm(self.length, generator=torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)).tolist()
+                keys.append((order[position % self.length], epoch % self.views if self.views else epoch))
+            yield keys
+            number += 1
+
+
+class SkippingBroken(Dataset):
+    """A data set in which another picture stands in for one that can't be read; the item then names the broken one under "skipped"."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        skipped = []
+        for step in range(len(self.dataset)):
+            try:
+                item = self.dataset[((key[0] + step) % len(self.dataset), key[1])]
+                return {**item, "skipped": skipped}
+            except CorruptImage as error:
+                skipped.append(str(error))
+        raise UserError(f"none of the {len(self.dataset)} training pictures can be read; first: {skipped[0]}")
+
+
+def collate(items: list[dict]) -> dict:
+    """Stacks tensors and numbers; names become a list."""
+    lists = {key: [item[key] for item in items] for key in items[0] if isinstance(items[0][key], str | list)}
+    stacked = default_collate([{k: v for k, v in item.items() if k not in lists} for item in items])
+    skipped = [s for found in lists.pop("skipped", []) for s in found]
+    return {**stacked, **lists, "skipped": skipped}
+
+
+class DataModule(pl.LightningDataModule):
+    """Serves `train` without end and `validation` once through, in order."""
+
+    def __init__(self, train: Dataset, validation: Dataset | None, batch_size: int, seed: int, workers: int = 0, views: int | None = None):
+        super().__init__()
+        self.train, self.validation = train, validation
+        self.batch_size, self.seed, self.workers, self.views = batch_size, seed, workers, views
+        self.start = 0              # the micro-batch to begin with; set on resume
+        self.broken: set[str] = set()
+
+    def train_dataloader(self) -> DataLoader:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        batches = EndlessBatches(len(self.train), self.batch_size, self.seed, self.start, rank, world, self.views)
+        return self._loader(SkippingBroken(self.train), batch_sampler=batches)
+
+    def val_dataloader(self) -> DataLoader | list:
+        return self._loader(self.validation, batch_size=self.batch_size) if self.validation is not None else []
+
+    def note_broken(self, skipped: list[str]) -> list[str]:
+        """Remembers unreadable pictures and returns the new ones; too many of them are a UserError with the list."""
+        new = [s for s in dict.fromkeys(skipped) if s not in self.broken]
+        self.broken.update(new)
+        if len(self.broken) > MOST_BROKEN * len(self.train):
+            raise UserError(f"{len(self.broken)} of {len(self.train)} training pictures can't be read, more than 1 %: {'; '.join(sorted(self.broken))}")
+        return new
+
+    def _loader(self, dataset: Dataset, **how) -> DataLoader:
+        # A generator of its own: making an iterator otherwise draws from the global random state.
+        return DataLoader(dataset, collate_fn=collate, num_workers=self.workers, generator=torch.Generator().manual_seed(self.seed), persistent_workers=self.workers > 0, **how)

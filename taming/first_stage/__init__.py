@@ -1,0 +1,11 @@
+"""First stage: image <-> codes."""
+
+from taming.first_stage.discriminator import PatchDiscriminator
+from taming.first_stage.interface import Codes, FirstStage, Quantized, Quantizer, Reconstruction
+from taming.first_stage.losses import MaskLoss, VQGANLoss
+from taming.first_stage.quantizers import VectorQuantizer
+from taming.first_stage.vqgan import VQGAN, MaskVQGAN
+
+__all__ = [
+    "Codes", "FirstStage", "MaskLoss", "MaskVQGAN", "PatchDiscriminator", "Quantized", "Quantizer", "Reconstruction", "VQGAN", "VQGANLoss", "VectorQuantizer",
+]

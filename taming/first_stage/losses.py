@@ -1,0 +1,157 @@
+"""What a first stage is trained for: L1 + perceptual + adversarial with the adaptive weight (Esser et al. 2021, eq. 4 to 7), and the loss of a mask tokenizer.
+
+A loss object has two methods: `autoencoder` for the generator's step, `adversary` for the discriminator's. Steps are batches.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from taming.errors import UserError, did_you_mean
+from taming.first_stage.discriminator import PatchDiscriminator
+from taming.first_stage.interface import Reconstruction
+from taming.first_stage.perceptual import perceptual_distance
+
+DELTA, LARGEST = 1e-4, 1e4      # of the adaptive weight, as published (the paper has 1e-6 and no limit)
+
+
+class VQGANLoss(nn.Module):
+    """|x - x'| + perceptual_weight P(x, x') + adversarial * lambda * G + quantizer loss.
+
+    perceptual: lpips, stlpips, the path of a VGG16 weights file, or none. adversarial: weight of the generator's loss on top of the adaptive lambda. adversarial_start: the first batch
+    with a discriminator, or below 1 a share of the run. adversarial_ramp: over so many batches from there on, the generator's part grows from 0 to its weight, while the
+    discriminator learns in full: one that has seen nothing has nothing to say. form: hinge or vanilla.
+    """
+
+    def __init__(
+        self,
+        perceptual: str = "lpips",
+        perceptual_weight: float = 1.0,
+        perceptual_blocks: int = 3,
+        adversarial: float = 0.8,
+        adversarial_start: int | float = 0,
+        adversarial_ramp: int = 0,
+        form: str = "hinge",
+        in_channels: int = 3,
+        width: int = 64,
+        layers: int = 3,
+    ):
+        super().__init__()
+        if form not in FORMS:
+            raise UserError(f"loss.params.form: '{form}' is unknown{did_you_mean(form, FORMS)}")
+        self.perceptual_weight, self.adversarial = perceptual_weight, adversarial
+        self.start, self.ramp, self.form = adversarial_start, adversarial_ramp, form
+        # In a tuple, so that its weights stay out of the checkpoint and `.train()` leaves its dropout alone.
+        self._perceptual = (perceptual_distance(perceptual, perceptual_blocks),)
+        self.discriminator = PatchDiscriminator(in_channels, width, layers) if adversarial else None
+
+    def _apply(self, fn, recurse: bool = True):
+        if self.perceptual is not None:
+            self.perceptual._apply(fn)
+        return super()._apply(fn, recurse)
+
+    @property
+    def perceptual(self) -> nn.Module | None:
+        return self._perceptual[0]
+
+    def set_length(self, max_steps: int) -> None:
+        """A start given as a share of the run becomes a batch."""
+        if isinstance(self.start, float) and 0 < self.start < 1:
+            self.start = round(self.start * max_steps)
+
+    def adversary_weight(self, step: int) -> float:
+        """0 before the start, then the ramp to `adversarial`."""
+        if self.discriminator is None or step < self.start:
+            return 0.0
+        return self.adversarial * min(1.0, (step - self.start + 1) / (self.ramp + 1))
+
+    def reconstruction(self, image: Tensor, output: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """L1 and perceptual part, means over pictures and pixels."""
+        l1 = (image - output).abs().mean()
+        terms = {"l1": l1}
+        if self.perceptual is None or not self.perceptual_weight:
+            return l1, terms
+        terms["perceptual"] = self.perceptual(image, output).mean()
+        return l1 + self.perceptual_weight * terms["perceptual"], terms
+
+    def autoencoder(self, image: Tensor, reconstruction: Reconstruction, last_layer: nn.Parameter, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The generator's loss (), to call backward on once, and its terms.
+
+        The perceptual net and the discriminator are run backward to the reconstruction only, each once; both gradients at the last layer follow from there by one
+        convolution, and their weighted sum is sent through the decoder in one pass. The gradient is that of the published total, which runs backward through everything twice.
+        """
+        output = reconstruction.output
+        weight = self.adversary_weight(step)
+        if not (weight and output.requires_grad):
+            nll, terms = self.reconstruction(image, output)
+            return nll + reconstruction.quantizer_loss, {**terms, "quantizer": reconstruction.quantizer_loss}
+        leaf = output.detach().requires_grad_()
+        nll, terms = self.reconstruction(image, leaf)
+        adversarial = -self.discriminator(leaf).mean()
+        nll_gradient = torch.autograd.grad(nll, leaf)[0]
+        adversarial_gradient = torch.autograd.grad(adversarial, leaf)[0]
+        adaptive = adaptive_weight(output, nll_gradient, adversarial_gradient, last_layer)
+        gradient = nll_gradient + weight * adaptive * adversarial_gradient
+        value = (nll + weight * adaptive * adversarial).detach()
+        total = _with_gradient(output, gradient, value) + reconstruction.quantizer_loss
+        terms.update(quantizer=reconstruction.quantizer_loss, adversarial=adversarial, adaptive_weight=adaptive)
+        return total, terms
+
+    def adversary(self, image: Tensor, output: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The discriminator's loss () on real pictures and (detached) reconstructions."""
+        real, fake = self.discriminator(image), self.discriminator(output.detach())
+        loss = FORMS[self.form](real, fake)
+        return loss, {"discriminator": loss, "real": real.mean(), "fake": fake.mean()}
+
+
+def hinge(real: Tensor, fake: Tensor) -> Tensor:
+    return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
+
+
+def vanilla(real: Tensor, fake: Tensor) -> Tensor:
+    return (F.softplus(-real).mean() + F.softplus(fake).mean()) / 2
+
+
+FORMS = {"hinge": hinge, "vanilla": vanilla}
+
+
+def adaptive_weight(output: Tensor, nll_gradient: Tensor, adversarial_gradient: Tensor, last_layer: nn.Parameter) -> Tensor:
+    """lambda = |grad nll| / (|grad adversarial| + delta) at the last layer (eq. 7), from the two gradients at the output; ()."""
+    norms = [torch.autograd.grad(output, last_layer, g, retain_graph=True)[0].norm() for g in (nll_gradient, adversarial_gradient)]
+    return (norms[0] / (norms[1] + DELTA)).clamp(0, LARGEST).detach()
+
+
+def _with_gradient(output: Tensor, gradient: Tensor, value: Tensor) -> Tensor:
+    """A scalar worth `value` whose derivative by `output` is `gradient`."""
+    carrier = (output * gradient.detach()).sum()
+    return carrier + (value - carrier).detach()
+
+
+class MaskLoss(nn.Module):
+    """For a mask tokenizer: cross-entropy over the labels of a pixel, or `bce`, the published binary cross-entropy of each label by itself; no discriminator."""
+
+    discriminator = None
+
+    def __init__(self, form: str = "cross_entropy"):
+        super().__init__()
+        if form not in ("cross_entropy", "bce"):
+            raise UserError(f"loss.params.form: '{form}' is unknown{did_you_mean(form, ['cross_entropy', 'bce'])}")
+        self.form = form
+
+    def set_length(self, max_steps: int) -> None:
+        """Nothing here depends on the length of the run."""
+
+    def adversary_weight(self, step: int) -> float:
+        return 0.0
+
+    def reconstruction(self, labels: Tensor, output: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """labels int64 (B, H, W); output: logits (B, labels, H, W)."""
+        if self.form == "bce":
+            loss = F.binary_cross_entropy_with_logits(output, F.one_hot(labels, output.shape[1]).permute(0, 3, 1, 2).to(output))
+        else:
+            loss = F.cross_entropy(output, labels)
+        return loss, {self.form: loss}
+
+    def autoencoder(self, labels: Tensor, reconstruction: Reconstruction, last_layer: nn.Parameter, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, terms = self.reconstruction(labels, reconstruction.output)
+        return loss + reconstruction.quantizer_loss, {**terms, "quantizer": reconstruction.quantizer_loss}

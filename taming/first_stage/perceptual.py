@@ -1,0 +1,125 @@
+"""How different two pictures look, by the features of a frozen network: LPIPS (Zhang et al. 2018, arXiv 1801.03924), its shift-tolerant variant ST-LPIPS
+(Ghildyal and Liu 2022, arXiv 2207.13686), or plain VGG16 features from a file, behind one call."""
+
+import warnings
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from taming.errors import UserError, did_you_mean
+
+VGG_BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+
+
+def perceptual_distance(kind: str, blocks: int = 3) -> nn.Module | None:
+    """A frozen module (x, y) -> (B,), zero for equal pictures; x, y (B, 3, H, W) in [-1, 1].
+
+    kind: `lpips` (needs torchvision's VGG16: from its cache or a download), `stlpips` (weights come with the package), the path of a VGG16 weights file (the first
+    `blocks` of its five blocks are compared), or `none` (returns None). There is no fallback from one to another.
+    """
+    if kind == "none":
+        return None
+    if kind == "lpips":
+        network = _lpips()
+    elif kind == "stlpips":
+        network = _stlpips()
+    elif Path(kind).suffix in (".safetensors", ".pt", ".pth"):
+        network = VGGDistance(kind, blocks)
+    else:
+        raise UserError(f"loss.params.perceptual: '{kind}' is none of lpips, stlpips, none or the path of a .safetensors file{did_you_mean(kind, ['lpips', 'stlpips', 'none'])}")
+    return network.eval().requires_grad_(False)
+
+
+class VGGDistance(nn.Module):
+    """Squared distance of channel-normalised VGG16 features, mean over positions, summed over the last layer of each of the first `blocks` blocks.
+
+    The file holds `block{1..5}_conv{1..3}.{weight,bias}` for pictures in BGR with the ImageNet mean taken off (the Oxford layout). Without LPIPS's learned heads: not LPIPS.
+    """
+
+    def __init__(self, path: str | Path, blocks: int = 3):
+        super().__init__()
+        state = _read_weights(path)
+        if not 1 <= blocks <= len(VGG_BLOCKS):
+            raise UserError(f"loss.params.perceptual_blocks: {blocks} is not between 1 and {len(VGG_BLOCKS)}")
+        self.blocks = nn.ModuleList()
+        channels = 3
+        for b, widths in enumerate(VGG_BLOCKS[:blocks], start=1):
+            block = nn.ModuleList()
+            for c, width in enumerate(widths, start=1):
+                conv = nn.Conv2d(channels, width, 3, padding=1)
+                name = f"block{b}_conv{c}"
+                if f"{name}.weight" not in state or state[f"{name}.weight"].shape != conv.weight.shape:
+                    raise UserError(f"'{path}' holds no {name}.weight of shape {tuple(conv.weight.shape)}; a VGG16 feature file has block1_conv1 ... block5_conv3")
+                conv.load_state_dict({"weight": state[f"{name}.weight"].float(), "bias": state[f"{name}.bias"].float()})
+                block.append(conv)
+                channels = width
+            self.blocks.append(block)
+        self.register_buffer("mean", torch.tensor([103.939, 116.779, 123.68]).view(1, 3, 1, 1), persistent=False)
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        h = ((image + 1) * 127.5).flip(1) - self.mean
+        found = []
+        for b, block in enumerate(self.blocks):
+            if b:
+                h = F.max_pool2d(h, 2)
+            for conv in block:
+                h = F.relu(conv(h))
+            found.append(F.normalize(h, dim=1, eps=1e-10))
+        return found
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        if x.shape[1] == 1:
+            x, y = x.expand(-1, 3, -1, -1), y.expand(-1, 3, -1, -1)
+        with torch.no_grad():
+            theirs = self.features(x if not x.requires_grad else x.detach())
+        return sum((a - b).square().sum(dim=1).mean(dim=(1, 2)) for a, b in zip(theirs, self.features(y)))
+
+
+class _Wrapped(nn.Module):
+    """A library's metric, its (B, 1, 1, 1) output flattened to (B,)."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.network(x, y).flatten(1).mean(dim=1)
+
+
+def _lpips() -> nn.Module:
+    import lpips
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _Wrapped(lpips.LPIPS(net="vgg", verbose=False))
+    except (URLError, OSError) as error:
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise UserError(
+            f"perceptual: lpips needs vgg16-397923af.pth in {folder}, and it can't be downloaded ({getattr(error, 'reason', error)}); "
+            "put the file there, or set loss.params.perceptual to stlpips, to the path of a VGG16 weights file, or to none"
+        ) from None
+
+
+def _stlpips() -> nn.Module:
+    import contextlib
+    import io
+
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        from stlpips_pytorch import stlpips
+
+        return _Wrapped(stlpips.LPIPS(net="alex", variant="shift_tolerant"))
+
+
+def _read_weights(path: str | Path) -> dict[str, Tensor]:
+    if not Path(path).is_file():
+        raise UserError(f"perceptual: weights file '{path}' does not exist; give the path of a VGG16 file, or stlpips, lpips or none")
+    if Path(path).suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)

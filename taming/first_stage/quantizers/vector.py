@@ -1,0 +1,79 @@
+"""Vector quantization with a codebook learned by gradient (van den Oord et al. 2017, arXiv 1711.00937, eq. 3), and what keeps the codebook in use: low-dimensional
+l2-normalised codes (Yu et al. 2022, arXiv 2110.04627, section 3.2) and the restart of codes that are not seen (Dhariwal et al. 2020, arXiv 2005.00341)."""
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from taming.first_stage.interface import Codes, Quantized, Quantizer
+from taming.first_stage.quantizers.nearest import nearest
+
+
+class VectorQuantizer(Quantizer):
+    """Each latent vector becomes the nearest of `num_codes` vectors of `dim` numbers.
+
+    loss = codebook_weight |sg[z] - e|^2 + commitment_weight |z - sg[e]|^2, means over all entries. The paper has (1, 0.25), the published VQ-GANs (0.25, 1).
+    normalize: latents and codes lie on the unit sphere. restart: in training, every so many batches, codes not chosen for that long are put on latents of the batch
+    at hand; 0 never does.
+    """
+
+    def __init__(self, num_codes: int, dim: int, codebook_weight: float = 1.0, commitment_weight: float = 0.25, normalize: bool = False, restart: int = 0):
+        super().__init__()
+        self.num_codes, self.dim = (num_codes,), dim
+        self.codebook_weight, self.commitment_weight = codebook_weight, commitment_weight
+        self.normalize, self.restart = normalize, restart
+        self.embedding = nn.Embedding(num_codes, dim)
+        if normalize:
+            nn.init.normal_(self.embedding.weight)
+        else:
+            nn.init.uniform_(self.embedding.weight, -1 / num_codes, 1 / num_codes)
+        if restart:
+            self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+            self.register_buffer("unseen", torch.zeros(num_codes, dtype=torch.int64))     # batches since a code was last chosen
+
+    def codebook(self) -> Tensor:
+        """(K, D), normalised where codes are."""
+        weight = self.embedding.weight.float()
+        return F.normalize(weight, dim=-1) if self.normalize else weight
+
+    def forward(self, latent: Tensor) -> Quantized:
+        with torch.autocast(latent.device.type, enabled=False):
+            z = rearrange(latent.float(), "b d h w -> b h w d")
+            if self.normalize:
+                z = F.normalize(z, dim=-1)
+            flat = z.detach().flatten(0, 2)
+            if self.training and self.restart:
+                self._restart_dead(flat)
+            codebook = self.codebook()
+            codes = nearest(flat, codebook.detach())
+            if self.training and self.restart:
+                self._note_seen(codes)
+            codes = codes.view(z.shape[:-1])
+            e = F.embedding(codes, codebook)
+            loss = self.codebook_weight * F.mse_loss(e, z.detach()) + self.commitment_weight * F.mse_loss(z, e.detach())
+            straight_through = e.detach() + (z - z.detach())      # exact in value and gradient, which z + (e - z).detach() is not
+        return Quantized(rearrange(straight_through, "b h w d -> b d h w"), (codes,), loss)
+
+    def embed(self, codes: Codes) -> Tensor:
+        return rearrange(F.embedding(codes[0], self.codebook()), "b h w d -> b d h w")
+
+    @torch.no_grad()
+    def _restart_dead(self, flat: Tensor) -> None:
+        self.batches += 1
+        if self.batches % self.restart:
+            return
+        dead = self.unseen >= self.restart
+        fresh = flat[torch.randint(len(flat), (len(dead),), device=flat.device)]
+        if dist.is_available() and dist.is_initialized():
+            dist.broadcast(fresh, 0)        # all processes must keep one codebook
+        self.embedding.weight.copy_(torch.where(dead[:, None], fresh.to(self.embedding.weight), self.embedding.weight))
+        self.unseen.masked_fill_(dead, 0)
+
+    @torch.no_grad()
+    def _note_seen(self, codes: Tensor) -> None:
+        counts = torch.bincount(codes.flatten(), minlength=self.num_codes[0])
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(counts)
+        self.unseen.add_(1).masked_fill_(counts > 0, 0)

@@ -1,0 +1,149 @@
+"""Encoder and decoder of VQ-GAN: residual blocks with group normalisation, attention at the coarsest scale (Esser et al. 2021, arXiv 2012.09841, table 7).
+
+Parameter names are those of the published state dicts: `down.{i}.block.{j}`, `mid.attn_1`, `up.{i}.upsample.conv`, ... There, `up` is indexed by level and run from the
+highest down.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """32 groups, as published, or the most that divide a narrow layer."""
+    return nn.GroupNorm(math.gcd(32, channels), channels, eps=1e-6)
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self, channels_in: int, channels_out: int, dropout: float = 0.0):
+        super().__init__()
+        self.norm1 = group_norm(channels_in)
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.norm2 = group_norm(channels_out)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
+        if channels_in != channels_out:
+            self.nin_shortcut = nn.Conv2d(channels_in, channels_out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        return (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x) + h
+
+
+class Attention(nn.Module):
+    """Single-head self-attention over all positions."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = group_norm(channels)
+        self.q, self.k, self.v, self.proj_out = (nn.Conv2d(channels, channels, 1) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(x)
+        q, k, v = (rearrange(layer(h), "b c h w -> b 1 (h w) c") for layer in (self.q, self.k, self.v))
+        h = F.scaled_dot_product_attention(q, k, v)
+        return x + self.proj_out(rearrange(h, "b 1 (h w) c -> b c h w", h=x.shape[-2]).contiguous())
+
+
+class Downsample(nn.Module):
+    """Halves height and width; pads right and bottom only, as published."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Level(nn.Module):
+    """The blocks of one scale: residual blocks, each followed by attention where asked."""
+
+    def __init__(self, channels_in: int, channels_out: int, blocks: int, attention: bool, dropout: float):
+        super().__init__()
+        self.block = nn.ModuleList(ResidualBlock(channels_in if j == 0 else channels_out, channels_out, dropout) for j in range(blocks))
+        self.attn = nn.ModuleList(Attention(channels_out) for _ in range(blocks if attention else 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for j, block in enumerate(self.block):
+            x = block(x)
+            if self.attn:
+                x = self.attn[j](x)
+        return x
+
+
+class Middle(nn.Module):
+    def __init__(self, channels: int, dropout: float):
+        super().__init__()
+        self.block_1 = ResidualBlock(channels, channels, dropout)
+        self.attn_1 = Attention(channels)
+        self.block_2 = ResidualBlock(channels, channels, dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block_2(self.attn_1(self.block_1(x)))
+
+
+class Encoder(nn.Module):
+    """(B, in_channels, H, W) -> (B, latent_channels, H / f, W / f), f = 2^(levels - 1). H and W must be divisible by f."""
+
+    def __init__(self, in_channels: int, channels: int, multipliers: Sequence[int], blocks: int, attention_levels: Sequence[int], latent_channels: int, dropout: float):
+        super().__init__()
+        widths = [channels * m for m in multipliers]
+        self.conv_in = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.down = nn.ModuleList()
+        for i, (before, width) in enumerate(zip([channels, *widths], widths)):
+            level = Level(before, width, blocks, i in attention_levels, dropout)
+            if i < len(widths) - 1:
+                level.downsample = Downsample(width)
+            self.down.append(level)
+        self.mid = Middle(widths[-1], dropout)
+        self.norm_out = group_norm(widths[-1])
+        self.conv_out = nn.Conv2d(widths[-1], latent_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv_in(x)
+        for level in self.down:
+            h = level(h)
+            if hasattr(level, "downsample"):
+                h = level.downsample(h)
+        return self.conv_out(F.silu(self.norm_out(self.mid(h))))
+
+
+class Decoder(nn.Module):
+    """(B, latent_channels, h, w) -> (B, out_channels, h f, w f); one residual block more per level than the encoder, no output nonlinearity."""
+
+    def __init__(self, out_channels: int, channels: int, multipliers: Sequence[int], blocks: int, attention_levels: Sequence[int], latent_channels: int, dropout: float):
+        super().__init__()
+        widths = [channels * m for m in multipliers]
+        self.conv_in = nn.Conv2d(latent_channels, widths[-1], 3, padding=1)
+        self.mid = Middle(widths[-1], dropout)
+        self.up = nn.ModuleList()
+        for i, width in enumerate(widths):
+            before = widths[min(i + 1, len(widths) - 1)]
+            level = Level(before, width, blocks + 1, i in attention_levels, dropout)
+            if i > 0:
+                level.upsample = Upsample(width)
+            self.up.append(level)
+        self.norm_out = group_norm(widths[0])
+        self.conv_out = nn.Conv2d(widths[0], out_channels, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        h = self.mid(self.conv_in(z))
+        for level in reversed(self.up):
+            h = level(h)
+            if hasattr(level, "upsample"):
+                h = level.upsample(h)
+        return self.conv_out(F.silu(self.norm_out(h)))

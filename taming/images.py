@@ -1,0 +1,65 @@
+"""Pictures and tensors: [-1, 1] <-> uint8, grids, and the one palette that masks are drawn with."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+# Ten landscape labels first (sky, tree, ground, grass, water, building, mountain, foreground, unknown, snow), then well-separated hues for any others.
+_NAMED = [(135, 190, 235), (34, 94, 40), (170, 135, 95), (124, 180, 70), (30, 90, 160), (150, 60, 60), (120, 110, 105), (220, 140, 40), (40, 40, 40), (240, 245, 250)]
+
+
+def palette(labels: int) -> Tensor:
+    """(labels, 3) uint8 colours, the same for a label whatever the number of labels."""
+    extra = [tuple(int(127 + 110 * np.cos(2.4 * i + phase)) for phase in (0.0, 2.1, 4.2)) for i in range(max(0, labels - len(_NAMED)))]
+    return torch.tensor((_NAMED + extra)[:labels], dtype=torch.uint8)
+
+
+def colour_labels(labels: Tensor, count: int) -> Tensor:
+    """Labels int64 (B, H, W) as pictures (B, 3, H, W) in [-1, 1]."""
+    colours = palette(count).to(labels.device).float() / 127.5 - 1
+    return colours[labels].permute(0, 3, 1, 2)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """[-1, 1] float (..., C, H, W) -> uint8, rounded to nearest; values outside are clamped."""
+    return ((images.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 -> [-1, 1] float32."""
+    return images.float() / 127.5 - 1
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """(3 or 1, H, W) in [-1, 1] -> a PIL picture."""
+    array = to_uint8(image).permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+
+
+def grid(columns: list[Tensor], scale: int = 1, gap: int = 2) -> Tensor:
+    """Pictures side by side: each entry of `columns` is (B, 3, H, W) in [-1, 1]; row b of the result shows picture b of each. Returns (3, H', W')."""
+    rows = min(len(c) for c in columns)
+    height = max(c.shape[-2] for c in columns)
+    cells = [torch.nn.functional.pad(c[:rows].cpu().float(), (gap, gap, gap, gap + height - c.shape[-2]), value=1.0) for c in columns]
+    picture = torch.cat([torch.cat(list(c), dim=-2) for c in cells], dim=-1)
+    return picture.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
+
+
+def sheet(images: Tensor, columns: int = 8, gap: int = 2) -> Tensor:
+    """(N, 3, H, W) in [-1, 1] -> one picture (3, H', W') with so many columns, filled row by row; missing cells are white."""
+    missing = -len(images) % columns
+    filled = torch.cat([images.cpu().float(), images.new_ones(missing, *images.shape[1:]).cpu()])
+    return grid([filled[c::columns] for c in range(columns)], gap=gap)
+
+
+def save(image: Tensor | Image.Image, path: str | Path) -> None:
+    """Writes a PNG whole or not at all: to a temporary file in the same folder, then renamed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = to_pil(image) if isinstance(image, Tensor) else image
+    temporary = path.with_name(f".{path.name}.tmp")
+    picture.save(temporary, format="PNG")
+    temporary.replace(path)

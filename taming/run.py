@@ -1,0 +1,149 @@
+"""One run: from an Experiment to a folder with config.yaml, metrics.csv, checkpoints/ and pictures/, interrupted and resumed at will."""
+
+import os
+import sys
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import OmegaConf
+
+from taming import callbacks, checkpoint, config
+from taming.config import Experiment
+from taming.data.module import DataModule
+from taming.errors import UserError
+from taming.first_stage.interface import FirstStage
+from taming.first_stage.training import FirstStageTraining
+from taming.training import Training
+
+
+def train(experiment: Experiment, folder: str | Path, resume: bool = False, start_from: str | None = None) -> Path:
+    """Trains, and returns the path of the last checkpoint. `start_from`: a checkpoint whose model weights are taken before batch 0."""
+    folder = Path(folder)
+    last = folder / "checkpoints" / "last.ckpt"
+    if last.is_file() and not resume:
+        raise UserError(f"run '{folder}' exists already; go on with it by -r {folder}, or choose another name with -n")
+    check_hardware(experiment)
+    if experiment.trainer.threads:
+        torch.set_num_threads(experiment.trainer.threads)
+    make_writable(folder)
+    pl.seed_everything(experiment.seed, verbose=False)
+    module, data = prepare(experiment)
+    if start_from:
+        content = checkpoint.read(start_from)
+        checkpoint.load_weights(module.model, content.weights, start_from)
+    keep_to = None
+    if resume:
+        module.resume(checkpoint.read_raw(last))
+        keep_to = module.batches
+        data.start = module.batches * experiment.trainer.accumulate_grad_batches
+        if module.batches >= experiment.trainer.max_steps:
+            raise UserError(f"run '{folder}' has done its {module.batches} batches; for more, add for example trainer.max_steps={2 * module.batches}")
+    write_config(experiment, folder / "config.yaml")
+    print(cost(module), file=sys.stderr)
+    fit(experiment, module, data, folder, keep_to)
+    return last
+
+
+def fit(experiment: Experiment, module: Training, data: DataModule, folder: Path, keep_to: int | None) -> None:
+    settings = experiment.trainer
+    trainer = pl.Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        strategy=settings.strategy,
+        precision=settings.precision,
+        max_steps=settings.max_steps - module.batches,      # the loop counts from where it starts; all else counts module.batches
+        max_epochs=-1,
+        logger=callbacks.make_loggers(experiment, folder, keep_to),
+        callbacks=[callbacks.Skipped(), callbacks.Pictures(folder / "pictures"), callbacks.Checkpoints(folder / "checkpoints"), callbacks.Progress()],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+        use_distributed_sampler=False,
+    )
+    if settings.channels_last:
+        module.model.to(memory_format=torch.channels_last)
+        for extra in (getattr(module, "loss", None), module.averaged):
+            if extra is not None:
+                extra.to(memory_format=torch.channels_last)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="pytorch_lightning")
+        warnings.filterwarnings("ignore", message=".*(num_workers|does not have many workers|_pytree|LeafSpec).*")
+        try:
+            trainer.fit(module, datamodule=data)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+                raise
+            cure = "data.batch_size" if experiment.data.batch_size > 1 else "the picture size or model.params.channels"
+            raise UserError(f"out of memory at batch {module.batches + 1}; lower {cure} (batch_size is {experiment.data.batch_size}; trainer.accumulate_grad_batches makes up for it)") from None
+
+
+def prepare(experiment: Experiment) -> tuple[Training, DataModule]:
+    """The module that trains and the data it reads, checked against each other."""
+    if not experiment.model:
+        raise UserError("model: missing; name one, for example {target: taming.first_stage.VQGAN, params: {...}}")
+    if not experiment.data.train:
+        raise UserError("data.train: missing; name a data set, for example {target: taming.data.ImageFolder, params: {root: my/pictures, size: 64}}")
+    model = config.build(experiment.model, experiment.allow)
+    if not isinstance(model, FirstStage):
+        raise UserError(f"model.target: {experiment.model['target']} is no model that can be trained")
+    if experiment.loss is None:
+        raise UserError("loss: missing; a first stage needs one, for example {target: taming.first_stage.VQGANLoss}")
+    train_set = config.build(experiment.data.train, experiment.allow, "data.train")
+    validation_set = config.build(experiment.data.validation, experiment.allow, "data.validation") if experiment.data.validation else None
+    data = DataModule(train_set, validation_set, experiment.data.batch_size, experiment.seed, experiment.data.workers)
+    check_sizes(model, train_set)
+    return FirstStageTraining(experiment, model, config.build(experiment.loss, experiment.allow, "loss")), data
+
+
+def check_sizes(model: FirstStage, dataset) -> None:
+    """The first training picture fits the model: entry, size."""
+    item = dataset[(0, 0)]
+    if model.key not in item:
+        raise UserError(f"the model reads '{model.key}', but the data set gives {', '.join(k for k in item if k != 'name')}")
+    height, width = item[model.key].shape[-2:]
+    try:
+        model.grids(height, width)
+    except UserError as error:
+        raise UserError(f"data.train.params.size: {error}") from None
+
+
+def check_hardware(experiment: Experiment) -> None:
+    asked = experiment.trainer.accelerator
+    if asked in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise UserError("trainer.accelerator: a GPU is asked for, but torch sees none here; leave out --gpus, or set trainer.accelerator=cpu")
+    if asked in ("gpu", "cuda") and experiment.trainer.devices > torch.cuda.device_count():
+        raise UserError(f"trainer.devices: {experiment.trainer.devices} GPUs are asked for, but there are {torch.cuda.device_count()}")
+
+
+def make_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"folder '{folder}' is not writable ({error.strerror}); choose another") from None
+
+
+def write_config(experiment: Experiment, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    OmegaConf.save(OmegaConf.create(asdict(experiment)), temporary)
+    os.replace(temporary, path)
+
+
+def cost(module: Training) -> str:
+    """What the run will take, before it starts: parameters, the memory they bind, batches."""
+    learning = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in module.model.parameters() if not p.requires_grad)
+    bound = (learning * (4 if module.averaged is None else 5) + frozen) * 4 / 1e9       # weights, gradients, two moments, average
+    settings = module.experiment.trainer
+    total = module.experiment.data.batch_size * settings.accumulate_grad_batches * settings.devices
+    return (
+        f"{learning / 1e6:.2f} M parameters learn, {frozen / 1e6:.2f} M are frozen; weights, gradients and optimizer state bind {bound:.2f} GB, activations come on top\n"
+        f"batches {module.batches} to {settings.max_steps} of {total} pictures; learning rate {module.experiment.optimizer.learning_rate}"
+    )
