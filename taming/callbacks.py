@@ -136,7 +136,7 @@ class Pictures(pl.Callback):
     def draw(self, trainer, module: Training) -> None:
         from torch.utils.data import default_collate
 
-        dataset = trainer.datamodule.validation
+        dataset = getattr(trainer.datamodule.validation, "source", trainer.datamodule.validation)
         chosen = [dataset[i] for i in spread(len(dataset), 6)]
         batch = default_collate([{k: v for k, v in item.items() if not isinstance(v, str | list | tuple)} for item in chosen])
         modes = [(m, m.training) for m in module.modules()]

@@ -132,3 +132,20 @@ def _cure(stage: str) -> str:
     if stage == "second":
         return "train a prior on it first (configs/second_stage), and give that run"
     return "give the run of a first stage (configs/first_stage)"
+
+
+def describe(path: str | Path) -> str:
+    """What a file is, in a few lines, without building its model."""
+    content = read(path)
+    sizes: dict[str, list[int]] = {}
+    for name, tensor in content.weights.items():
+        part = ".".join(name.split(".")[: 2 if content.stage == "second" else 1])
+        count = sizes.setdefault(part, [0, 0])
+        count[0], count[1] = count[0] + 1, count[1] + tensor.numel()
+    lines = [f"{find(path)}: {content.stage} stage, {content.config['model']['target']}, {content.batches} batches"]
+    lines += [f"  {part:<28} {tensors:>4} tensors {numbers / 1e6:>9.3f} M parameters" for part, (tensors, numbers) in sizes.items()]
+    lines += [f"  codebook {name.removesuffix('.embedding.weight')}: {tensor.shape[0]} codes of {tensor.shape[1]} numbers" for name, tensor in content.weights.items()
+              if name.endswith("quantizer.embedding.weight")]
+    lines += [f"  validation {name}: {value:.5g}" for name, value in content.figures.items()]
+    lines += [f"  trained on {content.config['data']['train'].get('target')} with seed {content.config['seed']}"]
+    return "\n".join(lines)

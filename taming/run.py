@@ -16,6 +16,9 @@ from taming.data.module import DataModule
 from taming.errors import UserError
 from taming.first_stage.interface import FirstStage
 from taming.first_stage.training import FirstStageTraining
+from taming.second_stage.codes import cached_codes, parts_of
+from taming.second_stage.model import SecondStage
+from taming.second_stage.training import SecondStageTraining
 from taming.training import Training
 
 
@@ -89,27 +92,36 @@ def prepare(experiment: Experiment) -> tuple[Training, DataModule]:
     if not experiment.data.train:
         raise UserError("data.train: missing; name a data set, for example {target: taming.data.ImageFolder, params: {root: my/pictures, size: 64}}")
     model = config.build(experiment.model, experiment.allow)
-    if not isinstance(model, FirstStage):
+    sets = [config.build(node, experiment.allow, f"data.{name}") if node else None for name, node in (("train", experiment.data.train), ("validation", experiment.data.validation))]
+    views = None
+    if isinstance(model, FirstStage):
+        if experiment.loss is None:
+            raise UserError("loss: missing; a first stage needs one, for example {target: taming.first_stage.VQGANLoss}")
+        check_sizes(model, sets[0])
+        module = FirstStageTraining(experiment, model, config.build(experiment.loss, experiment.allow, "loss"))
+    elif isinstance(model, SecondStage):
+        check_sizes(model.first_stage, sets[0], model.prior.grid)
+        module = SecondStageTraining(experiment, model, parts_of(model, sets[0]))
+        views = experiment.data.views
+        if views:
+            sets = [cached_codes(model, s, v, experiment.data.cache) if s is not None else None for s, v in zip(sets, (views, None))]
+    else:
         raise UserError(f"model.target: {experiment.model['target']} is no model that can be trained")
-    if experiment.loss is None:
-        raise UserError("loss: missing; a first stage needs one, for example {target: taming.first_stage.VQGANLoss}")
-    train_set = config.build(experiment.data.train, experiment.allow, "data.train")
-    validation_set = config.build(experiment.data.validation, experiment.allow, "data.validation") if experiment.data.validation else None
-    data = DataModule(train_set, validation_set, experiment.data.batch_size, experiment.seed, experiment.data.workers)
-    check_sizes(model, train_set)
-    return FirstStageTraining(experiment, model, config.build(experiment.loss, experiment.allow, "loss")), data
+    return module, DataModule(*sets, experiment.data.batch_size, experiment.seed, experiment.data.workers, views)
 
 
-def check_sizes(model: FirstStage, dataset) -> None:
-    """The first training picture fits the model: entry, size."""
+def check_sizes(model: FirstStage, dataset, grid: tuple[int, int] | None = None) -> None:
+    """The first training picture fits the model: entry, size, and the prior's grid."""
     item = dataset[(0, 0)]
     if model.key not in item:
         raise UserError(f"the model reads '{model.key}', but the data set gives {', '.join(k for k in item if k != 'name')}")
     height, width = item[model.key].shape[-2:]
     try:
-        model.grids(height, width)
+        found = model.grids(height, width)[-1]
     except UserError as error:
         raise UserError(f"data.train.params.size: {error}") from None
+    if grid and found != grid:
+        raise UserError(f"model.params.prior.params.grid: {list(grid)}, but pictures of {height}x{width} give {list(found)} codes; make them equal")
 
 
 def check_hardware(experiment: Experiment) -> None:

@@ -177,7 +177,7 @@ class Training(pl.LightningModule):
         if isinstance(value, Tensor):
             value = value.to(self.device)
             return value.to(memory_format=torch.channels_last) if self.experiment.trainer.channels_last and value.ndim == 4 and value.is_floating_point() else value
-        return type(value)(self._moved(v) for v in value) if isinstance(value, tuple) else value
+        return [self._moved(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def schedule(optimizer: Optimizer, batch: int, max_steps: int) -> float:

@@ -1,6 +1,7 @@
 """Data sets: items are dictionaries with any of image, segmentation, class, caption, name."""
 
 from taming.data.folder import ImageFolder
+from taming.data.landscapes import DrawnLandscapes
 from taming.data.segmentation import SegmentedImages
 
-__all__ = ["ImageFolder", "SegmentedImages"]
+__all__ = ["DrawnLandscapes", "ImageFolder", "SegmentedImages"]

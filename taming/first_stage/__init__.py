@@ -3,9 +3,10 @@
 from taming.first_stage.discriminator import PatchDiscriminator
 from taming.first_stage.interface import Codes, FirstStage, Quantized, Quantizer, Reconstruction
 from taming.first_stage.losses import MaskLoss, VQGANLoss
+from taming.first_stage.pretrained import pretrained
 from taming.first_stage.quantizers import VectorQuantizer
 from taming.first_stage.vqgan import VQGAN, MaskVQGAN
 
 __all__ = [
-    "Codes", "FirstStage", "MaskLoss", "MaskVQGAN", "PatchDiscriminator", "Quantized", "Quantizer", "Reconstruction", "VQGAN", "VQGANLoss", "VectorQuantizer",
+    "Codes", "FirstStage", "MaskLoss", "MaskVQGAN", "PatchDiscriminator", "Quantized", "Quantizer", "Reconstruction", "VQGAN", "VQGANLoss", "VectorQuantizer", "pretrained",
 ]

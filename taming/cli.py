@@ -1,0 +1,220 @@
+"""The command line: argparse only; what is heavy is imported inside the verb, so that help answers at once."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from taming.errors import UserError, did_you_mean
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises instead of exiting: one line, with a did-you-mean."""
+
+    def __init__(self, **how):
+        super().__init__(allow_abbrev=False, **how)
+
+    def error(self, message: str):
+        raise UserError(f"{message}; see: {self.prog} --help")
+
+    def parse(self, arguments: list[str]) -> argparse.Namespace:
+        found, unknown = self.parse_known_args(arguments)
+        if unknown:
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            raise UserError(f"unknown argument '{unknown[0]}'{did_you_mean(unknown[0].split('=')[0], flags)}; see: {self.prog} --help")
+        return found
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: list[str]) -> int:
+    """Runs a verb and returns the exit code. A user's mistake is one line on stderr and code 2."""
+    try:
+        _dispatch(list(arguments))
+    except UserError as error:
+        print(f"taming: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.code
+    except KeyboardInterrupt:
+        print("taming: interrupted before anything was there to save", file=sys.stderr)
+        return 130
+    except SystemExit as stop:      # argparse's --help
+        return int(stop.code or 0)
+    return 0
+
+
+def _dispatch(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(overview())
+    elif arguments[0] in VERBS:
+        VERBS[arguments[0]](arguments[1:])
+    elif arguments[0].startswith("-"):
+        train(arguments)            # python main.py --base config.yaml -t True --gpus 0,
+    else:
+        raise UserError(f"unknown verb '{arguments[0]}'{did_you_mean(arguments[0], VERBS)}")
+
+
+def overview() -> str:
+    lines = [f"  {name:<12} {verb.__doc__.splitlines()[0]}" for name, verb in VERBS.items()]
+    return "taming VERB ...   VQ-GAN and its family, with a Transformer prior\n\n" + "\n".join(lines) + "\n\ntaming VERB --help tells a verb's arguments."
+
+
+def train(arguments: list[str]) -> None:
+    """Train a first or a second stage from a configuration, or go on with a run."""
+    parser = Parser(prog="taming train", description=train.__doc__)
+    parser.add_argument("-b", "--base", nargs="+", default=[], metavar="CONFIG", help="YAML files, merged from left to right")
+    parser.add_argument("-r", "--resume", metavar="RUN", help="go on with this run folder (or its checkpoint), exactly where it stopped")
+    parser.add_argument("-n", "--name", help="the run's folder is runs/NAME; default: the name of the last configuration")
+    parser.add_argument("-s", "--seed", type=int)
+    parser.add_argument("-t", "--train", nargs="?", const="True", default="True", help="accepted as CompVis users write it; False is refused")
+    parser.add_argument("--gpus", metavar="0,1", help="run on these GPUs; the same as trainer.accelerator=gpu trainer.devices=...")
+    parser.add_argument("--from", dest="start_from", metavar="CKPT", help="take the model's weights from here, then train from batch 0")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example optimizer.learning_rate=1e-3 data.batch_size=4")
+    given = parser.parse(arguments)
+    overrides = given.overrides + [b for b in given.base if "=" in b]
+    bases = [b for b in given.base if "=" not in b]
+    if str(given.train).lower() not in ("true", "t", "1", "yes", "y"):
+        raise UserError(f"-t {given.train}: only training is done here; to test, use taming reconstruct or taming sample")
+    if given.seed is not None:
+        overrides.append(f"seed={given.seed}")
+    if given.gpus is not None:
+        overrides += _gpus(given.gpus)
+    if given.resume and given.start_from:
+        raise UserError("-r and --from exclude each other: -r goes on with a run, --from starts one from weights")
+    if given.resume:
+        folder = _run_folder(given.resume)
+        bases = [folder / "config.yaml", *bases]
+    elif bases:
+        folder = Path("runs") / (given.name or Path(bases[-1]).stem)
+    else:
+        raise UserError("nothing to train: give a configuration with -b, or a run to go on with by -r")
+
+    from taming import config
+
+    experiment = config.load(bases, overrides)
+    _quiet()
+    from taming import run
+    from taming.callbacks import Interrupted
+
+    try:
+        last = run.train(experiment, folder, bool(given.resume), given.start_from)
+    except Interrupted as stop:
+        print(f"taming: {stop}", file=sys.stderr)
+        sys.exit(stop.code)
+    print(last)
+
+
+def sample(arguments: list[str]) -> None:
+    """Draw pictures from a second stage: from masks, other pictures, classes, or nothing."""
+    parser = Parser(prog="taming sample", description=sample.__doc__)
+    parser.add_argument("checkpoint", metavar="CKPT", help="a checkpoint, a run folder, or the name of a shipped model (landscapes)")
+    told = parser.add_mutually_exclusive_group()
+    told.add_argument("--masks", metavar="DIR", help="folder of label maps (8-bit PNG), or one of them")
+    told.add_argument("--images", metavar="DIR", help="folder of pictures, for a prior conditioned on pictures")
+    told.add_argument("--classes", metavar="A,B", help="class numbers")
+    parser.add_argument("--size", metavar="HxW", help="size of the pictures; default: what the prior was trained on")
+    parser.add_argument("-n", type=int, default=1, help="samples for each mask, picture or class; without any: samples in all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy")
+    parser.add_argument("--top-k", type=int)
+    parser.add_argument("--top-p", type=float)
+    parser.add_argument("--guidance", type=float, default=1.0, help="1: none; above: follow the condition more closely")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("-o", "--out", default="samples", metavar="OUT")
+    given = parser.parse(arguments)
+    if given.n < 1 or given.batch_size < 1:
+        raise UserError(f"-n {given.n} and --batch-size {given.batch_size} should both be at least 1")
+    size = _size(given.size)
+
+    from taming import drawing
+
+    settings = {"temperature": given.temperature, "top_k": given.top_k, "top_p": given.top_p, "guidance": given.guidance, "seed": given.seed}
+    classes = _numbers(given.classes) if given.classes else None
+    written = drawing.sample_folder(given.checkpoint, given.out, masks=given.masks, pictures=given.images, classes=classes, size=size, n=given.n, batch_size=given.batch_size, **settings)
+    print(written)
+
+
+def reconstruct(arguments: list[str]) -> None:
+    """Encode and decode every picture of a folder, at any size, and say how near it came."""
+    parser = Parser(prog="taming reconstruct", description=reconstruct.__doc__)
+    parser.add_argument("checkpoint", metavar="CKPT")
+    parser.add_argument("folder", metavar="DIR", help="pictures; for a mask tokenizer label maps")
+    parser.add_argument("-o", "--out", default="reconstructions", metavar="OUT")
+    given = parser.parse(arguments)
+
+    from taming import drawing
+
+    print(drawing.reconstruct_folder(given.checkpoint, given.folder, given.out))
+
+
+def inspect(arguments: list[str]) -> None:
+    """Say what a checkpoint is, without building its model."""
+    parser = Parser(prog="taming inspect", description=inspect.__doc__)
+    parser.add_argument("checkpoint", metavar="FILE")
+    given = parser.parse(arguments)
+
+    from taming import checkpoint
+
+    print(checkpoint.describe(given.checkpoint))
+
+
+def demo(arguments: list[str]) -> None:
+    """Train both stages on drawn landscapes in minutes, and write a report."""
+    parser = Parser(prog="taming demo", description=demo.__doc__)
+    parser.add_argument("-o", "--out", default="runs/demo", metavar="OUT")
+    parser.add_argument("--quick", action="store_true", help="a handful of batches, to see that everything runs")
+    given = parser.parse(arguments)
+    _quiet()
+
+    from taming import demo as whole
+
+    print(whole.run(given.out, given.quick))
+
+
+VERBS = {"train": train, "sample": sample, "reconstruct": reconstruct, "inspect": inspect, "demo": demo}
+
+
+def _run_folder(name: str) -> Path:
+    """runs/x, runs/x/checkpoints/last.ckpt or x -> the run's folder."""
+    path = Path(name)
+    if path.is_file() and path.parent.name == "checkpoints":
+        path = path.parent.parent
+    for folder in (path, Path("runs") / name):
+        if (folder / "config.yaml").is_file() and (folder / "checkpoints" / "last.ckpt").is_file():
+            return folder
+    raise UserError(f"-r {name}: no run with config.yaml and checkpoints/last.ckpt there; start one with -b CONFIG")
+
+
+def _gpus(text: str) -> list[str]:
+    numbers = _numbers(text)
+    if numbers != list(range(len(numbers))):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, numbers))
+    return ["trainer.accelerator=gpu", f"trainer.devices={len(numbers)}"]
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise UserError(f"'{text}' is not a list of numbers such as 0,1") from None
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(p.isdigit() and int(p) for p in parts):
+        raise UserError(f"--size {text}: give height x width, for example 64x96")
+    return int(parts[0]), int(parts[1])
+
+
+def _quiet() -> None:
+    """Lightning's advice and advertisements are not for the user of this program."""
+    import logging
+    import warnings
+
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "pytorch_lightning.utilities.rank_zero", "lightning_utilities"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")

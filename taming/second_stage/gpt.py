@@ -1,0 +1,166 @@
+"""GPT over codebook indices: a decoder-only Transformer with a key/value cache (Radford et al. 2019; as the prior of VQ-GAN: Esser et al. 2021, section 3.2)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from taming.errors import UserError
+from taming.second_stage.interface import Condition, Prior
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, width: int, heads: int, dropout: float):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, cache: "LayerCache | None" = None) -> Tensor:
+        q, k, v = rearrange(self.qkv(x), "b t (three heads d) -> three b heads t d", three=3, heads=self.heads)
+        causal = x.shape[1] > 1
+        if cache is not None:
+            k, v = cache.extend(k, v)
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        return self.dropout(self.proj(rearrange(out, "b heads t d -> b t (heads d)")))
+
+
+class Block(nn.Module):
+    """Pre-norm; x + attention, x + MLP."""
+
+    def __init__(self, width: int, heads: int, dropout: float):
+        super().__init__()
+        self.ln1, self.ln2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attn = SelfAttention(width, heads, dropout)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width), nn.Dropout(dropout))
+
+    def forward(self, x: Tensor, cache: "LayerCache | None" = None) -> Tensor:
+        x = x + self.attn(self.ln1(x), cache)
+        return x + self.mlp(self.ln2(x))
+
+
+class GPT(Prior):
+    """Reads the condition's tokens, then the codes in raster order.
+
+    grid: height and width of the code grid trained on. parts: one mapping per part of the condition, {vocabulary: V, grid: [h, w]} for a raster aligned with the codes (a mask),
+    else {vocabulary: V, length: M}. Condition and codes have tables of their own; each part has one id more, V, that says nothing (guidance).
+    dropout: of embeddings and of the residual branches.
+
+    Positions are learned, one vector per place. Rasters start from one two-dimensional sine code, so that a code and the mask token that lies over it begin with like positions: from zeros,
+    short trainings learn to ignore the mask.
+    """
+
+    def __init__(self, num_codes: int, grid: list[int], parts: list[dict], layers: int, heads: int, width: int, dropout: float = 0.0):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is not divisible by heads {heads}")
+        self.num_codes, self.grid = num_codes, (int(grid[0]), int(grid[1]))
+        self.vocabularies = [part["vocabulary"] for part in parts]
+        self.part_grids = [tuple(part["grid"]) if part.get("grid") else None for part in parts]
+        self.lengths = [math.prod(part["grid"]) if part.get("grid") else part["length"] for part in parts]
+        self.offsets = [sum(v + 1 for v in self.vocabularies[:i]) for i in range(len(parts))]
+        self.tok_emb = nn.Embedding(num_codes, width)
+        self.cond_emb = nn.Embedding(sum(v + 1 for v in self.vocabularies), width)
+        self.pos_emb = nn.Parameter(torch.zeros(1, sum(self.lengths) + math.prod(self.grid), width))
+        self.drop = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
+        self.ln_f = nn.LayerNorm(width)
+        self.head = nn.Linear(width, num_codes, bias=False)
+        self.apply(_initialise)
+        with torch.no_grad():
+            rasters = [sine_code(g, width) if g else torch.zeros(n, width) for g, n in zip([*self.part_grids, self.grid], [*self.lengths, math.prod(self.grid)])]
+            self.pos_emb.copy_(torch.cat(rasters)[None])
+
+    def forward(self, codes: Tensor, condition: Condition) -> Tensor:
+        prefix = self.embed_condition(condition)
+        x = torch.cat([prefix, self.embed_codes(codes)[:, :-1]], dim=1)
+        x = self.drop(x)
+        for block in self.blocks:
+            x = block(x)
+        logits = self.head(self.ln_f(x[:, prefix.shape[1] - 1 :]))
+        return logits.view(*codes.shape, self.num_codes)
+
+    def decoder(self, condition: Condition, grid: tuple[int, int]) -> "CachedDecoder":
+        return CachedDecoder(self, condition, grid)
+
+    def embed_condition(self, condition: Condition) -> Tensor:
+        """(B, M, width), positions included."""
+        said = [(part.vocabulary, part.tokens.shape[1]) for part in condition]
+        if said != list(zip(self.vocabularies, self.lengths)):
+            raise UserError(f"the condition has (vocabulary, length) {said}, but this prior knows {list(zip(self.vocabularies, self.lengths))}; was it trained with another conditioner?")
+        tokens = torch.cat([part.tokens + offset for part, offset in zip(condition, self.offsets)], dim=1)
+        return self.cond_emb(tokens) + self.pos_emb[:, : tokens.shape[1]]
+
+    def embed_codes(self, codes: Tensor) -> Tensor:
+        """(B, h w, width), positions included; a smaller grid lies in the upper left corner of the trained one."""
+        return self.tok_emb(codes.flatten(1)) + self.code_positions(codes.shape[1:])
+
+    def code_positions(self, grid: tuple[int, int]) -> Tensor:
+        if grid[0] > self.grid[0] or grid[1] > self.grid[1]:
+            raise UserError(f"a grid of {grid[0]}x{grid[1]} codes is larger than the {self.grid[0]}x{self.grid[1]} that this prior was trained on")
+        raster = self.pos_emb[:, sum(self.lengths) :].unflatten(1, self.grid)
+        return raster[:, : grid[0], : grid[1]].flatten(1, 2)
+
+
+class LayerCache:
+    """Keys and values of one layer, (B, heads, T, d), allocated once and filled from the left."""
+
+    def __init__(self, shape: tuple[int, ...], like: Tensor):
+        self.keys, self.values = like.new_empty(shape), like.new_empty(shape)
+        self.filled = 0
+
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        end = self.filled + k.shape[2]
+        self.keys[:, :, self.filled : end], self.values[:, :, self.filled : end] = k, v
+        self.filled = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+class CachedDecoder:
+    """Step by step through the raster; each step computes one position only."""
+
+    @torch.no_grad()
+    def __init__(self, prior: GPT, condition: Condition, grid: tuple[int, int]):
+        self.prior = prior
+        self.positions = prior.code_positions(grid)
+        prefix = prior.embed_condition(condition)
+        heads = prior.blocks[0].attn.heads
+        shape = (len(prefix), heads, prefix.shape[1] + math.prod(grid), prefix.shape[2] // heads)
+        self.caches = [LayerCache(shape, prefix) for _ in prior.blocks]
+        self.position = 0
+        self._advance(prefix)
+
+    def logits(self) -> Tensor:
+        """(B, K) of the next code."""
+        return self.next
+
+    @torch.no_grad()
+    def append(self, code: Tensor) -> None:
+        """code (B,): the next code is this."""
+        self._advance((self.prior.tok_emb(code) + self.positions[:, self.position])[:, None])
+        self.position += 1
+
+    def _advance(self, x: Tensor) -> None:
+        for block, cache in zip(self.prior.blocks, self.caches):
+            x = block(x, cache)
+        self.next = self.prior.head(self.prior.ln_f(x[:, -1]))
+
+
+def sine_code(grid: tuple[int, int], width: int, scale: float = 0.03) -> Tensor:
+    """(h w, width): sines and cosines of row and column, both measured from 0 to 1, so that rasters of different fineness over the same picture agree."""
+    frequencies = math.pi * 2.0 ** torch.linspace(0, 4, max(1, width // 4))
+    rows, columns = ((torch.arange(n) + 0.5) / n for n in grid)
+    row_code, column_code = (torch.cat([(x[:, None] * frequencies).sin(), (x[:, None] * frequencies).cos()], dim=1) for x in (rows, columns))
+    code = torch.cat([row_code[:, None].expand(-1, grid[1], -1), column_code[None].expand(grid[0], -1, -1)], dim=2).flatten(0, 1)
+    return scale * F.pad(code, (0, width - code.shape[1]))[:, :width]
+
+
+def _initialise(layer: nn.Module) -> None:
+    """N(0, 0.02) for matrices and tables, zero biases, as GPT-2."""
+    if isinstance(layer, nn.Linear | nn.Embedding):
+        nn.init.normal_(layer.weight, std=0.02)
+    if isinstance(layer, nn.Linear) and layer.bias is not None:
+        nn.init.zeros_(layer.bias)

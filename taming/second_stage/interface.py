@@ -1,0 +1,76 @@
+"""The seam of the second stage: a prior p(codes | condition) and what makes conditions.
+
+Letters: B batch; h, w code grid; K codes in the codebook; M condition length; V condition vocabulary.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Part:
+    """One piece of a condition: a class, a mask's codes, a start token."""
+
+    tokens: Tensor                          # int64 (B, M) in [0, vocabulary]; the id `vocabulary` is the null condition, for guidance
+    vocabulary: int
+    grid: tuple[int, int] | None = None     # if the tokens are a raster aligned with the codes
+
+    def null(self, which: Tensor | None = None) -> "Part":
+        """The same part with nothing said, for all pictures or for those that `which` (B,) bool marks."""
+        empty = torch.full_like(self.tokens, self.vocabulary)
+        return replace(self, tokens=empty if which is None else torch.where(which[:, None], empty, self.tokens))
+
+
+Condition = tuple[Part, ...]
+
+
+class Conditioner(nn.Module):
+    """A batch -> what a prior is told."""
+
+    def forward(self, batch: dict) -> Condition:
+        raise NotImplementedError(f"{type(self).__name__} makes no condition")
+
+    def picture(self, batch: dict) -> Tensor | None:
+        """(B, 3, H, W) in [-1, 1]: what to draw beside the samples; None where there is nothing to see."""
+        return None
+
+
+class Prior(nn.Module):
+    """p(codes | condition) for one level, codes in raster order."""
+
+    num_codes: int
+    grid: tuple[int, int]           # trained on; smaller grids and windows are placed by (row, column)
+
+    def forward(self, codes: Tensor, condition: Condition) -> Tensor:
+        """Logits (B, h, w, K), aligned: those at i see the codes before i only."""
+        raise NotImplementedError(f"{type(self).__name__} has no logits")
+
+    def log_prob(self, codes: Tensor, condition: Condition) -> Tensor:
+        """log p(codes | condition) in nats, (B,)."""
+        logits = self(codes, condition).float().log_softmax(dim=-1)
+        return logits.gather(-1, codes[..., None]).flatten(1).sum(dim=1)
+
+    def decoder(self, condition: Condition, grid: tuple[int, int]) -> "Decoder":
+        """An object that gives the logits of one code after another."""
+        return Decoder(self, condition, grid)
+
+
+class Decoder:
+    """Step by step through the raster; this one recomputes everything at each step."""
+
+    def __init__(self, prior: Prior, condition: Condition, grid: tuple[int, int]):
+        self.prior, self.condition = prior, condition
+        tokens = condition[0].tokens
+        self.codes = torch.zeros((len(tokens), *grid), dtype=torch.int64, device=tokens.device)
+        self.position = 0
+
+    def logits(self) -> Tensor:
+        """(B, K) of the next code."""
+        return self.prior(self.codes, self.condition).flatten(1, 2)[:, self.position]
+
+    def append(self, code: Tensor) -> None:
+        """code (B,): the next code is this."""
+        self.codes.flatten(1)[:, self.position] = code
+        self.position += 1

@@ -1,0 +1,81 @@
+"""The one sampling loop."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from taming.errors import UserError
+from taming.second_stage.interface import Condition, Prior
+
+
+def filter_logits(logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None) -> Tensor:
+    """Logits (..., K) over the temperature, with -inf where a code may not be drawn.
+
+    top_k: the k most probable stay, with all that tie with the last of them; k above K is K. top_p: of these, the smallest set of most probable codes with
+    probability at least p (Holtzman et al. 2020, arXiv 1904.09751). The most probable code always stays.
+    """
+    if temperature <= 0:
+        raise UserError(f"temperature {temperature} should be above 0 (0 means greedy and is handled by sample)")
+    if top_k is not None and top_k < 1:
+        raise UserError(f"top_k {top_k} should be at least 1")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise UserError(f"top_p {top_p} should be in (0, 1]")
+    logits = logits / temperature
+    if top_k is not None and top_k < logits.shape[-1]:
+        smallest = logits.topk(top_k, dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < smallest, -torch.inf)
+    if top_p is not None and top_p < 1:
+        ordered, order = logits.sort(dim=-1, descending=True)
+        probabilities = ordered.softmax(dim=-1)
+        outside = probabilities.cumsum(dim=-1) - probabilities >= top_p         # mass before this code already suffices
+        logits = logits.masked_fill(outside.scatter(-1, order, outside), -torch.inf)
+    return logits
+
+
+@torch.no_grad()
+def sample(prior: Prior, condition: Condition, grid: tuple[int, int], *, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None, guidance: float = 1.0,
+           known: tuple[Tensor, Tensor] | None = None, generators: Sequence[torch.Generator] | None = None) -> Tensor:
+    """Codes (B, h, w) drawn from the prior in raster order.
+
+    temperature 0 is greedy. guidance: logits = null + guidance (conditioned - null) (Ho and Salimans 2022, arXiv 2207.12598); 1 does not compute the null pass.
+    known: codes (B, h, w) and a bool mask (B, h, w) of positions to keep; codes after the one being drawn are not seen. generators: one per picture, so that a picture does not
+    depend on what it is batched with.
+    """
+    count = len(condition[0].tokens)
+    device = condition[0].tokens.device
+    steps = grid[0] * grid[1]
+    generators = generators or [torch.Generator().manual_seed(i) for i in range(count)]
+    uniform = torch.stack([torch.rand(steps, generator=g, dtype=torch.float64) for g in generators]).to(device)
+    guided = guidance != 1.0
+    told = tuple(_doubled(part) for part in condition) if guided else condition
+    decoder = prior.decoder(told, grid)
+    codes = torch.zeros(count, steps, dtype=torch.int64, device=device)
+    for i in range(steps):
+        logits = decoder.logits().float()
+        if guided:
+            with_condition, without = logits.chunk(2)
+            logits = without + guidance * (with_condition - without)
+        code = draw(logits, uniform[:, i], temperature, top_k, top_p)
+        if known is not None:
+            code = torch.where(known[1].flatten(1)[:, i], known[0].flatten(1)[:, i], code)
+        codes[:, i] = code
+        if i + 1 < steps:
+            decoder.append(torch.cat([code, code]) if guided else code)
+    return codes.view(count, *grid)
+
+
+def draw(logits: Tensor, uniform: Tensor, temperature: float, top_k: int | None, top_p: float | None) -> Tensor:
+    """One code (B,) from logits (B, K) by inverting the cumulative distribution at `uniform` (B,) in [0, 1)."""
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    probabilities = filter_logits(logits, temperature, top_k, top_p).double().softmax(dim=-1)
+    cumulative = probabilities.cumsum(dim=-1)
+    code = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)[:, 0]
+    return code.clamp(max=logits.shape[-1] - 1)
+
+
+def _doubled(part):
+    from dataclasses import replace
+
+    return replace(part, tokens=torch.cat([part.tokens, part.null().tokens]))
