@@ -22,7 +22,9 @@ class Interrupted(Exception):
     """A signal stopped the run after its state was saved; `code` is what the process exits with."""
 
     def __init__(self, number: int, checkpoint: Path):
-        super().__init__(f"stopped by {signal.Signals(number).name}; the run is saved in '{checkpoint}'. Go on with: taming train -r {checkpoint.parent.parent}")
+        super().__init__(
+            f"stopped by {signal.Signals(number).name}; the run is saved in '{checkpoint}'. Go on with: taming train -r {checkpoint.parent.parent}"
+        )
         self.code = 128 + number
 
 
@@ -34,12 +36,12 @@ class Checkpoints(pl.Callback):
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.asked: int | None = None       # the signal that came
+        self.asked: int | None = None  # the signal that came
         self.previous: dict = {}
 
     def on_train_start(self, trainer, module: Training) -> None:
         self.started_at = module.batches
-        names = ["SIGINT", "SIGTERM", "SIGUSR1"]        # the last does not exist on Windows
+        names = ["SIGINT", "SIGTERM", "SIGUSR1"]  # the last does not exist on Windows
         for number in (getattr(signal, n) for n in names if hasattr(signal, n)):
             self.previous[number] = signal.signal(number, self._note)
 
@@ -50,7 +52,7 @@ class Checkpoints(pl.Callback):
 
     def on_train_batch_end(self, trainer, module: Training, *_) -> None:
         if module.micro:
-            return              # only where an accumulation ends
+            return  # only where an accumulation ends
         settings = module.experiment.trainer
         end = module.batches >= settings.max_steps
         if trainer.datamodule.validation is not None and (module.batches % settings.validate_every == 0 or end):
@@ -76,7 +78,7 @@ class Checkpoints(pl.Callback):
 
     def _note(self, number: int, _frame) -> None:
         if self.asked == number == signal.SIGINT:
-            raise KeyboardInterrupt         # a second Ctrl-C does not wait
+            raise KeyboardInterrupt  # a second Ctrl-C does not wait
         self.asked = number
 
 
@@ -87,8 +89,14 @@ class Progress(pl.Callback):
         from tqdm import tqdm
 
         self.first = module.batches
-        self.bar = tqdm(total=module.experiment.trainer.max_steps, initial=module.batches, unit="batch", dynamic_ncols=True, mininterval=1.0 if sys.stderr.isatty() else 30.0,
-                        disable=not trainer.is_global_zero)
+        self.bar = tqdm(
+            total=module.experiment.trainer.max_steps,
+            initial=module.batches,
+            unit="batch",
+            dynamic_ncols=True,
+            mininterval=1.0 if sys.stderr.isatty() else 30.0,
+            disable=not trainer.is_global_zero,
+        )
         self.clock = time.monotonic()
 
     def on_train_batch_end(self, trainer, module: Training, *_) -> None:
@@ -96,18 +104,24 @@ class Progress(pl.Callback):
             return
         done = module.batches - self.first
         if done == 1:
-            self.clock = time.monotonic()       # the first batch also warms up
+            self.clock = time.monotonic()  # the first batch also warms up
         if done == 6:
             seconds = (time.monotonic() - self.clock) / 5
             left = (module.experiment.trainer.max_steps - module.batches) * seconds
-            self.bar.write(f"measured: {seconds:.2f} s per batch, about {duration(left)} for the {module.experiment.trainer.max_steps - module.batches} batches left, peak memory {peak_memory():.1f} GB", file=sys.stderr)
+            self.bar.write(
+                f"measured: {seconds:.2f} s per batch, about {duration(left)} for the {module.experiment.trainer.max_steps - module.batches} batches left, peak memory {peak_memory():.1f} GB",
+                file=sys.stderr,
+            )
         shown = {k: f"{v:.3g}" for k, v in list(module.latest.items())[:6]}
         if module.validated:
             shown[f"val_{module.monitor}"] = f"{module.validated[module.monitor]:.3g}"
         self.bar.set_postfix(shown, refresh=False)
         self.bar.update(1)
 
-    def teardown(self, trainer, module, stage) -> None:
+    def on_train_end(self, trainer, module) -> None:
+        self.bar.close()
+
+    def on_exception(self, trainer, module, error) -> None:
         if hasattr(self, "bar"):
             self.bar.close()
 
@@ -230,5 +244,5 @@ def peak_memory() -> float:
         import resource
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
-    except ImportError:         # Windows
+    except ImportError:  # Windows
         return float("nan")

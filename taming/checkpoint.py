@@ -22,11 +22,11 @@ STAGES = ("first", "second")
 class Content:
     """What a file of ours holds, before anything is built."""
 
-    stage: str                  # first or second
-    config: dict                # a whole Experiment, plain
+    stage: str  # first or second
+    config: dict  # a whole Experiment, plain
     weights: dict[str, Tensor]  # of the model; averaged weights where the run kept them
-    batches: int                # seen in training
-    figures: dict               # what validation said last
+    batches: int  # seen in training
+    figures: dict  # what validation said last
 
 
 def find(path: str | Path) -> Path:
@@ -144,8 +144,11 @@ def describe(path: str | Path) -> str:
         count[0], count[1] = count[0] + 1, count[1] + tensor.numel()
     lines = [f"{find(path)}: {content.stage} stage, {content.config['model']['target']}, {content.batches} batches"]
     lines += [f"  {part:<28} {tensors:>4} tensors {numbers / 1e6:>9.3f} M parameters" for part, (tensors, numbers) in sizes.items()]
-    lines += [f"  codebook {name.removesuffix('.embedding.weight')}: {tensor.shape[0]} codes of {tensor.shape[1]} numbers" for name, tensor in content.weights.items()
-              if name.endswith("quantizer.embedding.weight")]
+    lines += [
+        f"  codebook {name.removesuffix('.embedding.weight')}: {tensor.shape[0]} codes of {tensor.shape[1]} numbers"
+        for name, tensor in content.weights.items()
+        if name.endswith("quantizer.embedding.weight")
+    ]
     lines += [f"  validation {name}: {value:.5g}" for name, value in content.figures.items()]
     lines += [f"  trained on {content.config['data']['train'].get('target')} with seed {content.config['seed']}"]
     return "\n".join(lines)

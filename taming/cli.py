@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("taming: interrupted before anything was there to save", file=sys.stderr)
         return 130
-    except SystemExit as stop:      # argparse's --help
+    except SystemExit as stop:  # argparse's --help
         return int(stop.code or 0)
     return 0
 
@@ -51,7 +51,7 @@ def _dispatch(arguments: list[str]) -> None:
     elif arguments[0] in VERBS:
         VERBS[arguments[0]](arguments[1:])
     elif arguments[0].startswith("-"):
-        train(arguments)            # python main.py --base config.yaml -t True --gpus 0,
+        train(arguments)  # python main.py --base config.yaml -t True --gpus 0,
     else:
         raise UserError(f"unknown verb '{arguments[0]}'{did_you_mean(arguments[0], VERBS)}")
 
@@ -132,7 +132,9 @@ def sample(arguments: list[str]) -> None:
 
     settings = {"temperature": given.temperature, "top_k": given.top_k, "top_p": given.top_p, "guidance": given.guidance, "seed": given.seed}
     classes = _numbers(given.classes) if given.classes else None
-    written = drawing.sample_folder(given.checkpoint, given.out, masks=given.masks, pictures=given.images, classes=classes, size=size, n=given.n, batch_size=given.batch_size, **settings)
+    written = drawing.sample_folder(
+        given.checkpoint, given.out, masks=given.masks, pictures=given.images, classes=classes, size=size, n=given.n, batch_size=given.batch_size, **settings
+    )
     print(written)
 
 
@@ -160,6 +162,24 @@ def inspect(arguments: list[str]) -> None:
     print(checkpoint.describe(given.checkpoint))
 
 
+def convert(arguments: list[str]) -> None:
+    """Write a checkpoint's weights and configuration as safetensors, for passing on."""
+    parser = Parser(prog="taming convert", description=convert.__doc__)
+    parser.add_argument("checkpoint", metavar="IN")
+    parser.add_argument("out", metavar="OUT.safetensors")
+    parser.add_argument("--half", action="store_true", help="floats in half precision")
+    given = parser.parse(arguments)
+    if not given.out.endswith(".safetensors"):
+        raise UserError(f"'{given.out}' should end in .safetensors")
+
+    import torch
+
+    from taming import checkpoint
+
+    checkpoint.save_safetensors(given.out, checkpoint.read(given.checkpoint), torch.float16 if given.half else None)
+    print(given.out)
+
+
 def demo(arguments: list[str]) -> None:
     """Train both stages on drawn landscapes in minutes, and write a report."""
     parser = Parser(prog="taming demo", description=demo.__doc__)
@@ -173,7 +193,7 @@ def demo(arguments: list[str]) -> None:
     print(whole.run(given.out, given.quick))
 
 
-VERBS = {"train": train, "sample": sample, "reconstruct": reconstruct, "inspect": inspect, "demo": demo}
+VERBS = {"train": train, "sample": sample, "reconstruct": reconstruct, "inspect": inspect, "convert": convert, "demo": demo}
 
 
 def _run_folder(name: str) -> Path:

@@ -26,7 +26,7 @@ class Optimizer:
     weight_decay: float = 0.0
     warmup: int = 50
     final: float = 0.02
-    discriminator_learning_rate: float | None = None    # default: learning_rate
+    discriminator_learning_rate: float | None = None  # default: learning_rate
 
 
 @dataclass
@@ -51,17 +51,17 @@ class Trainer:
     checkpoint_every: int = 250
     pictures_every: int = 250
     log_every: int = 10
-    validation_batches: int | None = None               # default: the whole validation set
+    validation_batches: int | None = None  # default: the whole validation set
     accumulate_grad_batches: int = 1
     gradient_clip_val: float | None = 1.0
-    ema: float | None = None                            # decay of the averaged weights
+    ema: float | None = None  # decay of the averaged weights
     accelerator: str = "cpu"
     devices: int = 1
     strategy: str = "auto"
     precision: str = "32-true"
-    threads: int | None = None                          # default: what torch chooses
+    threads: int | None = None  # default: what torch chooses
     channels_last: bool = True
-    share_forward: bool = True                          # first stage: one autoencoder forward for both optimizers; false as published
+    share_forward: bool = True  # first stage: one autoencoder forward for both optimizers; false as published
 
 
 @dataclass
@@ -76,16 +76,16 @@ class Logger:
 @dataclass
 class Experiment:
     model: dict[str, Any] = field(default_factory=dict)
-    loss: dict[str, Any] | None = None                  # first stage only
+    loss: dict[str, Any] | None = None  # first stage only
     optimizer: Optimizer = field(default_factory=Optimizer)
     data: Data = field(default_factory=Data)
     trainer: Trainer = field(default_factory=Trainer)
     logger: Logger = field(default_factory=Logger)
-    noise: float = 0.0                                  # second stage: share of input codes replaced by random ones (1 - the paper's pkeep)
-    condition_dropout: float = 0.0                      # second stage: share of conditions replaced by the null condition, for guidance
+    noise: float = 0.0  # second stage: share of input codes replaced by random ones (1 - the paper's pkeep)
+    condition_dropout: float = 0.0  # second stage: share of conditions replaced by the null condition, for guidance
     seed: int = 23
-    allow: list[str] = field(default_factory=list)      # further packages that targets may come from
-    variables: dict[str, Any] = field(default_factory=dict)     # a place for values that ${...} refers to
+    allow: list[str] = field(default_factory=list)  # further packages that targets may come from
+    variables: dict[str, Any] = field(default_factory=dict)  # a place for values that ${...} refers to
 
 
 def load(paths: Iterable[str | Path] | str | Path, overrides: Iterable[str] = ()) -> Experiment:
@@ -184,7 +184,10 @@ def resolve(target: Any, place: str, allow: Iterable[str] = ()) -> Any:
 
 
 def _check_signature(made: Any, params: dict, place: str) -> None:
-    accepted = inspect.signature(made).parameters
+    try:
+        accepted = inspect.signature(made).parameters
+    except ValueError:  # some classes written in C do not tell
+        return
     hints = typing.get_type_hints(made.__init__ if inspect.isclass(made) else made)
     anything = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
     for key, value in params.items():
@@ -238,7 +241,7 @@ def _read_yaml(path: str | Path):
         raise UserError(f"config '{path}' does not exist; the shipped ones are under configs/")
     try:
         content = OmegaConf.load(path)
-    except Exception as error:      # PyYAML raises many kinds
+    except Exception as error:  # PyYAML raises many kinds
         raise UserError(f"config '{path}' is not valid YAML: {' '.join(str(error).split())}") from None
     if not OmegaConf.is_dict(content):
         raise UserError(f"config '{path}' should be a mapping of keys, not a {type(content).__name__}")

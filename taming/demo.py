@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from taming import checkpoint, config, images, run as runs
+from taming import checkpoint, config, images
+from taming import run as runs
 from taming.config import Experiment
 from taming.data import DrawnLandscapes
 from taming.errors import UserError
@@ -28,12 +29,30 @@ def run(out: str | Path, quick: bool = False) -> Path:
         experiments[name] = _train(name, file, out, quick)
     model = checkpoint.load(out / "gpt", stage="second")
     sections = [_samples(model, quick), _reconstructions(model)]
-    sections.append(report.run_section("Prior", out / "gpt", "Cross-entropy per code, beside the entropy that a prior would reach which sees nothing (unigram). Pictures: layout, reconstruction, two samples.",
-                                       [("train/nll", "validation/nll", "validation/unigram")]))
-    sections.append(report.run_section("VQ-GAN", out / "vqgan", "used: share of codes seen in the whole validation set. Pictures: input, reconstruction.",
-                                       [("train/l1", "validation/l1"), ("train/used", "validation/used"), ("train/discriminator", "train/adaptive_weight")]))
-    sections.append(report.run_section("Mask tokenizer", out / "masks", "accuracy: share of pixels that keep their label. Pictures: layout, reconstruction.",
-                                       [("train/cross_entropy", "validation/cross_entropy"), ("train/used", "validation/used")]))
+    sections.append(
+        report.run_section(
+            "Prior",
+            out / "gpt",
+            "Cross-entropy per code, beside the entropy that a prior would reach which sees nothing (unigram). Pictures: layout, reconstruction, two samples.",
+            [("train/nll", "validation/nll", "validation/unigram")],
+        )
+    )
+    sections.append(
+        report.run_section(
+            "VQ-GAN",
+            out / "vqgan",
+            "used: share of codes seen in the whole validation set. Pictures: input, reconstruction.",
+            [("train/l1", "validation/l1"), ("train/used", "validation/used"), ("train/discriminator", "train/adaptive_weight")],
+        )
+    )
+    sections.append(
+        report.run_section(
+            "Mask tokenizer",
+            out / "masks",
+            "accuracy: share of pixels that keep their label. Pictures: layout, reconstruction.",
+            [("train/cross_entropy", "validation/cross_entropy"), ("train/used", "validation/used")],
+        )
+    )
     sections.append(report.surroundings(experiments["gpt"].seed, time.monotonic() - started))
     return report.write(out / "report.html", "Landscapes from layouts: both stages on drawn scenes", sections)
 
@@ -58,7 +77,11 @@ def _samples(model, quick: bool) -> report.Section:
     drawn = [model.sample(batch, seed=seed, top_k=100) for seed in (0, 1, 2)]
     half = len(batch["segmentation"]) // 2
     columns = [c[part] for part in (slice(0, half), slice(half, None)) for c in (model.conditioner.picture(batch), *drawn)]
-    return report.Section("Samples", "Each layout, which no training saw, and three samples (top-k 100, seeds 0, 1, 2).", [("layout, sample, sample, sample", images.grid(columns, scale=2))])
+    return report.Section(
+        "Samples",
+        "Each layout, which no training saw, and three samples (top-k 100, seeds 0, 1, 2).",
+        [("layout, sample, sample, sample", images.grid(columns, scale=2))],
+    )
 
 
 @torch.no_grad()
@@ -66,4 +89,8 @@ def _reconstructions(model) -> report.Section:
     held_out = DrawnLandscapes(64, 1000, seed=77)
     image = torch.stack([held_out[i]["image"] for i in range(6)])
     again = model.decode(model.first_stage.encode(image))
-    return report.Section("Reconstructions", "What the codes keep of a picture: the ceiling of any sample.", [("picture, reconstruction", images.grid([image[:3], again[:3], image[3:], again[3:]], scale=2))])
+    return report.Section(
+        "Reconstructions",
+        "What the codes keep of a picture: the ceiling of any sample.",
+        [("picture, reconstruction", images.grid([image[:3], again[:3], image[3:], again[3:]], scale=2))],
+    )

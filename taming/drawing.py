@@ -18,8 +18,19 @@ from taming.second_stage.model import SecondStage
 SHEET_ROWS = 24
 
 
-def sample_folder(path: str, out: str | Path, *, masks: str | None = None, pictures: str | None = None, classes: list[int] | None = None, size: tuple[int, int] | None = None,
-                  n: int = 1, batch_size: int = 16, seed: int = 0, **settings) -> Path:
+def sample_folder(
+    path: str,
+    out: str | Path,
+    *,
+    masks: str | None = None,
+    pictures: str | None = None,
+    classes: list[int] | None = None,
+    size: tuple[int, int] | None = None,
+    n: int = 1,
+    batch_size: int = 16,
+    seed: int = 0,
+    **settings,
+) -> Path:
     """Writes OUT/NAME-K.png for each condition and sample, and OUT/sheet.png with the conditions on the left; returns the sheet's path."""
     model = checkpoint.load(path, stage="second")
     out = Path(out)
@@ -92,7 +103,10 @@ def _conditions(model: SecondStage, masks: str | None, pictures: str | None, cla
         raise UserError(f"this prior is conditioned on '{wanted}', so it needs {flags.get(wanted, wanted)}; {flags[given]} was given")
     view = View(size, flip=False, upscale=True)
     if masks:
-        return [(path.stem, {"segmentation": mask_to_tensor(_fitted(read_mask(path, model.conditioner.first_stage.labels), view, mask=True))[None]}) for path in _files(masks)]
+        return [
+            (path.stem, {"segmentation": mask_to_tensor(_fitted(read_mask(path, model.conditioner.first_stage.labels), view, mask=True))[None]})
+            for path in _files(masks)
+        ]
     if pictures:
         return [(path.stem, {"image": to_tensor(_fitted(read_image(path), view, mask=False))[None]}) for path in _files(pictures)]
     if classes:

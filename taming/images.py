@@ -8,7 +8,18 @@ from PIL import Image
 from torch import Tensor
 
 # Ten landscape labels first (sky, tree, ground, grass, water, building or rock, mountain, foreground or sun, unknown or cloud, snow), then well-separated hues for any others.
-_NAMED = [(135, 190, 235), (34, 94, 40), (170, 135, 95), (124, 180, 70), (30, 90, 160), (150, 60, 60), (120, 110, 105), (235, 170, 50), (190, 190, 205), (240, 245, 250)]
+_NAMED = [
+    (135, 190, 235),
+    (34, 94, 40),
+    (170, 135, 95),
+    (124, 180, 70),
+    (30, 90, 160),
+    (150, 60, 60),
+    (120, 110, 105),
+    (235, 170, 50),
+    (190, 190, 205),
+    (240, 245, 250),
+]
 
 
 def palette(labels: int) -> Tensor:

@@ -57,7 +57,7 @@ def fit(experiment: Experiment, module: Training, data: DataModule, folder: Path
         devices=settings.devices,
         strategy=settings.strategy,
         precision=settings.precision,
-        max_steps=settings.max_steps - module.batches,      # the loop counts from where it starts; all else counts module.batches
+        max_steps=settings.max_steps - module.batches,  # the loop counts from where it starts; all else counts module.batches
         max_epochs=-1,
         logger=callbacks.make_loggers(experiment, folder, keep_to),
         callbacks=[callbacks.Skipped(), callbacks.Pictures(folder / "pictures"), callbacks.Checkpoints(folder / "checkpoints"), callbacks.Progress()],
@@ -82,7 +82,9 @@ def fit(experiment: Experiment, module: Training, data: DataModule, folder: Path
             if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
                 raise
             cure = "data.batch_size" if experiment.data.batch_size > 1 else "the picture size or model.params.channels"
-            raise UserError(f"out of memory at batch {module.batches + 1}; lower {cure} (batch_size is {experiment.data.batch_size}; trainer.accumulate_grad_batches makes up for it)") from None
+            raise UserError(
+                f"out of memory at batch {module.batches + 1}; lower {cure} (batch_size is {experiment.data.batch_size}; trainer.accumulate_grad_batches makes up for it)"
+            ) from None
 
 
 def prepare(experiment: Experiment) -> tuple[Training, DataModule]:
@@ -92,7 +94,10 @@ def prepare(experiment: Experiment) -> tuple[Training, DataModule]:
     if not experiment.data.train:
         raise UserError("data.train: missing; name a data set, for example {target: taming.data.ImageFolder, params: {root: my/pictures, size: 64}}")
     model = config.build(experiment.model, experiment.allow)
-    sets = [config.build(node, experiment.allow, f"data.{name}") if node else None for name, node in (("train", experiment.data.train), ("validation", experiment.data.validation))]
+    sets = [
+        config.build(node, experiment.allow, f"data.{name}") if node else None
+        for name, node in (("train", experiment.data.train), ("validation", experiment.data.validation))
+    ]
     views = None
     if isinstance(model, FirstStage):
         if experiment.loss is None:
@@ -152,7 +157,7 @@ def cost(module: Training) -> str:
     """What the run will take, before it starts: parameters, the memory they bind, batches."""
     learning = sum(p.numel() for p in module.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in module.model.parameters() if not p.requires_grad)
-    bound = (learning * (4 if module.averaged is None else 5) + frozen) * 4 / 1e9       # weights, gradients, two moments, average
+    bound = (learning * (4 if module.averaged is None else 5) + frozen) * 4 / 1e9  # weights, gradients, two moments, average
     settings = module.experiment.trainer
     total = module.experiment.data.batch_size * settings.accumulate_grad_batches * settings.devices
     return (

@@ -20,17 +20,17 @@ class Training(pl.LightningModule):
     """Subclasses say what a micro-batch does (`micro_batch`) and what validation measures (`validation_sums`, `figures`)."""
 
     stage: str
-    monitor: str            # the figure that "best" means, lower is better
+    monitor: str  # the figure that "best" means, lower is better
 
     def __init__(self, experiment: Experiment, model: nn.Module):
         super().__init__()
         self.automatic_optimization = False
         self.experiment, self.model = experiment, model
-        self.batches = 0                                # done so far
-        self.micro = 0                                  # micro-batches of the batch under way
-        self.latest: dict[str, float] = {}              # last logged terms
+        self.batches = 0  # done so far
+        self.micro = 0  # micro-batches of the batch under way
+        self.latest: dict[str, float] = {}  # last logged terms
         self.best = math.inf
-        self.validated: dict[str, float] = {}           # last figures of validation
+        self.validated: dict[str, float] = {}  # last figures of validation
         self.averaged = copy.deepcopy(self.trained()).requires_grad_(False) if experiment.trainer.ema else None
 
     # What subclasses fill in
@@ -116,7 +116,15 @@ class Training(pl.LightningModule):
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
         prefix = next((name for name, module in self.model.named_modules() if module is self.trained()), "")
         averaged = {} if self.averaged is None else {f"averaged.{prefix + '.' if prefix else ''}{k}": v for k, v in self.averaged.state_dict().items()}
-        ours = {"version": 1, "stage": self.stage, "config": self.config(), "batches": self.batches, "figures": self.validated, "best": self.best, "averaged": averaged}
+        ours = {
+            "version": 1,
+            "stage": self.stage,
+            "config": self.config(),
+            "batches": self.batches,
+            "figures": self.validated,
+            "best": self.best,
+            "averaged": averaged,
+        }
         state = {k: v for k, v in self.state_dict().items() if not k.startswith("averaged.")}
         return {"taming": ours, "state_dict": state, "optimizers": [o.state_dict() for o in optimizers]}
 
@@ -176,7 +184,11 @@ class Training(pl.LightningModule):
     def _moved(self, value):
         if isinstance(value, Tensor):
             value = value.to(self.device)
-            return value.to(memory_format=torch.channels_last) if self.experiment.trainer.channels_last and value.ndim == 4 and value.is_floating_point() else value
+            return (
+                value.to(memory_format=torch.channels_last)
+                if self.experiment.trainer.channels_last and value.ndim == 4 and value.is_floating_point()
+                else value
+            )
         return [self._moved(v) for v in value] if isinstance(value, list | tuple) else value
 
 

@@ -18,7 +18,17 @@ class ImageFolder(torch.utils.data.Dataset):
     size: int or [height, width]. scale, flip, upscale: see View.
     """
 
-    def __init__(self, root: str, size: int | list[int], list: str | None = None, split: list | None = None, scale: float = 1.5, flip: bool = True, upscale: bool = False, seed: int = 0):
+    def __init__(
+        self,
+        root: str,
+        size: int | list[int],
+        list: str | None = None,
+        split: list | None = None,
+        scale: float = 1.5,
+        flip: bool = True,
+        upscale: bool = False,
+        seed: int = 0,
+    ):
         self.root = Path(root)
         self.view = View(as_pair(size), scale, flip, upscale, seed)
         if not self.root.is_dir():

@@ -273,7 +273,14 @@ class _Scene:
 
 
 def _caption(kind: str, light: str, cloudy: bool, ranges: int, water: bool, trees: bool) -> str:
-    place = {"lake": "a lake", "sea": "the sea and a sandy shore", "meadow": "a meadow", "forest": "a conifer forest", "desert": "a desert", "winter": "a snowfield"}[kind]
+    place = {
+        "lake": "a lake",
+        "sea": "the sea and a sandy shore",
+        "meadow": "a meadow",
+        "forest": "a conifer forest",
+        "desert": "a desert",
+        "winter": "a snowfield",
+    }[kind]
     behind = " below mountains" if ranges else ""
     extras = [text for text, there in (("with trees", trees and kind != "forest"), ("beside water", water and kind not in ("lake", "sea"))) if there]
     sky = "under clouds" if cloudy else "under a clear sky" if light != "grey" else "under a grey sky"

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from taming.data.transforms import CorruptImage
 from taming.errors import UserError
 
-MOST_BROKEN = 0.01      # of the training set; more stops the run
+MOST_BROKEN = 0.01  # of the training set; more stops the run
 
 
 class EndlessBatches(Sampler):
@@ -72,7 +72,7 @@ class DataModule(pl.LightningDataModule):
         super().__init__()
         self.train, self.validation = train, validation
         self.batch_size, self.seed, self.workers, self.views = batch_size, seed, workers, views
-        self.start = 0              # the micro-batch to begin with; set on resume
+        self.start = 0  # the micro-batch to begin with; set on resume
         self.broken: set[str] = set()
 
     def train_dataloader(self) -> DataLoader:
@@ -93,4 +93,11 @@ class DataModule(pl.LightningDataModule):
 
     def _loader(self, dataset: Dataset, **how) -> DataLoader:
         # A generator of its own: making an iterator otherwise draws from the global random state.
-        return DataLoader(dataset, collate_fn=collate, num_workers=self.workers, generator=torch.Generator().manual_seed(self.seed), persistent_workers=self.workers > 0, **how)
+        return DataLoader(
+            dataset,
+            collate_fn=collate,
+            num_workers=self.workers,
+            generator=torch.Generator().manual_seed(self.seed),
+            persistent_workers=self.workers > 0,
+            **how,
+        )

@@ -16,8 +16,19 @@ class SegmentedImages(ImageFolder):
     images, segmentations: the folders' names. Crops and flips are the same for both; masks are resized by nearest neighbour only.
     """
 
-    def __init__(self, root: str, size: int | list[int], list: str | None = None, split: list | None = None, scale: float = 1.5, flip: bool = True, upscale: bool = False, seed: int = 0,
-                 images: str = "images", segmentations: str = "segmentations"):
+    def __init__(
+        self,
+        root: str,
+        size: int | list[int],
+        list: str | None = None,
+        split: list | None = None,
+        scale: float = 1.5,
+        flip: bool = True,
+        upscale: bool = False,
+        seed: int = 0,
+        images: str = "images",
+        segmentations: str = "segmentations",
+    ):
         self.images_folder = images
         self.masks_folder = Path(root) / segmentations
         super().__init__(root, size, list, split, scale, flip, upscale, seed)
@@ -46,7 +57,11 @@ class SegmentedImages(ImageFolder):
         image, mask = read_image(path), read_mask(self.mask_path(path), len(self.classes))
         refuse_other_size(image, mask, self.mask_path(path), path)
         box, flipped = self.view.box(*image.size, index, view, str(path))
-        item = {"image": to_tensor(self.view.image(image, box, flipped)), "segmentation": mask_to_tensor(self.view.mask(mask, box, flipped)), "name": self.name(index)}
+        item = {
+            "image": to_tensor(self.view.image(image, box, flipped)),
+            "segmentation": mask_to_tensor(self.view.mask(mask, box, flipped)),
+            "name": self.name(index),
+        }
         if self.scenes:
             item["class"] = self._scene(path)
         return item

@@ -94,8 +94,8 @@ class View:
             raise UserError(f"'{name}' is {width}x{height}, smaller than the crop {columns}x{rows} (width x height); take a smaller size, or set upscale: true")
         draw = random.Random(f"{self.seed}/{index}/{view}")
         zoom = 1.0 if view is None else draw.uniform(1.0, self.largest)
-        cover = min(width / columns, height / rows)         # source pixels per output pixel at scale 1
-        source = max(cover / zoom, min(1.0, cover))         # never enlarge the source, unless it must be
+        cover = min(width / columns, height / rows)  # source pixels per output pixel at scale 1
+        source = max(cover / zoom, min(1.0, cover))  # never enlarge the source, unless it must be
         w, h = columns * source, rows * source
         x, y = (0.5, 0.5) if view is None else (draw.random(), draw.random())
         left, top = (width - w) * x, (height - h) * y

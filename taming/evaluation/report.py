@@ -39,8 +39,10 @@ class Section:
 def write(path: str | Path, title: str, sections: Sequence[Section]) -> Path:
     """Writes the page whole or not at all."""
     body = "\n".join(_section(section) for section in sections)
-    page = f"<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width'><title>{html.escape(title)}</title>" \
-           f"<style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1>\n{body}\n</body></html>"
+    page = (
+        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width'><title>{html.escape(title)}</title>"
+        f"<style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1>\n{body}\n</body></html>"
+    )
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(page)
@@ -55,7 +57,13 @@ def run_section(title: str, folder: Path, text: str, curves: Sequence[Sequence[s
     drawn = sorted((folder / "pictures").glob("*.png"))
     pictures = [(f"validation pictures at batch {int(drawn[-1].stem)}", drawn[-1].read_bytes())] if drawn else []
     pictures += [(", ".join(names), plot(rows, names)) for names in curves]
-    return Section(title, text, pictures, [(name.removeprefix("validation/"), f"{value:.4g}") for name, value in last.items()], [("configuration", (folder / "config.yaml").read_text())])
+    return Section(
+        title,
+        text,
+        pictures,
+        [(name.removeprefix("validation/"), f"{value:.4g}") for name, value in last.items()],
+        [("configuration", (folder / "config.yaml").read_text())],
+    )
 
 
 def plot(rows: Sequence[tuple[int, str, float]], names: Sequence[str]) -> bytes:
@@ -78,7 +86,12 @@ def plot(rows: Sequence[tuple[int, str, float]], names: Sequence[str]) -> bytes:
 
 
 def surroundings(seed: int, seconds: float) -> Section:
-    rows = [("seed", str(seed)), ("time", f"{seconds / 60:.1f} min"), ("python", platform.python_version()), ("machine", f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores")]
+    rows = [
+        ("seed", str(seed)),
+        ("time", f"{seconds / 60:.1f} min"),
+        ("python", platform.python_version()),
+        ("machine", f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"),
+    ]
     return Section("Seed and versions", rows=rows + [(name, version(name)) for name in PACKAGES])
 
 
@@ -90,8 +103,10 @@ def _section(section: Section) -> str:
     parts = [f"<h2>{html.escape(section.title)}</h2>"]
     if section.text:
         parts.append(f"<p>{html.escape(section.text)}</p>")
-    parts += [f"<figure><img alt='{html.escape(caption)}' src='data:image/png;base64,{_base64(picture)}'><figcaption>{html.escape(caption)}</figcaption></figure>"
-              for caption, picture in section.pictures]
+    parts += [
+        f"<figure><img alt='{html.escape(caption)}' src='data:image/png;base64,{_base64(picture)}'><figcaption>{html.escape(caption)}</figcaption></figure>"
+        for caption, picture in section.pictures
+    ]
     if section.rows:
         parts.append("<table>" + "".join(f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in section.rows) + "</table>")
     parts += [f"<details><summary>{html.escape(name)}</summary><pre>{html.escape(text)}</pre></details>" for name, text in section.folded]

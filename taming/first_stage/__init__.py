@@ -8,5 +8,16 @@ from taming.first_stage.quantizers import VectorQuantizer
 from taming.first_stage.vqgan import VQGAN, MaskVQGAN
 
 __all__ = [
-    "Codes", "FirstStage", "MaskLoss", "MaskVQGAN", "PatchDiscriminator", "Quantized", "Quantizer", "Reconstruction", "VQGAN", "VQGANLoss", "VectorQuantizer", "pretrained",
+    "Codes",
+    "FirstStage",
+    "MaskLoss",
+    "MaskVQGAN",
+    "PatchDiscriminator",
+    "Quantized",
+    "Quantizer",
+    "Reconstruction",
+    "VQGAN",
+    "VQGANLoss",
+    "VectorQuantizer",
+    "pretrained",
 ]

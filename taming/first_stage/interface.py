@@ -14,9 +14,9 @@ Codes = tuple[Tensor, ...]
 
 @dataclass
 class Quantized:
-    latent: Tensor      # (B, D, h, w); the gradient goes straight through to the encoder
-    codes: Codes        # each in [0, K)
-    loss: Tensor        # ()
+    latent: Tensor  # (B, D, h, w); the gradient goes straight through to the encoder
+    codes: Codes  # each in [0, K)
+    loss: Tensor  # ()
 
 
 class Quantizer(nn.Module):
@@ -35,8 +35,8 @@ class Quantizer(nn.Module):
 
 @dataclass
 class Reconstruction:
-    image: Tensor           # (B, C, H, W), what a person would look at
-    output: Tensor          # what the loss reads: logits of a mask, parameters of a likelihood, else the image
+    image: Tensor  # (B, C, H, W), what a person would look at
+    output: Tensor  # what the loss reads: logits of a mask, parameters of a likelihood, else the image
     codes: Codes
     quantizer_loss: Tensor  # ()
 
@@ -44,9 +44,9 @@ class Reconstruction:
 class FirstStage(nn.Module):
     """A tokenizer of images. Images are float (B, C, H, W) in [-1, 1]; a mask tokenizer takes int64 labels (B, H, W) and one-hots inside."""
 
-    num_codes: tuple[int, ...]      # per level
-    stride: int                     # pixels per code, H / h of the finest level
-    key: str                        # which entry of a batch it reads
+    num_codes: tuple[int, ...]  # per level
+    stride: int  # pixels per code, H / h of the finest level
+    key: str  # which entry of a batch it reads
 
     def forward(self, image: Tensor) -> Reconstruction:
         raise NotImplementedError(f"{type(self).__name__} does not reconstruct")

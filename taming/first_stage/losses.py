@@ -12,7 +12,7 @@ from taming.first_stage.discriminator import PatchDiscriminator
 from taming.first_stage.interface import Reconstruction
 from taming.first_stage.perceptual import perceptual_distance
 
-DELTA, LARGEST = 1e-4, 1e4      # of the adaptive weight, as published (the paper has 1e-6 and no limit)
+DELTA, LARGEST = 1e-4, 1e4  # of the adaptive weight, as published (the paper has 1e-6 and no limit)
 
 
 class VQGANLoss(nn.Module):

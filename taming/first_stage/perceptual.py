@@ -29,7 +29,9 @@ def perceptual_distance(kind: str, blocks: int = 3) -> nn.Module | None:
     elif Path(kind).suffix in (".safetensors", ".pt", ".pth"):
         network = VGGDistance(kind, blocks)
     else:
-        raise UserError(f"loss.params.perceptual: '{kind}' is none of lpips, stlpips, none or the path of a .safetensors file{did_you_mean(kind, ['lpips', 'stlpips', 'none'])}")
+        raise UserError(
+            f"loss.params.perceptual: '{kind}' is none of lpips, stlpips, none or the path of a .safetensors file{did_you_mean(kind, ['lpips', 'stlpips', 'none'])}"
+        )
     return network.eval().requires_grad_(False)
 
 
@@ -52,7 +54,9 @@ class VGGDistance(nn.Module):
                 conv = nn.Conv2d(channels, width, 3, padding=1)
                 name = f"block{b}_conv{c}"
                 if f"{name}.weight" not in state or state[f"{name}.weight"].shape != conv.weight.shape:
-                    raise UserError(f"'{path}' holds no {name}.weight of shape {tuple(conv.weight.shape)}; a VGG16 feature file has block1_conv1 ... block5_conv3")
+                    raise UserError(
+                        f"'{path}' holds no {name}.weight of shape {tuple(conv.weight.shape)}; a VGG16 feature file has block1_conv1 ... block5_conv3"
+                    )
                 conv.load_state_dict({"weight": state[f"{name}.weight"].float(), "bias": state[f"{name}.bias"].float()})
                 block.append(conv)
                 channels = width

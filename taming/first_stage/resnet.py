@@ -99,7 +99,9 @@ class Middle(nn.Module):
 class Encoder(nn.Module):
     """(B, in_channels, H, W) -> (B, latent_channels, H / f, W / f), f = 2^(levels - 1). H and W must be divisible by f."""
 
-    def __init__(self, in_channels: int, channels: int, multipliers: Sequence[int], blocks: int, attention_levels: Sequence[int], latent_channels: int, dropout: float):
+    def __init__(
+        self, in_channels: int, channels: int, multipliers: Sequence[int], blocks: int, attention_levels: Sequence[int], latent_channels: int, dropout: float
+    ):
         super().__init__()
         widths = [channels * m for m in multipliers]
         self.conv_in = nn.Conv2d(in_channels, channels, 3, padding=1)
@@ -125,7 +127,9 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """(B, latent_channels, h, w) -> (B, out_channels, h f, w f); one residual block more per level than the encoder, no output nonlinearity."""
 
-    def __init__(self, out_channels: int, channels: int, multipliers: Sequence[int], blocks: int, attention_levels: Sequence[int], latent_channels: int, dropout: float):
+    def __init__(
+        self, out_channels: int, channels: int, multipliers: Sequence[int], blocks: int, attention_levels: Sequence[int], latent_channels: int, dropout: float
+    ):
         super().__init__()
         widths = [channels * m for m in multipliers]
         self.conv_in = nn.Conv2d(latent_channels, widths[-1], 3, padding=1)

@@ -25,7 +25,9 @@ class FirstStageTraining(Training):
         optimizer = self.experiment.optimizer
         made = [adam([{"params": list(self.model.parameters())}], optimizer, optimizer.learning_rate)]
         if self.loss.discriminator is not None:
-            made.append(adam([{"params": list(self.loss.discriminator.parameters())}], optimizer, optimizer.discriminator_learning_rate or optimizer.learning_rate))
+            made.append(
+                adam([{"params": list(self.loss.discriminator.parameters())}], optimizer, optimizer.discriminator_learning_rate or optimizer.learning_rate)
+            )
         return made
 
     def micro_batch(self, batch: dict, last: bool) -> dict[str, Tensor]:

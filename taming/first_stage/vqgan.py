@@ -55,12 +55,16 @@ class VQGAN(FirstStage):
     def decode(self, codes: Codes) -> Tensor:
         highest = int(codes[0].max()) if codes[0].numel() else 0
         if highest >= self.num_codes[0] or (codes[0].numel() and int(codes[0].min()) < 0):
-            raise UserError(f"codes span {int(codes[0].min())} to {highest} but this first stage knows 0 to {self.num_codes[0] - 1}; were they made by another one?")
+            raise UserError(
+                f"codes span {int(codes[0].min())} to {highest} but this first stage knows 0 to {self.num_codes[0] - 1}; were they made by another one?"
+            )
         return self.decoder(self.post_quant_conv(self.quantizer.embed(codes)))
 
     def grids(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
         if height % self.stride or width % self.stride:
-            raise UserError(f"size {height}x{width} is not divisible by the downsampling factor {self.stride}; take {height // self.stride * self.stride}x{width // self.stride * self.stride}")
+            raise UserError(
+                f"size {height}x{width} is not divisible by the downsampling factor {self.stride}; take {height // self.stride * self.stride}x{width // self.stride * self.stride}"
+            )
         return ((height // self.stride, width // self.stride),)
 
     @property
@@ -83,8 +87,18 @@ class VQGAN(FirstStage):
 class MaskVQGAN(VQGAN):
     """The same on label maps: int64 (B, H, W) in [0, labels) in, one-hot inside, logits (B, labels, H, W) out of `decode` and in `Reconstruction.output`."""
 
-    def __init__(self, labels: int, channels: int, multipliers: Sequence[int], quantizer: Quantizer, blocks: int = 2, attention: Sequence[int] = (), latent_channels: int = 256,
-                 dropout: float = 0.0, key: str = "segmentation"):
+    def __init__(
+        self,
+        labels: int,
+        channels: int,
+        multipliers: Sequence[int],
+        quantizer: Quantizer,
+        blocks: int = 2,
+        attention: Sequence[int] = (),
+        latent_channels: int = 256,
+        dropout: float = 0.0,
+        key: str = "segmentation",
+    ):
         super().__init__(channels, multipliers, quantizer, blocks, attention, latent_channels, labels, dropout, key)
         self.labels = labels
 

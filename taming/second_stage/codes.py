@@ -29,7 +29,11 @@ class CachedCodes(Dataset):
     def __getitem__(self, key: int | tuple[int, int | None]) -> dict:
         index, view = key if isinstance(key, tuple) else (key, None)
         row = index * self.views + (view or 0)
-        return {"codes": tuple(level[row].long() for level in self.codes), "condition": tuple(part[row].long() for part in self.tokens), "name": self.source.name(index)}
+        return {
+            "codes": tuple(level[row].long() for level in self.codes),
+            "condition": tuple(part[row].long() for part in self.tokens),
+            "name": self.source.name(index),
+        }
 
 
 def cached_codes(model: SecondStage, source: Dataset, views: int | None, folder: str | Path) -> CachedCodes:
@@ -79,6 +83,8 @@ def fingerprint(model: SecondStage, source: Dataset, views: int | None) -> str:
         for name, tensor in sorted(module.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    files = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for i in range(len(source)) for f in source.files(i)] if hasattr(source, "files") else repr(source)
+    files = (
+        [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for i in range(len(source)) for f in source.files(i)] if hasattr(source, "files") else repr(source)
+    )
     digest.update(json.dumps([type(source).__name__, repr(getattr(source, "view", None)), files, views]).encode())
     return digest.hexdigest()[:16]

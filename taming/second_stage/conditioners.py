@@ -47,8 +47,10 @@ class EncodedImage(Conditioner):
         return self.first_stage.key
 
     def forward(self, batch: dict) -> Condition:
-        return tuple(Part(codes.flatten(1), vocabulary, tuple(codes.shape[1:]))
-                     for codes, vocabulary in zip(self.first_stage.encode(_entry(batch, self.key)), self.first_stage.num_codes))
+        return tuple(
+            Part(codes.flatten(1), vocabulary, tuple(codes.shape[1:]))
+            for codes, vocabulary in zip(self.first_stage.encode(_entry(batch, self.key)), self.first_stage.num_codes)
+        )
 
     def picture(self, batch: dict) -> Tensor:
         shown = _entry(batch, self.key)

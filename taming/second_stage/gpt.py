@@ -71,7 +71,9 @@ class GPT(Prior):
         self.head = nn.Linear(width, num_codes, bias=False)
         self.apply(_initialise)
         with torch.no_grad():
-            rasters = [sine_code(g, width) if g else torch.zeros(n, width) for g, n in zip([*self.part_grids, self.grid], [*self.lengths, math.prod(self.grid)])]
+            rasters = [
+                sine_code(g, width) if g else torch.zeros(n, width) for g, n in zip([*self.part_grids, self.grid], [*self.lengths, math.prod(self.grid)])
+            ]
             self.pos_emb.copy_(torch.cat(rasters)[None])
 
     def forward(self, codes: Tensor, condition: Condition) -> Tensor:
@@ -90,7 +92,9 @@ class GPT(Prior):
         """(B, M, width), positions included."""
         said = [(part.vocabulary, part.tokens.shape[1]) for part in condition]
         if said != list(zip(self.vocabularies, self.lengths)):
-            raise UserError(f"the condition has (vocabulary, length) {said}, but this prior knows {list(zip(self.vocabularies, self.lengths))}; was it trained with another conditioner?")
+            raise UserError(
+                f"the condition has (vocabulary, length) {said}, but this prior knows {list(zip(self.vocabularies, self.lengths))}; was it trained with another conditioner?"
+            )
         tokens = torch.cat([part.tokens + offset for part, offset in zip(condition, self.offsets)], dim=1)
         return self.cond_emb(tokens) + self.pos_emb[:, : tokens.shape[1]]
 

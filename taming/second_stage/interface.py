@@ -13,9 +13,9 @@ from torch import Tensor, nn
 class Part:
     """One piece of a condition: a class, a mask's codes, a start token."""
 
-    tokens: Tensor                          # int64 (B, M) in [0, vocabulary]; the id `vocabulary` is the null condition, for guidance
+    tokens: Tensor  # int64 (B, M) in [0, vocabulary]; the id `vocabulary` is the null condition, for guidance
     vocabulary: int
-    grid: tuple[int, int] | None = None     # if the tokens are a raster aligned with the codes
+    grid: tuple[int, int] | None = None  # if the tokens are a raster aligned with the codes
 
     def null(self, which: Tensor | None = None) -> "Part":
         """The same part with nothing said, for all pictures or for those that `which` (B,) bool marks."""
@@ -41,7 +41,7 @@ class Prior(nn.Module):
     """p(codes | condition) for one level, codes in raster order."""
 
     num_codes: int
-    grid: tuple[int, int]           # trained on; smaller grids and windows are placed by (row, column)
+    grid: tuple[int, int]  # trained on; smaller grids and windows are placed by (row, column)
 
     def forward(self, codes: Tensor, condition: Condition) -> Tensor:
         """Logits (B, h, w, K), aligned: those at i see the codes before i only."""

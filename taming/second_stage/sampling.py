@@ -28,14 +28,24 @@ def filter_logits(logits: Tensor, temperature: float = 1.0, top_k: int | None = 
     if top_p is not None and top_p < 1:
         ordered, order = logits.sort(dim=-1, descending=True)
         probabilities = ordered.softmax(dim=-1)
-        outside = probabilities.cumsum(dim=-1) - probabilities >= top_p         # mass before this code already suffices
+        outside = probabilities.cumsum(dim=-1) - probabilities >= top_p  # mass before this code already suffices
         logits = logits.masked_fill(outside.scatter(-1, order, outside), -torch.inf)
     return logits
 
 
 @torch.no_grad()
-def sample(prior: Prior, condition: Condition, grid: tuple[int, int], *, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None, guidance: float = 1.0,
-           known: tuple[Tensor, Tensor] | None = None, generators: Sequence[torch.Generator] | None = None) -> Tensor:
+def sample(
+    prior: Prior,
+    condition: Condition,
+    grid: tuple[int, int],
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    guidance: float = 1.0,
+    known: tuple[Tensor, Tensor] | None = None,
+    generators: Sequence[torch.Generator] | None = None,
+) -> Tensor:
     """Codes (B, h, w) drawn from the prior in raster order.
 
     temperature 0 is greedy. guidance: logits = null + guidance (conditioned - null) (Ho and Salimans 2022, arXiv 2207.12598); 1 does not compute the null pass.

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-TILE = 1 << 22      # entries of the distance matrix held at once (16 MB)
+TILE = 1 << 22  # entries of the distance matrix held at once (16 MB)
 
 
 @torch.no_grad()

@@ -31,7 +31,7 @@ class VectorQuantizer(Quantizer):
             nn.init.uniform_(self.embedding.weight, -1 / num_codes, 1 / num_codes)
         if restart:
             self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
-            self.register_buffer("unseen", torch.zeros(num_codes, dtype=torch.int64))     # batches since a code was last chosen
+            self.register_buffer("unseen", torch.zeros(num_codes, dtype=torch.int64))  # batches since a code was last chosen
 
     def codebook(self) -> Tensor:
         """(K, D), normalised where codes are."""
@@ -53,7 +53,7 @@ class VectorQuantizer(Quantizer):
             codes = codes.view(z.shape[:-1])
             e = F.embedding(codes, codebook)
             loss = self.codebook_weight * F.mse_loss(e, z.detach()) + self.commitment_weight * F.mse_loss(z, e.detach())
-            straight_through = e.detach() + (z - z.detach())      # exact in value and gradient, which z + (e - z).detach() is not
+            straight_through = e.detach() + (z - z.detach())  # exact in value and gradient, which z + (e - z).detach() is not
         return Quantized(rearrange(straight_through, "b h w d -> b d h w"), (codes,), loss)
 
     def embed(self, codes: Codes) -> Tensor:
@@ -67,7 +67,7 @@ class VectorQuantizer(Quantizer):
         dead = self.unseen >= self.restart
         fresh = flat[torch.randint(len(flat), (len(dead),), device=flat.device)]
         if dist.is_available() and dist.is_initialized():
-            dist.broadcast(fresh, 0)        # all processes must keep one codebook
+            dist.broadcast(fresh, 0)  # all processes must keep one codebook
         self.embedding.weight.copy_(torch.where(dead[:, None], fresh.to(self.embedding.weight), self.embedding.weight))
         self.unseen.masked_fill_(dead, 0)
 

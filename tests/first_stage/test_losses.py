@@ -1,0 +1,106 @@
+import pytest
+import torch
+from torch import nn
+
+from taming.errors import UserError
+from taming.first_stage import VQGAN, MaskLoss, VectorQuantizer, VQGANLoss
+from taming.first_stage.interface import Reconstruction
+from taming.first_stage.losses import DELTA
+
+
+def model_and_loss(**how):
+    torch.manual_seed(0)
+    model = VQGAN(8, [1, 2], VectorQuantizer(16, 4), blocks=1, latent_channels=8)
+    return model, VQGANLoss("none", width=8, layers=2, **how)
+
+
+def published_gradients(model, loss, image, weight):
+    """The published way: two backward passes to the last layer, then one through everything."""
+    reconstruction = model(image)
+    nll = (image - reconstruction.output).abs().mean()
+    adversarial = -loss.discriminator(reconstruction.output).mean()
+    norms = [torch.autograd.grad(t, model.last_layer, retain_graph=True)[0].norm() for t in (nll, adversarial)]
+    adaptive = (norms[0] / (norms[1] + DELTA)).clamp(0, 1e4).detach()
+    total = nll + adaptive * weight * adversarial + reconstruction.quantizer_loss
+    return total, adaptive, torch.autograd.grad(total, list(model.parameters()))
+
+
+@pytest.mark.parametrize("form", ["hinge", "vanilla"])
+def test_one_backward_pass_gives_the_published_gradients(form):
+    model, loss = model_and_loss(adversarial=0.8, form=form)
+    image = torch.rand(2, 3, 16, 24) * 2 - 1
+    total, adaptive, gradients = published_gradients(model, loss, image, 0.8)
+    ours, terms = loss.autoencoder(image, model(image), model.last_layer, step=0)
+    assert torch.allclose(ours, total, rtol=1e-5)
+    assert torch.allclose(terms["adaptive_weight"], adaptive, rtol=1e-5)
+    largest = max(g.abs().max() for g in gradients)
+    for a, b in zip(torch.autograd.grad(ours, list(model.parameters())), gradients):
+        assert (a - b).abs().max() <= 1e-5 * largest
+
+
+def test_the_generators_step_leaves_no_gradient_in_the_discriminator():
+    model, loss = model_and_loss()
+    image = torch.rand(2, 3, 16, 16)
+    loss.autoencoder(image, model(image), model.last_layer, step=0)[0].backward()
+    assert all(p.grad is None for p in loss.discriminator.parameters())
+
+
+def test_the_discriminators_step_leaves_no_gradient_in_the_generator():
+    model, loss = model_and_loss()
+    image = torch.rand(2, 3, 16, 16)
+    loss.adversary(image, model(image).output)[0].backward()
+    assert all(p.grad is None for p in model.parameters()) and all(p.grad is not None for p in loss.discriminator.parameters())
+
+
+def test_start_and_ramp_in_batches_or_as_a_share_of_the_run():
+    loss = VQGANLoss("none", adversarial=1.0, adversarial_start=10, adversarial_ramp=3, width=8, layers=1)
+    assert [loss.adversary_weight(s) for s in (0, 9, 10, 11, 12, 13, 99)] == [0, 0, 0.25, 0.5, 0.75, 1, 1]
+    share = VQGANLoss("none", adversarial_start=0.25, width=8, layers=1)
+    share.set_length(400)
+    assert share.adversary_weight(99) == 0 and share.adversary_weight(100) > 0
+
+
+def test_before_the_start_the_loss_is_reconstruction_alone():
+    model, loss = model_and_loss(adversarial_start=5)
+    image = torch.rand(2, 3, 16, 16)
+    reconstruction = model(image)
+    total, terms = loss.autoencoder(image, reconstruction, model.last_layer, step=4)
+    assert torch.allclose(total, (image - reconstruction.output).abs().mean() + reconstruction.quantizer_loss) and "adversarial" not in terms
+
+
+def test_perceptual_weights_stay_out_of_the_checkpoint_and_out_of_train_mode():
+    loss = VQGANLoss("stlpips", width=8, layers=1).train()
+    assert not loss.perceptual.training and not any(p.requires_grad for p in loss.perceptual.parameters())
+    assert not any("perceptual" in name for name in loss.state_dict())
+
+
+def test_mask_losses_are_the_textbook_ones():
+    labels, logits = torch.randint(0, 5, (2, 4, 4)), torch.randn(2, 5, 4, 4)
+    reconstruction = Reconstruction(logits, logits, (), torch.zeros(()))
+    chosen = logits.log_softmax(1).gather(1, labels[:, None])
+    assert torch.allclose(MaskLoss().autoencoder(labels, reconstruction, None, 0)[0], -chosen.mean())
+    onehot = nn.functional.one_hot(labels, 5).permute(0, 3, 1, 2).float()
+    by_hand = -(onehot * logits.sigmoid().log() + (1 - onehot) * (1 - logits.sigmoid()).log()).mean()
+    assert torch.allclose(MaskLoss("bce").autoencoder(labels, reconstruction, None, 0)[0], by_hand, atol=1e-5)
+
+
+def test_unknown_words():
+    with pytest.raises(UserError, match="did you mean 'hinge'"):
+        VQGANLoss("none", form="hing")
+    with pytest.raises(UserError, match="did you mean 'lpips'"):
+        VQGANLoss("lpip")
+    with pytest.raises(UserError, match="weights file 'nowhere.safetensors' does not exist"):
+        VQGANLoss("nowhere.safetensors")
+
+
+def test_lpips_without_its_weights_says_where_they_go(monkeypatch, tmp_path):
+    from urllib.error import URLError
+
+    import lpips
+
+    def refuse(**_):
+        raise URLError("no network")
+
+    monkeypatch.setattr(lpips, "LPIPS", refuse)
+    with pytest.raises(UserError, match="vgg16-397923af.pth.*stlpips"):
+        VQGANLoss("lpips")

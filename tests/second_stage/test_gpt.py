@@ -1,0 +1,100 @@
+import itertools
+import math
+
+import pytest
+import torch
+
+from taming.errors import UserError
+from taming.second_stage import GPT, Part
+from taming.second_stage.gpt import sine_code
+from taming.second_stage.interface import Decoder
+
+PARTS = [{"vocabulary": 5, "grid": [2, 3]}, {"vocabulary": 4, "length": 1}]
+
+
+def small(num_codes=7, grid=(3, 4), parts=PARTS):
+    prior = GPT(num_codes, list(grid), parts, layers=2, heads=2, width=16).eval()
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))  # far from the start, so that nothing is hidden by small numbers
+    return prior
+
+
+def condition(batch=2):
+    return (Part(torch.randint(0, 6, (batch, 6)), 5, (2, 3)), Part(torch.randint(0, 5, (batch, 1)), 4))
+
+
+def test_changing_a_code_moves_later_logits_only():
+    prior, told = small(), condition(1)
+    codes = torch.randint(0, 7, (1, 3, 4))
+    before = prior(codes, told).flatten(1, 2)
+    for i in range(12):
+        changed = codes.clone()
+        changed.flatten()[i] = (changed.flatten()[i] + 1) % 7
+        moved = (prior(changed, told).flatten(1, 2) - before).abs().amax(dim=-1)[0] > 1e-6
+        assert not moved[: i + 1].any() and moved[i + 1 :].all()
+
+
+def test_every_condition_token_is_heard_everywhere():
+    prior, told = small(), condition(1)
+    codes = torch.randint(0, 7, (1, 3, 4))
+    before = prior(codes, told)
+    for p, part in enumerate(told):
+        for i in range(part.tokens.shape[1]):
+            tokens = part.tokens.clone()
+            tokens[0, i] = (tokens[0, i] + 1) % (part.vocabulary + 1)
+            changed = told[:p] + (Part(tokens, part.vocabulary, part.grid),) + told[p + 1 :]
+            assert ((prior(codes, changed) - before).abs().amax(dim=-1) > 1e-6).all()
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_cached_equals_uncached_at_every_prefix(batch):
+    prior, told = small(), condition(batch)
+    codes = torch.randint(0, 7, (batch, 3, 4))
+    with torch.no_grad():
+        expected = prior(codes, told).flatten(1, 2)
+        for decoder in (prior.decoder(told, (3, 4)), Decoder(prior, told, (3, 4))):
+            for i in range(12):
+                assert torch.allclose(decoder.logits(), expected[:, i], atol=1e-5)
+                if i < 11:
+                    decoder.append(codes.flatten(1)[:, i])
+
+
+def test_probabilities_of_all_grids_sum_to_one():
+    prior = small(num_codes=2, grid=(3, 3), parts=[{"vocabulary": 1, "length": 1}]).double()
+    grids = torch.tensor(list(itertools.product((0, 1), repeat=9))).view(-1, 3, 3)
+    told = (Part(torch.zeros(len(grids), 1, dtype=torch.int64), 1),)
+    with torch.no_grad():
+        logits = prior(grids, told).log_softmax(-1).gather(-1, grids[..., None])
+    assert abs(logits.flatten(1).sum(1).exp().sum().item() - 1) < 1e-9
+
+
+def test_log_prob_is_in_nats():
+    prior, told, codes = small(), condition(), torch.randint(0, 7, (2, 3, 4))
+    with torch.no_grad():
+        prior.head.weight.zero_()
+        assert torch.allclose(prior.log_prob(codes, told), torch.full((2,), -12 * math.log(7)))
+
+
+def test_a_smaller_grid_is_placed_by_row_and_column():
+    prior = small()
+    raster = prior.pos_emb[0, 7:].view(3, 4, 16)
+    assert torch.equal(prior.code_positions((2, 3))[0].view(2, 3, 16), raster[:2, :3])
+
+
+def test_rasters_of_different_fineness_begin_with_agreeing_positions():
+    """The code that lies over a mask token is nearer to it than to any token away from it."""
+    fine, coarse = sine_code((8, 8), 64).view(8, 8, 64), sine_code((4, 4), 64).view(4, 4, 64)
+    for r, c in itertools.product(range(8), range(8)):
+        distances = (fine[r, c] - coarse).norm(dim=-1)
+        assert distances.argmin() == (r // 2) * 4 + c // 2
+
+
+def test_refusals():
+    prior = small()
+    with pytest.raises(UserError, match=r"another conditioner"):
+        prior(torch.zeros(2, 3, 4, dtype=torch.int64), condition()[:1])
+    with pytest.raises(UserError, match="4x4 codes is larger than the 3x4"):
+        prior.decoder(condition(), (4, 4))
+    with pytest.raises(ValueError, match="not divisible by heads"):
+        GPT(4, [2, 2], PARTS, 1, 3, 16)
