@@ -107,9 +107,9 @@ class Progress(pl.Callback):
             self.clock = time.monotonic()  # the first batch also warms up
         if done == 6:
             seconds = (time.monotonic() - self.clock) / 5
-            left = (module.experiment.trainer.max_steps - module.batches) * seconds
+            left = module.experiment.trainer.max_steps - module.batches
             self.bar.write(
-                f"measured: {seconds:.2f} s per batch, about {duration(left)} for the {module.experiment.trainer.max_steps - module.batches} batches left, peak memory {peak_memory():.1f} GB",
+                f"measured: {seconds:.2f} s per batch, about {duration(left * seconds)} for the {left} batches left, peak memory {peak_memory():.1f} GB",
                 file=sys.stderr,
             )
         shown = {k: f"{v:.3g}" for k, v in list(module.latest.items())[:6]}

@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-# Ten landscape labels first (sky, tree, ground, grass, water, building or rock, mountain, foreground or sun, unknown or cloud, snow), then well-separated hues for any others.
+# Ten landscape labels first (sky, tree, ground, grass, water, building or rock, mountain, foreground or sun, unknown or cloud, snow), then well-
+# separated hues for any others.
 _NAMED = [
     (135, 190, 235),
     (34, 94, 40),

@@ -83,7 +83,8 @@ def fit(experiment: Experiment, module: Training, data: DataModule, folder: Path
                 raise
             cure = "data.batch_size" if experiment.data.batch_size > 1 else "the picture size or model.params.channels"
             raise UserError(
-                f"out of memory at batch {module.batches + 1}; lower {cure} (batch_size is {experiment.data.batch_size}; trainer.accumulate_grad_batches makes up for it)"
+                f"out of memory at batch {module.batches + 1}; lower {cure} (batch_size is {experiment.data.batch_size}; "
+                "trainer.accumulate_grad_batches makes up for it)"
             ) from None
 
 
@@ -161,6 +162,7 @@ def cost(module: Training) -> str:
     settings = module.experiment.trainer
     total = module.experiment.data.batch_size * settings.accumulate_grad_batches * settings.devices
     return (
-        f"{learning / 1e6:.2f} M parameters learn, {frozen / 1e6:.2f} M are frozen; weights, gradients and optimizer state bind {bound:.2f} GB, activations come on top\n"
+        f"{learning / 1e6:.2f} M parameters learn, {frozen / 1e6:.2f} M are frozen; "
+        f"weights, gradients and optimizer state bind {bound:.2f} GB, activations come on top\n"
         f"batches {module.batches} to {settings.max_steps} of {total} pictures; learning rate {module.experiment.optimizer.learning_rate}"
     )

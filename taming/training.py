@@ -1,7 +1,10 @@
-"""What training has in common in both stages: counted batches, accumulation, clipping, schedule, averaged weights, validation, and a state that resumes exactly.
+"""What training has in common in both stages: counted batches, accumulation, clipping, schedule, averaged weights, validation, and a state that resumes
+exactly.
 
-A batch is what one optimizer step sees; with accumulation it consists of several micro-batches. Everything random in a micro-batch is drawn from (seed, batch, micro-batch, process), so
-nothing about random states needs saving. Optimization is manual because the adversarial stage needs it, and Lightning then leaves clipping and accumulation to us.
+A batch is what one optimizer step sees; with accumulation it consists of several micro-batches. Everything random in a micro-batch is drawn from (seed,
+batch, micro-batch, process), so
+nothing about random states needs saving. Optimization is manual because the adversarial stage needs it, and Lightning then leaves clipping and
+accumulation to us.
 """
 
 import copy
@@ -69,7 +72,8 @@ class Training(pl.LightningModule):
                 self.write({f"train/{k}": v for k, v in self.latest.items()} | {"train/learning_rate": self._rate(self.batches - 1)})
 
     def step(self, optimizer, parameters, counts: bool) -> None:
-        """Clip, step, clear. Only one optimizer of a batch `counts`: trainer.global_step counts every step of a wrapped optimizer, and max_steps means batches."""
+        """Clip, step, clear. Only one optimizer of a batch `counts`: trainer.global_step counts every step of a wrapped optimizer, and max_steps means
+        batches."""
         limit = self.experiment.trainer.gradient_clip_val
         if limit:
             nn.utils.clip_grad_norm_(parameters, limit)
@@ -174,7 +178,8 @@ class Training(pl.LightningModule):
         bad = [name for name, value in terms.items() if not math.isfinite(float(value))]
         if bad:
             raise UserError(
-                f"{bad[0]} became {float(terms[bad[0]])} at batch {self.batches + 1}; lower optimizer.learning_rate (now {self.experiment.optimizer.learning_rate}) "
+                f"{bad[0]} became {float(terms[bad[0]])} at batch {self.batches + 1}; "
+                f"lower optimizer.learning_rate (now {self.experiment.optimizer.learning_rate}) "
                 f"or trainer.gradient_clip_val, and go on from {self.last_good()}"
             )
 

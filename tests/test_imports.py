@@ -86,5 +86,7 @@ def test_stages_and_libraries_keep_to_their_rooms(path):
 
 
 def test_help_needs_nothing_heavy():
-    code = "import sys, taming.cli; taming.cli.main(['--help']); taming.cli.main(['train', '--help']); sys.exit('torch' in sys.modules or 'omegaconf' in sys.modules)"
+    code = (
+        "import sys; from taming.cli import main; main(['--help']); main(['train', '--help']); sys.exit('torch' in sys.modules or 'omegaconf' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0

@@ -14,7 +14,8 @@ class ImageFolder(torch.utils.data.Dataset):
     """All pictures under `root`, or those of `list`; item (index, view) -> {"image": float (3, H, W) in [-1, 1], "name": str}.
 
     list: a text file, one picture per line: a path, or a name whose ending is looked for. It is searched for in `root`, then from the working folder.
-    split: [part, share] such as [validation, 0.05]: without a list, the share of the files (drawn by `seed` from their names) that is "validation"; "train" is the others.
+    split: [part, share] such as [validation, 0.05]: without a list, the share of the files (drawn by `seed` from their names) that is "validation";
+    "train" is the others.
     size: int or [height, width]. scale, flip, upscale: see View.
     """
 

@@ -1,6 +1,7 @@
 """Drawn landscapes with exact masks, scene classes and captions: data without a download, as many as asked for, each a function of (seed, index).
 
-A scene is painted from far to near: sky, sun and clouds, mountain ranges behind haze, then water, grass, sand or snow up to the viewer, with trees and rocks. Whatever is painted
+A scene is painted from far to near: sky, sun and clouds, mountain ranges behind haze, then water, grass, sand or snow up to the viewer, with trees and
+rocks. Whatever is painted
 last owns the pixel, in the picture as in the mask.
 """
 

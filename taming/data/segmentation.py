@@ -1,4 +1,5 @@
-"""Pictures with label maps: `root/images`, `root/segmentations` with matching names, `root/classes.txt`; optionally `root/scenes.txt` for a class per picture."""
+"""Pictures with label maps: `root/images`, `root/segmentations` with matching names, `root/classes.txt`; optionally `root/scenes.txt` for a class per
+picture."""
 
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from taming.errors import UserError
 class SegmentedImages(ImageFolder):
     """Item (index, view) -> {"image": float (3, H, W) in [-1, 1], "segmentation": int64 (H, W), "name": str}; with scenes.txt also "class": int.
 
-    classes.txt: one class per line, the label's number first or implied by the line. scenes.txt: class names, of which the part of a file's name before the first `_` is one.
+    classes.txt: one class per line, the label's number first or implied by the line. scenes.txt: class names, of which the part of a file's name before
+    the first `_` is one.
     images, segmentations: the folders' names. Crops and flips are the same for both; masks are resized by nearest neighbour only.
     """
 

@@ -40,7 +40,8 @@ def read_image(path: str | Path) -> Image.Image:
 
 
 def read_mask(path: str | Path, labels: int | None = None) -> Image.Image:
-    """A label map: an 8-bit (mode L) or palette PNG, whose values are labels, never colours. Raises UserError for colours and for labels beyond the class list."""
+    """A label map: an 8-bit (mode L) or palette PNG, whose values are labels, never colours. Raises UserError for colours and for labels beyond the
+    class list."""
     try:
         with Image.open(path) as file:
             file.load()

@@ -18,8 +18,10 @@ DELTA, LARGEST = 1e-4, 1e4  # of the adaptive weight, as published (the paper ha
 class VQGANLoss(nn.Module):
     """|x - x'| + perceptual_weight P(x, x') + adversarial * lambda * G + quantizer loss.
 
-    perceptual: lpips, stlpips, the path of a VGG16 weights file, or none. adversarial: weight of the generator's loss on top of the adaptive lambda. adversarial_start: the first batch
-    with a discriminator, or below 1 a share of the run. adversarial_ramp: over so many batches from there on, the generator's part grows from 0 to its weight, while the
+    perceptual: lpips, stlpips, the path of a VGG16 weights file, or none. adversarial: weight of the generator's loss on top of the adaptive lambda.
+    adversarial_start: the first batch
+    with a discriminator, or below 1 a share of the run. adversarial_ramp: over so many batches from there on, the generator's part grows from 0 to its
+    weight, while the
     discriminator learns in full: one that has seen nothing has nothing to say. form: hinge or vanilla.
     """
 
@@ -77,8 +79,10 @@ class VQGANLoss(nn.Module):
     def autoencoder(self, image: Tensor, reconstruction: Reconstruction, last_layer: nn.Parameter, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The generator's loss (), to call backward on once, and its terms.
 
-        The perceptual net and the discriminator are run backward to the reconstruction only, each once; both gradients at the last layer follow from there by one
-        convolution, and their weighted sum is sent through the decoder in one pass. The gradient is that of the published total, which runs backward through everything twice.
+        The perceptual net and the discriminator are run backward to the reconstruction only, each once; both gradients at the last layer follow from
+        there by one
+        convolution, and their weighted sum is sent through the decoder in one pass. The gradient is that of the published total, which runs backward
+        through everything twice.
         """
         output = reconstruction.output
         weight = self.adversary_weight(step)
@@ -128,7 +132,8 @@ def _with_gradient(output: Tensor, gradient: Tensor, value: Tensor) -> Tensor:
 
 
 class MaskLoss(nn.Module):
-    """For a mask tokenizer: cross-entropy over the labels of a pixel, or `bce`, the published binary cross-entropy of each label by itself; no discriminator."""
+    """For a mask tokenizer: cross-entropy over the labels of a pixel, or `bce`, the published binary cross-entropy of each label by itself; no
+    discriminator."""
 
     discriminator = None
 

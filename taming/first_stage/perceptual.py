@@ -17,7 +17,8 @@ VGG_BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512,
 def perceptual_distance(kind: str, blocks: int = 3) -> nn.Module | None:
     """A frozen module (x, y) -> (B,), zero for equal pictures; x, y (B, 3, H, W) in [-1, 1].
 
-    kind: `lpips` (needs torchvision's VGG16: from its cache or a download), `stlpips` (weights come with the package), the path of a VGG16 weights file (the first
+    kind: `lpips` (needs torchvision's VGG16: from its cache or a download), `stlpips` (weights come with the package), the path of a VGG16 weights file
+    (the first
     `blocks` of its five blocks are compared), or `none` (returns None). There is no fallback from one to another.
     """
     if kind == "none":
@@ -30,7 +31,8 @@ def perceptual_distance(kind: str, blocks: int = 3) -> nn.Module | None:
         network = VGGDistance(kind, blocks)
     else:
         raise UserError(
-            f"loss.params.perceptual: '{kind}' is none of lpips, stlpips, none or the path of a .safetensors file{did_you_mean(kind, ['lpips', 'stlpips', 'none'])}"
+            f"loss.params.perceptual: '{kind}' is none of lpips, stlpips, none or the path of a .safetensors file"
+            + did_you_mean(kind, ["lpips", "stlpips", "none"])
         )
     return network.eval().requires_grad_(False)
 
@@ -38,7 +40,8 @@ def perceptual_distance(kind: str, blocks: int = 3) -> nn.Module | None:
 class VGGDistance(nn.Module):
     """Squared distance of channel-normalised VGG16 features, mean over positions, summed over the last layer of each of the first `blocks` blocks.
 
-    The file holds `block{1..5}_conv{1..3}.{weight,bias}` for pictures in BGR with the ImageNet mean taken off (the Oxford layout). Without LPIPS's learned heads: not LPIPS.
+    The file holds `block{1..5}_conv{1..3}.{weight,bias}` for pictures in BGR with the ImageNet mean taken off (the Oxford layout). Without LPIPS's
+    learned heads: not LPIPS.
     """
 
     def __init__(self, path: str | Path, blocks: int = 3):

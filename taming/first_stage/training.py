@@ -11,7 +11,8 @@ from taming.training import Training, adam
 
 
 class FirstStageTraining(Training):
-    """share_forward (trainer key): the discriminator sees the reconstruction from before the generator's step instead of a new one: see docs/measurements.md."""
+    """share_forward (trainer key): the discriminator sees the reconstruction from before the generator's step instead of a new one: see
+    docs/measurements.md."""
 
     stage = "first"
 

@@ -1,4 +1,5 @@
-"""VQ-GAN's autoencoder (Esser et al. 2021, arXiv 2012.09841, section 3.1): a convolutional encoder and decoder around a codebook; and the same on label maps."""
+"""VQ-GAN's autoencoder (Esser et al. 2021, arXiv 2012.09841, section 3.1): a convolutional encoder and decoder around a codebook; and the same on label
+maps."""
 
 from collections.abc import Sequence
 
@@ -15,7 +16,8 @@ from taming.images import colour_labels
 class VQGAN(FirstStage):
     """Images (B, in_channels, H, W) in [-1, 1] <-> one grid of codes (B, H / f, W / f), f = 2^(len(multipliers) - 1).
 
-    channels, multipliers: width of each scale, fine to coarse. blocks: residual blocks per scale (the decoder has one more). attention: indices of scales with attention; the
+    channels, multipliers: width of each scale, fine to coarse. blocks: residual blocks per scale (the decoder has one more). attention: indices of
+    scales with attention; the
     middle always has it. latent_channels: width on either side of the quantizer's 1x1 convolutions. key: the entry of a batch that is read.
     """
 
@@ -63,7 +65,8 @@ class VQGAN(FirstStage):
     def grids(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
         if height % self.stride or width % self.stride:
             raise UserError(
-                f"size {height}x{width} is not divisible by the downsampling factor {self.stride}; take {height // self.stride * self.stride}x{width // self.stride * self.stride}"
+                f"size {height}x{width} is not divisible by the downsampling factor {self.stride}; "
+                f"take {height // self.stride * self.stride}x{width // self.stride * self.stride}"
             )
         return ((height // self.stride, width // self.stride),)
 

@@ -37,7 +37,8 @@ class CachedCodes(Dataset):
 
 
 def cached_codes(model: SecondStage, source: Dataset, views: int | None, folder: str | Path) -> CachedCodes:
-    """The codes of views 0 to views - 1 of each picture, or of the fixed view for None; read from `folder` where they were computed for the same weights, files and views."""
+    """The codes of views 0 to views - 1 of each picture, or of the fixed view for None; read from `folder` where they were computed for the same
+    weights, files and views."""
     path = Path(folder) / f"codes-{fingerprint(model, source, views)}.pt"
     if not path.is_file():
         content = compute(model, source, views)

@@ -1,4 +1,5 @@
-"""GPT over codebook indices: a decoder-only Transformer with a key/value cache (Radford et al. 2019; as the prior of VQ-GAN: Esser et al. 2021, section 3.2)."""
+"""GPT over codebook indices: a decoder-only Transformer with a key/value cache (Radford et al. 2019; as the prior of VQ-GAN: Esser et al. 2021, section
+3.2)."""
 
 import math
 
@@ -45,11 +46,13 @@ class Block(nn.Module):
 class GPT(Prior):
     """Reads the condition's tokens, then the codes in raster order.
 
-    grid: height and width of the code grid trained on. parts: one mapping per part of the condition, {vocabulary: V, grid: [h, w]} for a raster aligned with the codes (a mask),
+    grid: height and width of the code grid trained on. parts: one mapping per part of the condition, {vocabulary: V, grid: [h, w]} for a raster aligned
+    with the codes (a mask),
     else {vocabulary: V, length: M}. Condition and codes have tables of their own; each part has one id more, V, that says nothing (guidance).
     dropout: of embeddings and of the residual branches.
 
-    Positions are learned, one vector per place. Rasters start from one two-dimensional sine code, so that a code and the mask token that lies over it begin with like positions: from zeros,
+    Positions are learned, one vector per place. Rasters start from one two-dimensional sine code, so that a code and the mask token that lies over it
+    begin with like positions: from zeros,
     short trainings learn to ignore the mask.
     """
 
@@ -93,7 +96,8 @@ class GPT(Prior):
         said = [(part.vocabulary, part.tokens.shape[1]) for part in condition]
         if said != list(zip(self.vocabularies, self.lengths)):
             raise UserError(
-                f"the condition has (vocabulary, length) {said}, but this prior knows {list(zip(self.vocabularies, self.lengths))}; was it trained with another conditioner?"
+                f"the condition has (vocabulary, length) {said}, but this prior knows {list(zip(self.vocabularies, self.lengths))}; "
+                "was it trained with another conditioner?"
             )
         tokens = torch.cat([part.tokens + offset for part, offset in zip(condition, self.offsets)], dim=1)
         return self.cond_emb(tokens) + self.pos_emb[:, : tokens.shape[1]]

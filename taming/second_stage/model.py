@@ -16,7 +16,8 @@ class SecondStage(nn.Module):
         super().__init__()
         if prior.num_codes != first_stage.num_codes[0]:
             raise UserError(
-                f"model.params.prior: num_codes is {prior.num_codes}, but the first stage has {first_stage.num_codes[0]} codes; make them equal, or take the first stage "
+                f"model.params.prior: num_codes is {prior.num_codes}, but the first stage has {first_stage.num_codes[0]} codes; "
+                "make them equal, or take the first stage "
                 "that the prior was trained on"
             )
         self.first_stage = first_stage.requires_grad_(False)
@@ -52,9 +53,11 @@ class SecondStage(nn.Module):
         seed: int = 0,
         first: int = 0,
     ) -> Tensor:
-        """Pictures (B, C, H, W) in [-1, 1] for what the batch says (see the conditioner): {"segmentation": int64 (B, H, W)}, {"class": int64 (B,)}, {"count": B}, ...
+        """Pictures (B, C, H, W) in [-1, 1] for what the batch says (see the conditioner): {"segmentation": int64 (B, H, W)}, {"class": int64 (B,)},
+        {"count": B}, ...
 
-        size: (H, W), by default what the prior was trained on. known: an image (B, C, H, W) and a bool mask (B, H, W); codes whose whole patch is marked are kept.
+        size: (H, W), by default what the prior was trained on. known: an image (B, C, H, W) and a bool mask (B, H, W); codes whose whole patch is
+        marked are kept.
         Picture i draws from (seed, first + i).
         """
         stride = self.first_stage.stride
