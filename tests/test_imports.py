@@ -13,6 +13,7 @@ FLOORS = {  # the longest prefix that matches decides
     "taming.config": 0,
     "taming.images": 0,
     "taming.first_stage.interface": 1,
+    "taming.first_stage.normalization": 1,
     "taming.first_stage.resnet": 1,
     "taming.first_stage.discriminator": 1,
     "taming.first_stage.perceptual": 1,

@@ -5,25 +5,21 @@ and run from the
 highest down.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-
-def group_norm(channels: int) -> nn.GroupNorm:
-    """32 groups, as published, or the most that divide a narrow layer."""
-    return nn.GroupNorm(math.gcd(32, channels), channels, eps=1e-6)
+from taming.first_stage.normalization import GroupNorm
 
 
 class ResidualBlock(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, dropout: float = 0.0):
         super().__init__()
-        self.norm1 = group_norm(channels_in)
+        self.norm1 = GroupNorm(channels_in)
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
-        self.norm2 = group_norm(channels_out)
+        self.norm2 = GroupNorm(channels_out)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
         if channels_in != channels_out:
@@ -40,7 +36,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.norm = group_norm(channels)
+        self.norm = GroupNorm(channels)
         self.q, self.k, self.v, self.proj_out = (nn.Conv2d(channels, channels, 1) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -113,7 +109,7 @@ class Encoder(nn.Module):
                 level.downsample = Downsample(width)
             self.down.append(level)
         self.mid = Middle(widths[-1], dropout)
-        self.norm_out = group_norm(widths[-1])
+        self.norm_out = GroupNorm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -142,7 +138,7 @@ class Decoder(nn.Module):
             if i > 0:
                 level.upsample = Upsample(width)
             self.up.append(level)
-        self.norm_out = group_norm(widths[0])
+        self.norm_out = GroupNorm(widths[0])
         self.conv_out = nn.Conv2d(widths[0], out_channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
