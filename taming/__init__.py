@@ -1,0 +1,17 @@
+"""VQ-GAN and its family, with a Transformer prior: tokenizers of images, priors over their codes, and pictures drawn from both.
+
+model = taming.load("landscapes")       # a shipped model, a run folder, a checkpoint: a FirstStage or a SecondStage, in eval mode
+codes = model.first_stage.encode(image)
+images = model.sample({"segmentation": labels}, seed=0)
+"""
+
+__all__ = ["load"]
+
+
+def __getattr__(name: str):
+    """`load` is fetched when it is first used, so that `import taming` and the command line's help stay quick."""
+    if name == "load":
+        from taming.checkpoint import load
+
+        return load
+    raise AttributeError(f"module 'taming' has no attribute '{name}'")

@@ -112,7 +112,8 @@ class Progress(pl.Callback):
                 f"measured: {seconds:.2f} s per batch, about {duration(left * seconds)} for the {left} batches left, peak memory {peak_memory():.1f} GB",
                 file=sys.stderr,
             )
-        shown = {k: f"{v:.3g}" for k, v in list(module.latest.items())[:6]}
+        terms = list(module.latest.items())
+        shown = {k: f"{v:.3g}" for k, v in terms[:5] + [t for t in terms[5:] if t[0] == "used"]}
         if module.validated:
             shown[f"val_{module.monitor}"] = f"{module.validated[module.monitor]:.3g}"
         self.bar.set_postfix(shown, refresh=False)
@@ -130,8 +131,7 @@ class Skipped(pl.Callback):
     """Names unreadable training pictures as they turn up; too many stop the run."""
 
     def on_train_batch_start(self, trainer, module, batch: dict, _: int) -> None:
-        for message in trainer.datamodule.note_broken(batch.get("skipped", [])):
-            print(f"skipped: {message}", file=sys.stderr)
+        trainer.datamodule.broken.note(batch.get("skipped", []))
 
 
 class Pictures(pl.Callback):
@@ -173,6 +173,11 @@ class CSVLog(Logger):
     def __init__(self, path: Path, keep_to: int | None = None):
         super().__init__()
         self.path = path
+        self._begin(keep_to)
+
+    @rank_zero_only
+    def _begin(self, keep_to: int | None) -> None:
+        path = self.path
         rows = read_metrics(path) if keep_to is not None and path.is_file() else []
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.tmp")

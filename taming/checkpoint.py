@@ -57,7 +57,7 @@ def read(path: str | Path) -> Content:
         raise UserError(f"'{path}' was not written by taming (it has no entry 'taming'); published CompVis checkpoints can't be read yet")
     state = raw["state_dict"]
     weights = {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
-    weights.update({k.removeprefix("averaged.").replace("__", "."): v for k, v in ours.get("averaged", {}).items()})
+    weights.update({k.removeprefix("averaged."): v for k, v in ours.get("averaged", {}).items()})
     return Content(ours["stage"], ours["config"], weights, ours["batches"], ours.get("figures", {}))
 
 

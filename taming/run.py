@@ -9,10 +9,11 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
+from pytorch_lightning.utilities import rank_zero_only
 
 from taming import callbacks, checkpoint, config
 from taming.config import Experiment
-from taming.data.module import DataModule
+from taming.data.module import DataModule, SkippingBroken
 from taming.errors import UserError
 from taming.first_stage.interface import FirstStage
 from taming.first_stage.training import FirstStageTraining
@@ -55,7 +56,7 @@ def fit(experiment: Experiment, module: Training, data: DataModule, folder: Path
     trainer = pl.Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
-        strategy=settings.strategy,
+        strategy=strategy_of(experiment, module),
         precision=settings.precision,
         max_steps=settings.max_steps - module.batches,  # the loop counts from where it starts; all else counts module.batches
         max_epochs=-1,
@@ -88,6 +89,13 @@ def fit(experiment: Experiment, module: Training, data: DataModule, folder: Path
             ) from None
 
 
+def strategy_of(experiment: Experiment, module: Training) -> str:
+    """With several processes: DDP; a discriminator that is not used yet would make plain DDP wait for its gradients."""
+    if experiment.trainer.strategy != "auto" or experiment.trainer.devices == 1:
+        return experiment.trainer.strategy
+    return "ddp_find_unused_parameters_true" if module.stage == "first" else "ddp"
+
+
 def prepare(experiment: Experiment) -> tuple[Training, DataModule]:
     """The module that trains and the data it reads, checked against each other."""
     if not experiment.model:
@@ -118,7 +126,7 @@ def prepare(experiment: Experiment) -> tuple[Training, DataModule]:
 
 def check_sizes(model: FirstStage, dataset, grid: tuple[int, int] | None = None) -> None:
     """The first training picture fits the model: entry, size, and the prior's grid."""
-    item = dataset[(0, 0)]
+    item = SkippingBroken(dataset)[(0, 0)]
     if model.key not in item:
         raise UserError(f"the model reads '{model.key}', but the data set gives {', '.join(k for k in item if k != 'name')}")
     height, width = item[model.key].shape[-2:]
@@ -148,6 +156,7 @@ def make_writable(folder: Path) -> None:
         raise UserError(f"folder '{folder}' is not writable ({error.strerror}); choose another") from None
 
 
+@rank_zero_only
 def write_config(experiment: Experiment, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     OmegaConf.save(OmegaConf.create(asdict(experiment)), temporary)

@@ -93,6 +93,7 @@ class Training(pl.LightningModule):
         for number, batch in enumerate(loader):
             if self.experiment.trainer.validation_batches is not None and number >= self.experiment.trainer.validation_batches:
                 break
+            self.trainer.datamodule.broken.note(batch.get("skipped", []))
             if number % self.trainer.world_size == self.global_rank:
                 for key, value in self.validation_sums(self.to_device(batch)).items():
                     sums[key] = sums[key] + value if key in sums else value

@@ -1,5 +1,6 @@
 """Batches without end, each a function of (seed, batch number), so that an interrupted run goes on with the very pictures it would have seen."""
 
+import sys
 from collections.abc import Iterator
 
 import pytorch_lightning as pl
@@ -9,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from taming.data.transforms import CorruptImage
 from taming.errors import UserError
 
-MOST_BROKEN = 0.01  # of the training set; more stops the run
+MOST_BROKEN = 0.01  # of the pictures; more stop the run
 
 
 class EndlessBatches(Sampler):
@@ -46,15 +47,33 @@ class SkippingBroken(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict:
+    def __getitem__(self, key: int | tuple[int, int | None]) -> dict:
+        index, view = key if isinstance(key, tuple) else (key, None)
         skipped = []
         for step in range(len(self.dataset)):
             try:
-                item = self.dataset[((key[0] + step) % len(self.dataset), key[1])]
+                item = self.dataset[((index + step) % len(self.dataset), view)]
                 return {**item, "skipped": skipped}
             except CorruptImage as error:
                 skipped.append(str(error))
-        raise UserError(f"none of the {len(self.dataset)} training pictures can be read; first: {skipped[0]}")
+        raise UserError(f"none of the {len(self.dataset)} pictures can be read; first: {skipped[0]}")
+
+
+class BrokenPictures:
+    """Names the unreadable pictures of a set of `total`, each once, and stops when they are too many."""
+
+    def __init__(self, total: int):
+        self.total = total
+        self.named: set[str] = set()
+
+    def note(self, skipped: list[str]) -> None:
+        """Raises UserError with the list when more than 1 % can't be read."""
+        for message in skipped:
+            if message not in self.named:
+                print(f"skipped: {message}", file=sys.stderr)
+                self.named.add(message)
+        if len(self.named) > MOST_BROKEN * self.total:
+            raise UserError(f"{len(self.named)} of {self.total} pictures can't be read, more than 1 %: {'; '.join(sorted(self.named))}")
 
 
 def collate(items: list[dict]) -> dict:
@@ -73,7 +92,7 @@ class DataModule(pl.LightningDataModule):
         self.train, self.validation = train, validation
         self.batch_size, self.seed, self.workers, self.views = batch_size, seed, workers, views
         self.start = 0  # the micro-batch to begin with; set on resume
-        self.broken: set[str] = set()
+        self.broken = BrokenPictures(len(train) + (0 if validation is None else len(validation)))
 
     def train_dataloader(self) -> DataLoader:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -81,15 +100,7 @@ class DataModule(pl.LightningDataModule):
         return self._loader(SkippingBroken(self.train), batch_sampler=batches)
 
     def val_dataloader(self) -> DataLoader | list:
-        return self._loader(self.validation, batch_size=self.batch_size) if self.validation is not None else []
-
-    def note_broken(self, skipped: list[str]) -> list[str]:
-        """Remembers unreadable pictures and returns the new ones; too many of them are a UserError with the list."""
-        new = [s for s in dict.fromkeys(skipped) if s not in self.broken]
-        self.broken.update(new)
-        if len(self.broken) > MOST_BROKEN * len(self.train):
-            raise UserError(f"{len(self.broken)} of {len(self.train)} training pictures can't be read, more than 1 %: {'; '.join(sorted(self.broken))}")
-        return new
+        return self._loader(SkippingBroken(self.validation), batch_size=self.batch_size) if self.validation is not None else []
 
     def _loader(self, dataset: Dataset, **how) -> DataLoader:
         # A generator of its own: making an iterator otherwise draws from the global random state.

@@ -9,7 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
+from taming.data.module import BrokenPictures, SkippingBroken, collate
 from taming.second_stage.interface import Part
 from taming.second_stage.model import SecondStage
 
@@ -51,15 +53,13 @@ def cached_codes(model: SecondStage, source: Dataset, views: int | None, folder:
 
 @torch.no_grad()
 def compute(model: SecondStage, source: Dataset, views: int | None) -> dict:
-    from tqdm import tqdm
-
-    from taming.data.module import SkippingBroken, collate
-
+    broken = BrokenPictures(len(source))
     keys = [(i, v) for i in range(len(source)) for v in (range(views) if views else [None])]
     loader = DataLoader(SkippingBroken(source), batch_size=BATCH, sampler=keys, collate_fn=collate, generator=torch.Generator())
     device = next(model.parameters()).device
     codes, tokens = [], []
     for batch in tqdm(loader, desc="codes", unit="batch", disable=None, file=sys.stderr):
+        broken.note(batch["skipped"])
         batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
         codes.append([c.to(torch.int32).cpu() for c in model.first_stage.encode(batch[model.first_stage.key])])
         tokens.append([part.tokens.to(torch.int32).cpu() for part in model.conditioner(batch)])
@@ -68,8 +68,8 @@ def compute(model: SecondStage, source: Dataset, views: int | None) -> dict:
 
 def parts_of(model: SecondStage, source: Dataset) -> list[tuple[int, tuple[int, int] | None]]:
     """Vocabulary and grid of each part of the condition."""
-    item = source[0]
-    batch = {k: v[None] if isinstance(v, Tensor) else torch.tensor([v]) for k, v in item.items() if not isinstance(v, str)}
+    item = SkippingBroken(source)[0]
+    batch = {k: v[None] if isinstance(v, Tensor) else torch.tensor([v]) for k, v in item.items() if not isinstance(v, str | list)}
     return [(part.vocabulary, part.grid) for part in model.conditioner(batch)]
 
 

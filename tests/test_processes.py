@@ -1,0 +1,35 @@
+"""Two processes train what one does (gloo on the CPU)."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from taming.callbacks import read_metrics
+from tests.conftest import first_stage_plain, mask_stage_plain, write_yaml
+
+MAIN = Path(__file__).resolve().parents[1] / "main.py"
+
+
+def train(folder: Path, plain: dict, name: str, *overrides: str) -> dict:
+    write_yaml(plain, folder / "c.yaml")
+    subprocess.run([sys.executable, str(MAIN), "train", "-b", "c.yaml", "-n", name, *overrides], cwd=folder, check=True, timeout=200)
+    return {(b, n): v for b, n, v in read_metrics(folder / "runs" / name / "metrics.csv") if n.startswith("validation/")}
+
+
+@pytest.mark.slow
+def test_two_processes_with_half_the_batch_are_one_with_the_whole(tmp_path):
+    plain = mask_stage_plain(max_steps=6, validate_every=2)
+    one = train(tmp_path, plain, "one", "data.batch_size=4")
+    two = train(tmp_path, plain, "two", "data.batch_size=2", "trainer.devices=2")
+    assert one.keys() == two.keys()
+    assert all(abs(one[key] - two[key]) < 2e-3 * max(1, abs(one[key])) for key in one if "perplexity" not in key[1] and "used" not in key[1])
+
+
+@pytest.mark.slow
+def test_the_adversarial_stage_runs_and_resumes_on_two_processes(tmp_path):
+    train(tmp_path, first_stage_plain(max_steps=6), "two", "trainer.devices=2")
+    subprocess.run([sys.executable, str(MAIN), "train", "-r", "runs/two", "trainer.max_steps=8"], cwd=tmp_path, check=True, timeout=200)
+    batches = [b for b, n, _ in read_metrics(tmp_path / "runs" / "two" / "metrics.csv") if n == "train/total"]
+    assert batches == list(range(1, 9))
