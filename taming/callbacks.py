@@ -10,15 +10,17 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from taming import images
+from taming.data.module import SkippingBroken
 from taming.errors import UserError
 from taming.training import Training
 
 
-class Interrupted(Exception):
+class Interrupted(UserError):
     """A signal stopped the run after its state was saved; `code` is what the process exits with."""
 
     def __init__(self, number: int, checkpoint: Path):
@@ -40,7 +42,6 @@ class Checkpoints(pl.Callback):
         self.previous: dict = {}
 
     def on_train_start(self, trainer, module: Training) -> None:
-        self.started_at = module.batches
         names = ["SIGINT", "SIGTERM", "SIGUSR1"]  # the last does not exist on Windows
         for number in (getattr(signal, n) for n in names if hasattr(signal, n)):
             self.previous[number] = signal.signal(number, self._note)
@@ -53,6 +54,7 @@ class Checkpoints(pl.Callback):
     def on_train_batch_end(self, trainer, module: Training, *_) -> None:
         if module.micro:
             return  # only where an accumulation ends
+        self._agree(trainer)
         settings = module.experiment.trainer
         end = module.batches >= settings.max_steps
         if trainer.datamodule.validation is not None and (module.batches % settings.validate_every == 0 or end):
@@ -73,13 +75,23 @@ class Checkpoints(pl.Callback):
             temporary = path.with_name(f".{name}.tmp")
             torch.save(module.state(), temporary)
             os.replace(temporary, path)
-        module.last_checkpoint = str(path)
+        if name == "last.ckpt":
+            module.last_checkpoint = str(path)
         trainer.strategy.barrier()
 
     def _note(self, number: int, _frame) -> None:
-        if self.asked == number == signal.SIGINT:
-            raise KeyboardInterrupt  # a second Ctrl-C does not wait
-        self.asked = number
+        if self.asked == number == signal.SIGINT:  # a second Ctrl-C does not wait
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        if self.asked not in (signal.SIGINT, signal.SIGTERM):
+            self.asked = number
+
+    def _agree(self, trainer) -> None:
+        """A signal to one process is one to all, or they would wait for each other."""
+        if trainer.world_size > 1:
+            asked = torch.tensor(self.asked or 0, device=trainer.strategy.root_device)
+            dist.all_reduce(asked, op=dist.ReduceOp.MAX)
+            self.asked = int(asked) or None
 
 
 class Progress(pl.Callback):
@@ -151,7 +163,7 @@ class Pictures(pl.Callback):
         from torch.utils.data import default_collate
 
         dataset = getattr(trainer.datamodule.validation, "source", trainer.datamodule.validation)
-        chosen = [dataset[i] for i in spread(len(dataset), 6)]
+        chosen = [SkippingBroken(dataset)[i] for i in spread(len(dataset), 6)]
         batch = default_collate([{k: v for k, v in item.items() if not isinstance(v, str | list | tuple)} for item in chosen])
         modes = [(m, m.training) for m in module.modules()]
         module.eval()
@@ -225,7 +237,9 @@ def _wandb(experiment, folder: Path) -> Logger:
     from pytorch_lightning.loggers import WandbLogger
 
     offline = experiment.logger.wandb == "offline"
-    if not offline and not (os.environ.get("WANDB_API_KEY") or (Path.home() / ".netrc").is_file()):
+    netrc = Path.home() / ".netrc"
+    known = os.environ.get("WANDB_API_KEY") or (netrc.is_file() and "api.wandb.ai" in netrc.read_text())
+    if not offline and not known:
         print("logger.wandb: no W&B account is set up on this machine (`wandb login`); logging offline", file=sys.stderr)
         offline = True
     return WandbLogger(project=experiment.logger.project, name=folder.name, save_dir=str(folder), offline=offline)

@@ -1,6 +1,7 @@
 """Saving and loading: a file holds the weights and, in plain types, the configuration that rebuilds their model.
 
-Two containers, one content: `.ckpt` (what training writes: everything that an exact resume needs) and `.safetensors` (weights and config only, for passing on).
+Two containers, one content: `.ckpt` (what training writes: everything that an exact resume needs) and `.safetensors` (weights and config only, for passing
+on).
 """
 
 import json
@@ -27,6 +28,16 @@ class Content:
     weights: dict[str, Tensor]  # of the model; averaged weights where the run kept them
     batches: int  # seen in training
     figures: dict  # what validation said last
+
+
+def make_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"folder '{folder}' is not writable ({error.strerror}); choose another") from None
 
 
 def find(path: str | Path) -> Path:
@@ -107,7 +118,6 @@ def save_safetensors(path: str | Path, content: Content, dtype: torch.dtype | No
     tensors = {k: (v.to(dtype) if dtype and v.is_floating_point() else v).contiguous().clone() for k, v in content.weights.items()}
     about = {"stage": content.stage, "config": content.config, "batches": content.batches, "figures": content.figures}
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     save_file(tensors, temporary, metadata={"taming": json.dumps(about)})
     os.replace(temporary, path)

@@ -19,6 +19,9 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, arguments: list[str]) -> argparse.Namespace:
         found, unknown = self.parse_known_args(arguments)
+        if hasattr(found, "overrides"):  # argparse takes key=value only in one run; users put them between flags too
+            found.overrides += [word for word in unknown if "=" in word and not word.startswith("-")]
+            unknown = [word for word in unknown if word not in found.overrides]
         if unknown:
             flags = [flag for action in self._actions for flag in action.option_strings]
             raise UserError(f"unknown argument '{unknown[0]}'{did_you_mean(unknown[0].split('=')[0], flags)}; see: {self.prog} --help")
@@ -35,7 +38,8 @@ def main(arguments: list[str]) -> int:
     try:
         _dispatch(list(arguments))
     except UserError as error:
-        print(f"taming: {' '.join(str(error).split())}", file=sys.stderr)
+        told = str(error).split("UserError: ")[-1]  # from a data loader's worker it comes wrapped in a traceback
+        print(f"taming: {' '.join(told.split())}", file=sys.stderr)
         return error.code
     except KeyboardInterrupt:
         print("taming: interrupted before anything was there to save", file=sys.stderr)
@@ -85,6 +89,11 @@ def train(arguments: list[str]) -> None:
         raise UserError("-r and --from exclude each other: -r goes on with a run, --from starts one from weights")
     if given.resume:
         folder = _run_folder(given.resume)
+        for override in overrides:
+            if override.split("=")[0].split(".")[0] in ("model", "variables"):
+                raise UserError(
+                    f"{override}: a run that goes on keeps its model, and its variables are filled in already; start a new one with -b, or name the key itself"
+                )
         bases = [folder / "config.yaml", *bases]
     elif bases:
         folder = Path("runs") / (given.name or Path(bases[-1]).stem)
@@ -96,14 +105,8 @@ def train(arguments: list[str]) -> None:
     experiment = config.load(bases, overrides)
     _quiet()
     from taming import run
-    from taming.callbacks import Interrupted
 
-    try:
-        last = run.train(experiment, folder, bool(given.resume), given.start_from)
-    except Interrupted as stop:
-        print(f"taming: {stop}", file=sys.stderr)
-        sys.exit(stop.code)
-    print(last)
+    print(run.train(experiment, folder, bool(given.resume), given.start_from))
 
 
 def sample(arguments: list[str]) -> None:
@@ -176,6 +179,7 @@ def convert(arguments: list[str]) -> None:
 
     from taming import checkpoint
 
+    checkpoint.make_writable(Path(given.out).parent)
     checkpoint.save_safetensors(given.out, checkpoint.read(given.checkpoint), torch.float16 if given.half else None)
     print(given.out)
 
@@ -199,8 +203,10 @@ VERBS = {"train": train, "sample": sample, "reconstruct": reconstruct, "inspect"
 def _run_folder(name: str) -> Path:
     """runs/x, runs/x/checkpoints/last.ckpt or x -> the run's folder."""
     path = Path(name)
-    if path.is_file() and path.parent.name == "checkpoints":
+    if path.is_file() and path.name == "last.ckpt":
         path = path.parent.parent
+    elif path.is_file():
+        raise UserError(f"-r {name}: a run goes on from its last.ckpt; to start a new one from these weights, use --from")
     for folder in (path, Path("runs") / name):
         if (folder / "config.yaml").is_file() and (folder / "checkpoints" / "last.ckpt").is_file():
             return folder

@@ -4,17 +4,20 @@ import importlib
 import inspect
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from taming.errors import UserError, did_you_mean
 
 PACKAGES = ("taming", "torchvision")
+ACCELERATORS = ("cpu", "gpu", "cuda", "mps", "auto")
+PRECISIONS = ("32-true", "bf16-mixed")  # half precision would need a gradient scaler for both optimizers
 
 
 @dataclass
@@ -31,8 +34,9 @@ class Optimizer:
 
 @dataclass
 class Data:
-    """Data sets and how they are cut into batches. `views`: precompute the codes of so many fixed crops and flips per picture (second stage);
-    null encodes random crops on the fly."""
+    """Data sets and how they are cut into batches. `views`: precompute the codes of so many fixed crops and flips per picture (second stage); null encodes
+    random crops on the fly.
+    """
 
     train: dict[str, Any] = field(default_factory=dict)
     validation: dict[str, Any] = field(default_factory=dict)
@@ -101,10 +105,14 @@ def load(paths: Iterable[str | Path] | str | Path, overrides: Iterable[str] = ()
         if "=" not in override:
             raise UserError(f"'{override}' is neither a flag nor key=value; write for example optimizer.learning_rate=1e-3")
     try:
-        merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(list(overrides)))
+        given = OmegaConf.from_dotlist(list(overrides))
+        for name in given.get("variables") or {}:
+            if name not in (merged.get("variables") or {}):
+                raise UserError(f"variables.{name}: {_names(paths)} has no such variable{did_you_mean(name, merged.get('variables') or [])}")
+        merged = OmegaConf.merge(merged, given)
         plain = OmegaConf.to_container(merged, resolve=True)
-    except OmegaConfBaseException as error:
-        raise UserError(f"{_names(paths)}: {_first_line(error)}") from None
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise UserError(f"{_names(paths)}: {' '.join(str(error).split())[:300]}") from None
     return from_plain(plain, _names(paths))
 
 
@@ -117,11 +125,33 @@ def from_plain(plain: dict, source: str = "configuration") -> Experiment:
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", "") or ""
         raise UserError(f"{source}: {key}: {_first_line(error)}") from None
+    _check_ranges(experiment, source)
     for name in ("model", "loss", "data.train", "data.validation"):
         node = _at(plain, name)
         if node is not None and node != {}:
             check(node, f"{source}: {name}", experiment.allow)
     return experiment
+
+
+def _check_ranges(experiment: Experiment, source: str) -> None:
+    for key in ("max_steps", "validate_every", "checkpoint_every", "pictures_every", "log_every", "accumulate_grad_batches", "devices"):
+        if getattr(experiment.trainer, key) < 1:
+            raise UserError(f"{source}: trainer.{key}: {getattr(experiment.trainer, key)} should be at least 1")
+    for key, value in (
+        ("data.batch_size", experiment.data.batch_size),
+        ("data.views", experiment.data.views or 1),
+        ("trainer.threads", experiment.trainer.threads or 1),
+    ):
+        if value < 1:
+            raise UserError(f"{source}: {key}: {value} should be at least 1")
+    for key, choices in (("accelerator", ACCELERATORS), ("precision", PRECISIONS)):
+        value = getattr(experiment.trainer, key)
+        if value not in choices:
+            raise UserError(f"{source}: trainer.{key}: '{value}'{did_you_mean(value, choices)}")
+    if not 0 <= experiment.seed < 2**32:
+        raise UserError(f"{source}: seed: {experiment.seed} should be from 0 to 2^32 - 1")
+    if not 0 <= experiment.noise < 1 or not 0 <= experiment.condition_dropout < 1:
+        raise UserError(f"{source}: noise {experiment.noise} and condition_dropout {experiment.condition_dropout} are shares, from 0 to below 1")
 
 
 def to_plain(experiment: Experiment) -> dict:
@@ -216,7 +246,9 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
-    if origin in (list, tuple) or hint in (list, tuple):
+    if value is None:
+        return False
+    if origin in (list, tuple, Sequence) or hint in (list, tuple, Sequence):
         inner = [a for a in typing.get_args(hint) if a is not Ellipsis]
         return isinstance(value, list | tuple) and (not inner or all(_fits(v, inner[0]) for v in value))
     if isinstance(value, str | int | float | bool | list) and inspect.isclass(hint) and not issubclass(hint, str | Path):

@@ -8,6 +8,7 @@ import torch
 
 from taming import checkpoint, config, images
 from taming import run as runs
+from taming.callbacks import Interrupted
 from taming.config import Experiment
 from taming.data import DrawnLandscapes
 from taming.errors import UserError
@@ -61,12 +62,21 @@ def _train(name: str, file: str, out: Path, quick: bool) -> Experiment:
     experiment = config.load(CONFIGS / file, [f"variables.runs={out}", f"data.cache={out / 'cache'}", *(QUICK if quick else [])])
     folder = out / name
     finished = folder / "checkpoints" / "last.ckpt"
-    done = checkpoint.read(finished).batches if finished.is_file() else 0
+    done = 0
+    if finished.is_file():
+        before = checkpoint.read(finished)
+        done = before.batches
+        if before.config["variables"] != experiment.variables or before.config["trainer"] != config.to_plain(experiment)["trainer"]:
+            raise UserError(f"'{folder}' holds a demo with other settings; remove '{out}', or choose another folder with -o")
     if done >= experiment.trainer.max_steps:
         print(f"{name}: trained already, in {folder}", file=sys.stderr)
         return experiment
     print(f"{name}: training in {folder}", file=sys.stderr)
-    runs.train(experiment, folder, resume=done > 0)
+    try:
+        runs.train(experiment, folder, resume=done > 0)
+    except Interrupted as stop:
+        stop.args = (f"stopped; what is done is kept. Go on with: taming demo -o {out}",)
+        raise
     return experiment
 
 

@@ -12,7 +12,6 @@ from taming.data.folder import found
 from taming.data.transforms import View, mask_to_tensor, read_image, read_mask, to_tensor
 from taming.errors import UserError
 from taming.first_stage.interface import FirstStage, pad_to_multiple
-from taming.run import make_writable
 from taming.second_stage.model import SecondStage
 
 SHEET_ROWS = 24
@@ -34,7 +33,7 @@ def sample_folder(
     """Writes OUT/NAME-K.png for each condition and sample, and OUT/sheet.png with the conditions on the left; returns the sheet's path."""
     model = checkpoint.load(path, stage="second")
     out = Path(out)
-    make_writable(out)
+    checkpoint.make_writable(out)
     stride = model.first_stage.stride
     trained = (model.prior.grid[0] * stride, model.prior.grid[1] * stride)
     size = size or trained
@@ -69,11 +68,12 @@ def reconstruct_folder(path: str, folder: str | Path, out: str | Path) -> str:
     model = model.first_stage if isinstance(model, SecondStage) else model
     if not Path(folder).is_dir():
         raise UserError(f"picture folder '{folder}' does not exist")
-    make_writable(Path(out))
+    if Path(folder).resolve() in (Path(out).resolve(), *Path(out).resolve().parents):
+        raise UserError(f"-o {out} lies in the picture folder '{folder}', where results could overwrite pictures; choose another")
+    checkpoint.make_writable(Path(out))
     scores = []
-    for picture in found(Path(folder), folder):
-        target = Path(out) / picture.relative_to(folder).with_suffix(".png")
-        scores.append(_reconstruct(model, picture, target))
+    for name, picture in _named(found(Path(folder), folder), Path(folder)):
+        scores.append(_reconstruct(model, picture, Path(out) / f"{name}.png"))
     unit = "dB PSNR" if model.key != "segmentation" else "of the labels right"
     return f"{len(scores)} pictures in '{out}': {sum(scores) / len(scores):.4g} {unit} on average"
 
@@ -104,22 +104,29 @@ def _conditions(model: SecondStage, masks: str | None, pictures: str | None, cla
     view = View(size, flip=False, upscale=True)
     if masks:
         return [
-            (path.stem, {"segmentation": mask_to_tensor(_fitted(read_mask(path, model.conditioner.first_stage.labels), view, mask=True))[None]})
-            for path in _files(masks)
+            (name, {"segmentation": mask_to_tensor(_fitted(read_mask(path, model.conditioner.first_stage.labels), view, mask=True))[None]})
+            for name, path in _files(masks)
         ]
     if pictures:
-        return [(path.stem, {"image": to_tensor(_fitted(read_image(path), view, mask=False))[None]}) for path in _files(pictures)]
+        return [(name, {"image": to_tensor(_fitted(read_image(path), view, mask=False))[None]}) for name, path in _files(pictures)]
     if classes:
         return [(f"class{c}", {"class": torch.tensor([c])}) for c in classes]
     return [("sample", {"count": torch.ones(1)})]
 
 
-def _files(path: str) -> list[Path]:
+def _files(path: str) -> list[tuple[str, Path]]:
+    """A file, or every picture under a folder, with the name that its results get."""
     if Path(path).is_file():
-        return [Path(path)]
+        return [(Path(path).stem, Path(path))]
     if not Path(path).is_dir():
         raise UserError(f"folder '{path}' does not exist")
-    return found(Path(path), path)
+    return _named(found(Path(path), path), Path(path))
+
+
+def _named(paths: list[Path], folder: Path) -> list[tuple[str, Path]]:
+    """Paths in `folder` without their endings; where two would be one, with them."""
+    stems = [p.relative_to(folder).with_suffix("").as_posix() for p in paths]
+    return [(stem if stems.count(stem) == 1 else p.relative_to(folder).as_posix(), p) for stem, p in zip(stems, paths)]
 
 
 def _fitted(picture: Image.Image, view: View, mask: bool) -> Image.Image:

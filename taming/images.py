@@ -40,11 +40,6 @@ def to_uint8(images: Tensor) -> Tensor:
     return ((images.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
-def to_float(images: Tensor) -> Tensor:
-    """uint8 -> [-1, 1] float32."""
-    return images.float() / 127.5 - 1
-
-
 def to_pil(image: Tensor) -> Image.Image:
     """(3 or 1, H, W) in [-1, 1] -> a PIL picture."""
     array = to_uint8(image).permute(1, 2, 0).cpu().numpy()

@@ -3,7 +3,6 @@
 import os
 import sys
 import warnings
-from dataclasses import asdict
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -32,19 +31,22 @@ def train(experiment: Experiment, folder: str | Path, resume: bool = False, star
     check_hardware(experiment)
     if experiment.trainer.threads:
         torch.set_num_threads(experiment.trainer.threads)
-    make_writable(folder)
+    checkpoint.make_writable(folder)
     pl.seed_everything(experiment.seed, verbose=False)
-    module, data = prepare(experiment)
-    if start_from:
-        content = checkpoint.read(start_from)
-        checkpoint.load_weights(module.model, content.weights, start_from)
     keep_to = None
     if resume:
-        module.resume(checkpoint.read_raw(last))
+        state = checkpoint.read_raw(last)
+        experiment.model = state["taming"]["config"]["model"]  # a second stage carries its first one; the file that it came from may have changed since
+        weights = {k.removeprefix("model."): v for k, v in state["state_dict"].items() if k.startswith("model.")}
+        module, data = prepare(experiment, weights, last)
+        module.resume(state)
+        module.last_checkpoint = str(last)
         keep_to = module.batches
         data.start = module.batches * experiment.trainer.accumulate_grad_batches
         if module.batches >= experiment.trainer.max_steps:
             raise UserError(f"run '{folder}' has done its {module.batches} batches; for more, add for example trainer.max_steps={2 * module.batches}")
+    else:
+        module, data = prepare(experiment, checkpoint.read(start_from).weights if start_from else None, start_from)
     write_config(experiment, folder / "config.yaml")
     print(cost(module), file=sys.stderr)
     fit(experiment, module, data, folder, keep_to)
@@ -96,13 +98,15 @@ def strategy_of(experiment: Experiment, module: Training) -> str:
     return "ddp_find_unused_parameters_true" if module.stage == "first" else "ddp"
 
 
-def prepare(experiment: Experiment) -> tuple[Training, DataModule]:
-    """The module that trains and the data it reads, checked against each other."""
+def prepare(experiment: Experiment, weights: dict | None = None, source: str | Path | None = None) -> tuple[Training, DataModule]:
+    """The module that trains and the data it reads, checked against each other. `weights`: of the model, from `source`, instead of fresh ones."""
     if not experiment.model:
         raise UserError("model: missing; name one, for example {target: taming.first_stage.VQGAN, params: {...}}")
     if not experiment.data.train:
         raise UserError("data.train: missing; name a data set, for example {target: taming.data.ImageFolder, params: {root: my/pictures, size: 64}}")
     model = config.build(experiment.model, experiment.allow)
+    if weights:
+        checkpoint.load_weights(model, weights, source)
     sets = [
         config.build(node, experiment.allow, f"data.{name}") if node else None
         for name, node in (("train", experiment.data.train), ("validation", experiment.data.validation))
@@ -111,10 +115,16 @@ def prepare(experiment: Experiment) -> tuple[Training, DataModule]:
     if isinstance(model, FirstStage):
         if experiment.loss is None:
             raise UserError("loss: missing; a first stage needs one, for example {target: taming.first_stage.VQGANLoss}")
-        check_sizes(model, sets[0])
+        for key, value in (("noise", experiment.noise), ("condition_dropout", experiment.condition_dropout), ("data.views", experiment.data.views)):
+            if value:
+                raise UserError(f"{key}: {value}, but a first stage has no use for it; leave it out")
+        check_sets(model, sets)
         module = FirstStageTraining(experiment, model, config.build(experiment.loss, experiment.allow, "loss"))
     elif isinstance(model, SecondStage):
-        check_sizes(model.first_stage, sets[0], model.prior.grid)
+        if experiment.loss is not None:
+            raise UserError("loss: a prior is trained by cross-entropy, so this key is for first stages; leave it out")
+        check_sets(model.first_stage, sets, model.prior.grid)
+        check_condition(model, sets[0])
         module = SecondStageTraining(experiment, model, parts_of(model, sets[0]))
         views = experiment.data.views
         if views:
@@ -124,18 +134,37 @@ def prepare(experiment: Experiment) -> tuple[Training, DataModule]:
     return module, DataModule(*sets, experiment.data.batch_size, experiment.seed, experiment.data.workers, views)
 
 
-def check_sizes(model: FirstStage, dataset, grid: tuple[int, int] | None = None) -> None:
-    """The first training picture fits the model: entry, size, and the prior's grid."""
-    item = SkippingBroken(dataset)[(0, 0)]
-    if model.key not in item:
-        raise UserError(f"the model reads '{model.key}', but the data set gives {', '.join(k for k in item if k != 'name')}")
-    height, width = item[model.key].shape[-2:]
-    try:
-        found = model.grids(height, width)[-1]
-    except UserError as error:
-        raise UserError(f"data.train.params.size: {error}") from None
-    if grid and found != grid:
-        raise UserError(f"model.params.prior.params.grid: {list(grid)}, but pictures of {height}x{width} give {list(found)} codes; make them equal")
+def check_sets(model: FirstStage, sets: list, grid: tuple[int, int] | None = None) -> None:
+    """The first picture of each data set fits the model: entry, size, labels, and the prior's grid."""
+    for name, dataset in zip(("train", "validation"), sets):
+        if dataset is None:
+            continue
+        item = SkippingBroken(dataset)[0]
+        if model.key not in item:
+            raise UserError(f"the model reads '{model.key}', but data.{name} gives {', '.join(k for k in item if k not in ('name', 'skipped'))}")
+        height, width = item[model.key].shape[-2:]
+        try:
+            found = model.grids(height, width)[-1]
+        except UserError as error:
+            raise UserError(f"data.{name}.params.size: {error}") from None
+        if grid and found != grid:
+            raise UserError(f"model.params.prior.params.grid: {list(grid)}, but data.{name} of {height}x{width} gives {list(found)} codes; make them equal")
+        check_labels(model, dataset, name)
+
+
+def check_labels(model: FirstStage, dataset, name: str) -> None:
+    labels, classes = getattr(model, "labels", None), getattr(dataset, "classes", None)
+    if labels and classes and len(classes) > labels:
+        raise UserError(f"model.params.labels: {labels}, but data.{name} has {len(classes)} classes; set it to {len(classes)}")
+
+
+def check_condition(model: SecondStage, dataset) -> None:
+    """The conditioner gives what the prior was built to hear."""
+    if hasattr(model.conditioner, "first_stage"):
+        check_labels(model.conditioner.first_stage, dataset, "train")
+    item = SkippingBroken(dataset)[0]
+    batch = {k: v[None] if isinstance(v, torch.Tensor) else torch.tensor([v]) for k, v in item.items() if not isinstance(v, str | list)}
+    model.prior.decoder(model.conditioner(batch), model.prior.grid)
 
 
 def check_hardware(experiment: Experiment) -> None:
@@ -146,20 +175,10 @@ def check_hardware(experiment: Experiment) -> None:
         raise UserError(f"trainer.devices: {experiment.trainer.devices} GPUs are asked for, but there are {torch.cuda.device_count()}")
 
 
-def make_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".write{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"folder '{folder}' is not writable ({error.strerror}); choose another") from None
-
-
 @rank_zero_only
 def write_config(experiment: Experiment, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
-    OmegaConf.save(OmegaConf.create(asdict(experiment)), temporary)
+    OmegaConf.save(OmegaConf.create(config.to_plain(experiment)), temporary)
     os.replace(temporary, path)
 
 

@@ -2,9 +2,8 @@
 exactly.
 
 A batch is what one optimizer step sees; with accumulation it consists of several micro-batches. Everything random in a micro-batch is drawn from (seed,
-batch, micro-batch, process), so
-nothing about random states needs saving. Optimization is manual because the adversarial stage needs it, and Lightning then leaves clipping and
-accumulation to us.
+batch, micro-batch, process), so nothing about random states needs saving. Optimization is manual because the adversarial stage needs it, and Lightning then
+leaves clipping and accumulation to us.
 """
 
 import copy
@@ -73,10 +72,10 @@ class Training(pl.LightningModule):
 
     def step(self, optimizer, parameters, counts: bool) -> None:
         """Clip, step, clear. Only one optimizer of a batch `counts`: trainer.global_step counts every step of a wrapped optimizer, and max_steps means
-        batches."""
-        limit = self.experiment.trainer.gradient_clip_val
-        if limit:
-            nn.utils.clip_grad_norm_(parameters, limit)
+        batches.
+        """
+        norm = nn.utils.clip_grad_norm_(parameters, self.experiment.trainer.gradient_clip_val or math.inf)
+        self._refuse_nonfinite({"the gradient": norm})
         (optimizer if counts else optimizer.optimizer).step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -94,9 +93,10 @@ class Training(pl.LightningModule):
             if self.experiment.trainer.validation_batches is not None and number >= self.experiment.trainer.validation_batches:
                 break
             self.trainer.datamodule.broken.note(batch.get("skipped", []))
-            if number % self.trainer.world_size == self.global_rank:
+            mine = number % self.trainer.world_size == self.global_rank
+            if mine or number == 0:  # every process adds something, be it zero
                 for key, value in self.validation_sums(self.to_device(batch)).items():
-                    sums[key] = sums[key] + value if key in sums else value
+                    sums[key] = sums.get(key, 0) + value * mine
         for module, mode in modes:
             module.training = mode
         if self.trainer.world_size > 1:
@@ -139,7 +139,11 @@ class Training(pl.LightningModule):
         self.batches, self.best, self.validated = ours["batches"], ours["best"], ours["figures"]
         prefix = next((name for name, module in self.model.named_modules() if module is self.trained()), "")
         averaged = {k.removeprefix(f"averaged.{prefix + '.' if prefix else ''}"): v for k, v in ours["averaged"].items()}
-        self.load_state_dict({**state["state_dict"], **{f"averaged.{k}": v for k, v in averaged.items()}})
+        try:
+            self.load_state_dict({**state["state_dict"], **{f"averaged.{k}": v for k, v in averaged.items()}})
+        except RuntimeError as error:
+            told = " ".join(str(error).split())[:160]
+            raise UserError(f"the run had another model, loss or trainer.ema ({told}); go on with its own, or start one with --from") from None
         self._optimizer_states = state["optimizers"]
 
     def on_train_start(self) -> None:

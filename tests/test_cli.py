@@ -44,8 +44,9 @@ def refused(arguments, capsys, *words):
     """Exit code 2 and one line with these words."""
     capsys.readouterr()
     code = cli.main([str(a) for a in arguments])
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert code == 2 and error.startswith("taming: "), error
+    told = capsys.readouterr().err
+    error = told.strip().splitlines()[-1]
+    assert code == 2 and error.startswith("taming: ") and told.count("taming: ") == 1 and "Traceback" not in told, told
     for word in words:
         assert word in error, f"{word!r} not in {error!r}"
     return error
@@ -61,9 +62,24 @@ def test_sample_from_masks(here):
 def test_a_seed_repeats_whatever_the_batch_size(here):
     for size, out in (("1", "one"), ("5", "five")):
         assert cli.main(f"sample runs/prior --masks pairs/segmentations -n 2 --batch-size {size} --guidance 2 -o {out}".split()) == 0
+    assert len(list((here / "one").glob("p*.png"))) == 6
     for path in (here / "one").glob("p*.png"):
         one, five = (np.asarray(Image.open(p)).astype(int) for p in (path, here / "five" / path.name))
         assert np.abs(one - five).max() <= 1  # the same codes (tested exactly in test_sampling.py); decoding rounds by the batch's size
+
+
+def test_smaller_than_trained_and_not_square(here):
+    assert cli.main("sample runs/prior --masks pairs/segmentations --size 8x14 -o small".split()) == 0
+    assert Image.open(here / "small" / "p0-0.png").size == (14, 8)
+
+
+def test_results_of_like_names_do_not_overwrite_one_another(here, tmp_path):
+    paint_pairs(tmp_path / "a", 1)
+    (tmp_path / "a" / "images" / "sub").mkdir()
+    for name in ("p0.jpg", "sub/p0.png"):
+        Image.new("RGB", (16, 16), "red").save(tmp_path / "a" / "images" / name)
+    assert cli.main(["reconstruct", "runs/first", str(tmp_path / "a" / "images"), "-o", str(tmp_path / "out")]) == 0
+    assert sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.png")) == ["p0.jpg.png", "p0.png.png", "sub/p0.png"]
 
 
 def test_sample_without_condition(here):
@@ -134,6 +150,21 @@ def test_demo_writes_a_page_that_needs_no_network(tmp_path, monkeypatch, capsys)
         (["train", "-b", "first.yaml", "-t", "False"], ["taming sample"]),
         (["train", "-r", "runs/none"], ["runs/none"]),
         (["train", "-b", "first.yaml", "-n", "z", "data.train.params.size=17"], ["17", "factor 2", "16x16"]),
+        (["train", "-b", "first.yaml", "-n", "z", "a=[1", "-s", "3"], ["a=[1"]),
+        (["train", "-b", "first.yaml", "-n", "z", "variables.rooot=x"], ["variables.rooot"]),
+        (["train", "-b", "first.yaml", "-n", "z", "trainer.validate_every=0"], ["trainer.validate_every: 0"]),
+        (["train", "-b", "first.yaml", "-n", "z", "trainer.precision=16-mixed"], ["16-mixed", "bf16-mixed"]),
+        (["train", "-b", "first.yaml", "-n", "z", "model.params.multipliers=5"], ["multipliers: 5"]),
+        (["train", "-b", "first.yaml", "-n", "z", "model.params.attention=[16]"], ["attention [16]", "not resolutions"]),
+        (["train", "-b", "first.yaml", "-n", "z", "model.params.quantizer=null"], ["quantizer: None"]),
+        (["train", "-b", "first.yaml", "-n", "z", "data.train.params.size=[16]"], ["size [16]"]),
+        (["train", "-b", "first.yaml", "-n", "z", "data.validation.params.size=17"], ["data.validation.params.size", "17"]),
+        (["train", "-b", "first.yaml", "-n", "z", "noise=0.1"], ["noise", "first stage"]),
+        (["train", "-r", "runs/first", "model.params.channels=16"], ["model.params.channels=16", "keeps its model"]),
+        (["train", "-r", "runs/first/checkpoints/best.ckpt"], ["best.ckpt", "last.ckpt", "--from"]),
+        (["train", "-r", "runs/first", "trainer.max_steps=9", "trainer.ema=0.9"], ["trainer.ema"]),
+        (["reconstruct", "runs/first", "pairs/images", "-o", "pairs/images/out"], ["pairs/images/out", "overwrite"]),
+        (["convert", "runs/first", "first.yaml/x.safetensors"], ["not writable"]),
         (["sample", "runs/none"], ["runs/none", "does not exist"]),
         (["sample", "runs/first"], ["first-stage checkpoint", "second stage is needed"]),
         (["sample", "runs/prior"], ["--masks"]),
@@ -250,7 +281,7 @@ def test_a_broken_picture_is_named_when_codes_are_computed_too(here, tmp_path, c
     refused(["train", "-b", config, "-n", "stopping"], capsys, "2 of 110", "p8.png", "p9.png")
 
 
-def test_classes_go_the_whole_way(here):
+def test_classes_go_the_whole_way(here, capsys):
     plain = second_stage_plain(here / "runs/first", max_steps=2)
     plain["model"]["params"]["conditioner"] = {"target": "taming.second_stage.ClassLabel", "params": {"classes": 6}}
     plain["model"]["params"]["prior"]["params"]["parts"] = [{"vocabulary": 6, "length": 1}]
@@ -258,12 +289,12 @@ def test_classes_go_the_whole_way(here):
     assert cli.main(["train", "-b", "classes.yaml"]) == 0
     assert cli.main("sample runs/classes --classes 0,5 -n 2 -o by_class".split()) == 0
     assert sorted(p.name for p in (here / "by_class").glob("class*.png")) == ["class0-0.png", "class0-1.png", "class5-0.png", "class5-1.png"]
+    refused(["sample", "runs/classes", "--classes", "6"], capsys, "class 6", "0 to 5")
 
 
-def test_pictures_as_conditions_go_the_whole_way(here, capsys):
+def test_pictures_as_conditions_go_the_whole_way(here):
     plain = second_stage_plain(here / "runs/first", here / "runs/first", max_steps=2)
     plain["model"]["params"]["prior"]["params"]["parts"] = [{"vocabulary": 32, "grid": [8, 8]}]
     write_yaml(plain, here / "pictures.yaml")
     assert cli.main(["train", "-b", "pictures.yaml"]) == 0
     assert cli.main("sample runs/pictures --images pairs/images -o by_picture".split()) == 0
-    refused(["sample", "runs/classes", "--classes", "6"], capsys, "class 6", "0 to 5")

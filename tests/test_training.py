@@ -199,6 +199,42 @@ def test_a_loss_that_is_not_finite_stops_with_the_term_and_the_last_good_checkpo
     assert content(tmp_path / "run")["taming"]["batches"] == 4
 
 
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tmp_path, monkeypatch):
+    original = Training.step
+
+    def poisoned(self, optimizer, parameters, counts):
+        parameters = list(parameters)
+        if self.batches == 3:
+            parameters[0].grad.fill_(float("nan"))
+        original(self, optimizer, parameters, counts)
+
+    monkeypatch.setattr(Training, "step", poisoned)
+    with pytest.raises(UserError, match=r"the gradient became nan at batch 4.*last\.ckpt"):
+        run.train(experiment_of(first_stage_plain()), tmp_path / "run")
+    assert all(v.isfinite().all() for v in content(tmp_path / "run")["state_dict"].values())
+
+
+def test_a_prior_goes_on_with_its_own_first_stage_whatever_became_of_the_file(tmp_path):
+    run.train(experiment_of(first_stage_plain(max_steps=2)), tmp_path / "first")
+    plain = second_stage_plain(tmp_path / "first", max_steps=2)
+    run.train(experiment_of(plain), tmp_path / "prior")
+    before = checkpoint.load(tmp_path / "prior").first_stage.state_dict()
+    (tmp_path / "first" / "checkpoints" / "last.ckpt").write_text("gone")
+    plain["trainer"]["max_steps"] = 3
+    run.train(experiment_of(plain), tmp_path / "prior", resume=True)
+    after = checkpoint.load(tmp_path / "prior").first_stage.state_dict()
+    assert all(torch.equal(v, after[k]) for k, v in before.items())
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_sharing_the_forward_changes_what_the_discriminator_sees_and_nothing_before_it(tmp_path, share, trained):
+    run.train(experiment_of(first_stage_plain(share_forward=share, ema=0.9)), tmp_path / "run")
+    ours, theirs = content(tmp_path / "run")["rows"], content(trained[0] / "first")["rows"]
+    early = [row for row in ours if row[0] <= 3 and row[1].startswith("train/")]
+    assert early == [row for row in theirs if row[0] <= 3 and row[1].startswith("train/")]
+    assert (ours == theirs) == share
+
+
 def test_out_of_memory_names_the_key(tmp_path, monkeypatch):
     from taming.first_stage.training import FirstStageTraining
 
@@ -225,7 +261,9 @@ def test_the_cache_is_used_again_until_something_it_depends_on_changes(trained, 
 
 
 def test_loggers_need_no_account(tmp_path, monkeypatch):
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / ".netrc").write_text("machine github.com login x password y\n")
     monkeypatch.setenv("HOME", str(tmp_path))
     plain = {**first_stage_plain(max_steps=2, pictures_every=2), "logger": {"tensorboard": True, "wandb": "online"}}
     run.train(experiment_of(plain), tmp_path / "run")

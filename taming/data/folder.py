@@ -14,9 +14,8 @@ class ImageFolder(torch.utils.data.Dataset):
     """All pictures under `root`, or those of `list`; item (index, view) -> {"image": float (3, H, W) in [-1, 1], "name": str}.
 
     list: a text file, one picture per line: a path, or a name whose ending is looked for. It is searched for in `root`, then from the working folder.
-    split: [part, share] such as [validation, 0.05]: without a list, the share of the files (drawn by `seed` from their names) that is "validation";
-    "train" is the others.
-    size: int or [height, width]. scale, flip, upscale: see View.
+    split: [part, share] such as [validation, 0.05]: without a list, the share of the files (drawn by `seed` from their names) that is "validation"; "train"
+    is the others. size: int or [height, width]. scale, flip, upscale: see View.
     """
 
     def __init__(
@@ -34,7 +33,7 @@ class ImageFolder(torch.utils.data.Dataset):
         self.view = View(as_pair(size), scale, flip, upscale, seed)
         if not self.root.is_dir():
             raise UserError(f"data folder '{root}' does not exist; give the folder that holds the pictures")
-        self.paths = listed(self.picture_folder(), find_list(self.root, list)) if list else found(self.picture_folder(), root)
+        self.paths = listed((self.picture_folder(), self.root, Path()), find_list(self.root, list)) if list else found(self.picture_folder(), root)
         if split:
             self.paths = part_of(self.paths, split, seed)
 
@@ -74,26 +73,26 @@ def find_list(root: Path, name: str) -> Path:
     raise UserError(f"list '{name}' is neither in '{root}' nor in the working folder")
 
 
-def listed(folder: Path, file: Path) -> list[Path]:
+def listed(folders: Sequence[Path], file: Path) -> list[Path]:
     """The pictures that a text file names, in its order. Raises UserError for a line that names none."""
     paths = []
     for number, line in enumerate(file.read_text().splitlines(), start=1):
         if line.strip():
-            paths.append(locate(folder, line.strip(), f"{file}:{number}"))
+            paths.append(locate(folders, line.strip(), f"{file}:{number}"))
     if not paths:
         raise UserError(f"list '{file}' is empty")
     return paths
 
 
-def locate(folder: Path, name: str, place: str) -> Path:
-    """The picture `name` in `folder`, its ending guessed where it has none; or from the working folder."""
-    for base in (folder, Path()):
+def locate(folders: Sequence[Path], name: str, place: str) -> Path:
+    """The picture `name` in the first of `folders` that has it, its ending guessed where it has none."""
+    for base in folders:
         direct = base / name
         candidates = [direct] if direct.suffix.lower() in EXTENSIONS else [direct.with_name(direct.name + e) for e in EXTENSIONS]
         for candidate in candidates:
             if candidate.is_file():
                 return candidate
-    raise UserError(f"{place} names '{name}', but there is no such picture in '{folder}'; correct the list, or add the file")
+    raise UserError(f"{place} names '{name}', but there is no such picture in '{folders[0]}'; correct the list, or add the file")
 
 
 def part_of(paths: list[Path], split: Sequence, seed: int) -> list[Path]:

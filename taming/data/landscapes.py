@@ -1,8 +1,7 @@
 """Drawn landscapes with exact masks, scene classes and captions: data without a download, as many as asked for, each a function of (seed, index).
 
 A scene is painted from far to near: sky, sun and clouds, mountain ranges behind haze, then water, grass, sand or snow up to the viewer, with trees and
-rocks. Whatever is painted
-last owns the pixel, in the picture as in the mask.
+rocks. Whatever is painted last owns the pixel, in the picture as in the mask.
 """
 
 import math
@@ -26,6 +25,7 @@ LIGHTS = {
     "grey": ((140, 150, 160), (200, 205, 208), (0.82, 0.85, 0.88)),
 }
 KEPT_BYTES = 256e6
+_KEPT: dict[tuple, tuple] = {}
 GROUND = {"lake": "grass", "sea": "sand", "meadow": "grass", "forest": "grass", "desert": "sand", "winter": "snow"}
 
 
@@ -41,7 +41,6 @@ class DrawnLandscapes(torch.utils.data.Dataset):
         self.size, self.count, self.seed = as_pair(size), count, seed
         if min(self.size) < 16 or count < 1:
             raise UserError(f"size {self.size} should be at least 16 on each side, and count {count} at least 1")
-        self._drawn: dict[int, tuple] = {}
 
     def __repr__(self) -> str:
         return f"DrawnLandscapes({self.size}, {self.count}, {self.seed})"
@@ -63,12 +62,13 @@ class DrawnLandscapes(torch.utils.data.Dataset):
         return {"image": tensor, "segmentation": torch.from_numpy(mask).long(), "class": scene, "caption": caption, "name": self.name(index)}
 
     def _scene(self, index: int) -> tuple:
-        """Drawn once and kept, as far as the memory goes that a data set may take."""
-        if index in self._drawn:
-            return self._drawn[index]
-        scene = draw(self.seed, index, *self.size)
-        if (len(self._drawn) + 1) * math.prod(self.size) * 4 < KEPT_BYTES:
-            self._drawn[index] = scene
+        """Drawn once in a process and kept, as far as the memory goes that drawn scenes may take."""
+        key = (self.seed, index, *self.size)
+        if key in _KEPT:
+            return _KEPT[key]
+        scene = draw(*key)
+        if (len(_KEPT) + 1) * math.prod(self.size) * 4 < KEPT_BYTES:
+            _KEPT[key] = scene
         return scene
 
 

@@ -1,5 +1,6 @@
 """Batches without end, each a function of (seed, batch number), so that an interrupted run goes on with the very pictures it would have seen."""
 
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -110,5 +111,11 @@ class DataModule(pl.LightningDataModule):
             num_workers=self.workers,
             generator=torch.Generator().manual_seed(self.seed),
             persistent_workers=self.workers > 0,
+            worker_init_fn=_ignore_interrupt,
             **how,
         )
+
+
+def _ignore_interrupt(_: int) -> None:
+    """Ctrl-C goes to every process of a terminal; the main one saves, and needs its workers until then."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,5 +1,6 @@
 """Pictures with label maps: `root/images`, `root/segmentations` with matching names, `root/classes.txt`; optionally `root/scenes.txt` for a class per
-picture."""
+picture.
+"""
 
 from pathlib import Path
 
@@ -13,9 +14,8 @@ from taming.errors import UserError
 class SegmentedImages(ImageFolder):
     """Item (index, view) -> {"image": float (3, H, W) in [-1, 1], "segmentation": int64 (H, W), "name": str}; with scenes.txt also "class": int.
 
-    classes.txt: one class per line, the label's number first or implied by the line. scenes.txt: class names, of which the part of a file's name before
-    the first `_` is one.
-    images, segmentations: the folders' names. Crops and flips are the same for both; masks are resized by nearest neighbour only.
+    classes.txt: one class per line, the label's number first or implied by the line. scenes.txt: class names, of which the part of a file's name before the
+    first `_` is one. images, segmentations: the folders' names. Crops and flips are the same for both; masks are resized by nearest neighbour only.
     """
 
     def __init__(
@@ -48,7 +48,11 @@ class SegmentedImages(ImageFolder):
         return folder
 
     def mask_path(self, picture: Path) -> Path:
-        return self.masks_folder / picture.relative_to(self.picture_folder()).with_suffix(".png")
+        try:
+            inside = picture.resolve().relative_to(self.picture_folder().resolve())
+        except ValueError:
+            raise UserError(f"picture '{picture}' is not in '{self.picture_folder()}', so its mask can't be told; list pictures of that folder") from None
+        return self.masks_folder / inside.with_suffix(".png")
 
     def files(self, index: int):
         return [self.paths[index], self.mask_path(self.paths[index])]

@@ -28,7 +28,7 @@ def read_image(path: str | Path) -> Image.Image:
     except FileNotFoundError:
         raise UserError(f"picture '{path}' does not exist") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise CorruptImage(f"'{path}' is not a readable picture ({str(error).splitlines()[0]}); remove or replace it") from None
+        raise CorruptImage(f"'{path}' is not a readable picture ({_reason(error)}); remove or replace it") from None
     if upright.mode.startswith("I") or upright.mode == "F":
         values = np.asarray(upright).astype(np.float64)
         top = 65535.0 if upright.mode.startswith("I") else 255.0
@@ -40,16 +40,17 @@ def read_image(path: str | Path) -> Image.Image:
 
 
 def read_mask(path: str | Path, labels: int | None = None) -> Image.Image:
-    """A label map: an 8-bit (mode L) or palette PNG, whose values are labels, never colours. Raises UserError for colours and for labels beyond the
-    class list."""
+    """A label map: an 8-bit (mode L) or palette PNG, whose values are labels, never colours. Raises UserError for colours and for labels beyond the class
+    list.
+    """
     try:
         with Image.open(path) as file:
             file.load()
             mask = file.copy()
     except FileNotFoundError:
         raise UserError(f"mask '{path}' does not exist") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise CorruptImage(f"'{path}' is not a readable mask ({str(error).splitlines()[0]}); remove or replace it") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise CorruptImage(f"'{path}' is not a readable mask ({_reason(error)}); remove or replace it") from None
     if mask.mode not in ("L", "P", "1"):
         raise UserError(f"mask '{path}' has mode {mask.mode}; a mask is one channel of 8-bit labels (PNG of mode L or P)")
     mask = Image.fromarray(np.asarray(mask).astype(np.uint8))
@@ -58,6 +59,10 @@ def read_mask(path: str | Path, labels: int | None = None) -> Image.Image:
         if highest >= labels:
             raise UserError(f"mask '{path}' holds label {highest}, but the class list ends at {labels - 1}; add the class, or mend the mask")
     return mask
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -72,7 +77,10 @@ def mask_to_tensor(mask: Image.Image) -> Tensor:
 
 def as_pair(size: int | Sequence[int]) -> tuple[int, int]:
     """64 -> (64, 64); [64, 96] -> (64, 96): height, width."""
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    pair = (size, size) if isinstance(size, int) else tuple(int(s) for s in size)
+    if len(pair) != 2 or min(pair) < 1:
+        raise UserError(f"size {size} should be one positive number, or [height, width]")
+    return pair
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,10 @@ class View:
     upscale: bool = False
     seed: int = 0
 
+    def __post_init__(self):
+        if self.largest < 1:
+            raise UserError(f"scale {self.largest} should be at least 1: how much larger than the crop the resized picture may be")
+
     def box(self, width: int, height: int, index: int, view: int | None, name: str) -> tuple[tuple[float, float, float, float], bool]:
         """The part of a picture of this size that is seen (left, top, right, bottom), and whether it is flipped."""
         rows, columns = self.size
@@ -97,7 +109,7 @@ class View:
         zoom = 1.0 if view is None else draw.uniform(1.0, self.largest)
         cover = min(width / columns, height / rows)  # source pixels per output pixel at scale 1
         source = max(cover / zoom, min(1.0, cover))  # never enlarge the source, unless it must be
-        w, h = columns * source, rows * source
+        w, h = min(columns * source, width), min(rows * source, height)  # min: rounding may exceed by one last digit
         x, y = (0.5, 0.5) if view is None else (draw.random(), draw.random())
         left, top = (width - w) * x, (height - h) * y
         flipped = self.flip and view is not None and draw.random() < 0.5

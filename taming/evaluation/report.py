@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-import yaml
 from torch import Tensor
 
 from taming import images
@@ -93,10 +92,6 @@ def surroundings(seed: int, seconds: float) -> Section:
         ("machine", f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"),
     ]
     return Section("Seed and versions", rows=rows + [(name, version(name)) for name in PACKAGES])
-
-
-def settings_text(settings: dict) -> str:
-    return yaml.safe_dump(settings, sort_keys=False)
 
 
 def _section(section: Section) -> str:

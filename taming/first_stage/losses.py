@@ -1,4 +1,5 @@
-"""What a first stage is trained for: L1 + perceptual + adversarial with the adaptive weight (Esser et al. 2021, eq. 4 to 7), and the loss of a mask tokenizer.
+"""What a first stage is trained for: L1 + perceptual + adversarial with the adaptive weight (Esser et al. 2021, eq. 4 to 7), and the loss of a mask
+tokenizer.
 
 A loss object has two methods: `autoencoder` for the generator's step, `adversary` for the discriminator's. Steps are batches.
 """
@@ -19,10 +20,9 @@ class VQGANLoss(nn.Module):
     """|x - x'| + perceptual_weight P(x, x') + adversarial * lambda * G + quantizer loss.
 
     perceptual: lpips, stlpips, the path of a VGG16 weights file, or none. adversarial: weight of the generator's loss on top of the adaptive lambda.
-    adversarial_start: the first batch
-    with a discriminator, or below 1 a share of the run. adversarial_ramp: over so many batches from there on, the generator's part grows from 0 to its
-    weight, while the
-    discriminator learns in full: one that has seen nothing has nothing to say. form: hinge or vanilla.
+    adversarial_start: the first batch with a discriminator, or below 1 a share of the run. adversarial_ramp: over so many batches from there on, the
+    generator's part grows from 0 to its weight, while the discriminator learns in full: one that has seen nothing has nothing to say. form: hinge or
+    vanilla.
     """
 
     def __init__(
@@ -34,7 +34,6 @@ class VQGANLoss(nn.Module):
         adversarial_start: int | float = 0,
         adversarial_ramp: int = 0,
         form: str = "hinge",
-        in_channels: int = 3,
         width: int = 64,
         layers: int = 3,
     ):
@@ -45,7 +44,7 @@ class VQGANLoss(nn.Module):
         self.start, self.ramp, self.form = adversarial_start, adversarial_ramp, form
         # In a tuple, so that its weights stay out of the checkpoint and `.train()` leaves its dropout alone.
         self._perceptual = (perceptual_distance(perceptual, perceptual_blocks),)
-        self.discriminator = PatchDiscriminator(in_channels, width, layers) if adversarial else None
+        self.discriminator = PatchDiscriminator(3, width, layers) if adversarial else None
 
     def _apply(self, fn, recurse: bool = True):
         if self.perceptual is not None:
@@ -79,9 +78,8 @@ class VQGANLoss(nn.Module):
     def autoencoder(self, image: Tensor, reconstruction: Reconstruction, last_layer: nn.Parameter, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The generator's loss (), to call backward on once, and its terms.
 
-        The perceptual net and the discriminator are run backward to the reconstruction only, each once; both gradients at the last layer follow from
-        there by one
-        convolution, and their weighted sum is sent through the decoder in one pass. The gradient is that of the published total, which runs backward
+        The perceptual net and the discriminator are run backward to the reconstruction only, each once; both gradients at the last layer follow from there
+        by one convolution, and their weighted sum is sent through the decoder in one pass. The gradient is that of the published total, which runs backward
         through everything twice.
         """
         output = reconstruction.output
@@ -133,7 +131,8 @@ def _with_gradient(output: Tensor, gradient: Tensor, value: Tensor) -> Tensor:
 
 class MaskLoss(nn.Module):
     """For a mask tokenizer: cross-entropy over the labels of a pixel, or `bce`, the published binary cross-entropy of each label by itself; no
-    discriminator."""
+    discriminator.
+    """
 
     discriminator = None
 

@@ -33,8 +33,9 @@ class _ChannelsLast(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
-        """With g the gradient at y and s = 1 / std: dx = s w g + x c2 + c3, where c2 and c3 are constant in a group and take the parts of g out that
-        mean and std absorb."""
+        """With g the gradient at y and s = 1 / std: dx = s w g + x c2 + c3, where c2 and c3 are constant in a group and take the parts of g out that mean
+        and std absorb.
+        """
         x, weight, mean, s = ctx.saved_tensors
         b, c, h, w = x.shape
         groups = mean.shape[1]

@@ -1,5 +1,6 @@
 """How different two pictures look, by the features of a frozen network: LPIPS (Zhang et al. 2018, arXiv 1801.03924), its shift-tolerant variant ST-LPIPS
-(Ghildyal and Liu 2022, arXiv 2207.13686), or plain VGG16 features from a file, behind one call."""
+(Ghildyal and Liu 2022, arXiv 2207.13686), or plain VGG16 features from a file, behind one call.
+"""
 
 import warnings
 from pathlib import Path
@@ -18,8 +19,7 @@ def perceptual_distance(kind: str, blocks: int = 3) -> nn.Module | None:
     """A frozen module (x, y) -> (B,), zero for equal pictures; x, y (B, 3, H, W) in [-1, 1].
 
     kind: `lpips` (needs torchvision's VGG16: from its cache or a download), `stlpips` (weights come with the package), the path of a VGG16 weights file
-    (the first
-    `blocks` of its five blocks are compared), or `none` (returns None). There is no fallback from one to another.
+    (the first `blocks` of its five blocks are compared), or `none` (returns None). There is no fallback from one to another.
     """
     if kind == "none":
         return None
@@ -40,8 +40,8 @@ def perceptual_distance(kind: str, blocks: int = 3) -> nn.Module | None:
 class VGGDistance(nn.Module):
     """Squared distance of channel-normalised VGG16 features, mean over positions, summed over the last layer of each of the first `blocks` blocks.
 
-    The file holds `block{1..5}_conv{1..3}.{weight,bias}` for pictures in BGR with the ImageNet mean taken off (the Oxford layout). Without LPIPS's
-    learned heads: not LPIPS.
+    The file holds `block{1..5}_conv{1..3}.{weight,bias}` for pictures in BGR with the ImageNet mean taken off (the Oxford layout). Without LPIPS's learned
+    heads: not LPIPS.
     """
 
     def __init__(self, path: str | Path, blocks: int = 3):

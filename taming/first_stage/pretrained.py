@@ -12,7 +12,8 @@ from taming.first_stage.interface import FirstStage
 
 def pretrained(checkpoint: str, config: str | None = None) -> FirstStage:
     """The first stage in `checkpoint`. `config` names the file it is trained by: for the message where the checkpoint is missing, and to build the
-    model without weights on the meta device."""
+    model without weights on the meta device.
+    """
     if torch.get_default_device().type == "meta" and config:
         experiment = configs.load(config)
         return configs.build(experiment.model, experiment.allow)

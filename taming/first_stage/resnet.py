@@ -1,8 +1,7 @@
 """Encoder and decoder of VQ-GAN: residual blocks with group normalisation, attention at the coarsest scale (Esser et al. 2021, arXiv 2012.09841, table 7).
 
-Parameter names are those of the published state dicts: `down.{i}.block.{j}`, `mid.attn_1`, `up.{i}.upsample.conv`, ... There, `up` is indexed by level
-and run from the
-highest down.
+Parameter names are those of the published state dicts: `down.{i}.block.{j}`, `mid.attn_1`, `up.{i}.upsample.conv`, ... There, `up` is indexed by level and
+run from the highest down.
 """
 
 from collections.abc import Sequence

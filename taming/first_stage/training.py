@@ -12,7 +12,8 @@ from taming.training import Training, adam
 
 class FirstStageTraining(Training):
     """share_forward (trainer key): the discriminator sees the reconstruction from before the generator's step instead of a new one: see
-    docs/measurements.md."""
+    docs/measurements.md.
+    """
 
     stage = "first"
 
@@ -44,8 +45,7 @@ class FirstStageTraining(Training):
         if self.loss.adversary_weight(self.batches):
             output = reconstruction.output
             if not self.experiment.trainer.share_forward:
-                with torch.no_grad():
-                    output = self.model.decode(reconstruction.codes) if not last else self._again(image)
+                output = self._again(image)
             adversary, more = self.loss.adversary(image, output)
             self.manual_backward(adversary * share)
             if last:
@@ -55,6 +55,7 @@ class FirstStageTraining(Training):
         terms["used"] = sum(len(c.unique()) for c in reconstruction.codes) / sum(self.model.num_codes) * torch.ones(())
         return {"total": total.detach(), **terms}
 
+    @torch.no_grad()
     def _again(self, image: Tensor) -> Tensor:
         """The reconstruction by the updated generator, as published; the quantizer's counts of the batch stay as they are."""
         self.model.quantizer.eval()

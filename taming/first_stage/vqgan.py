@@ -1,5 +1,6 @@
 """VQ-GAN's autoencoder (Esser et al. 2021, arXiv 2012.09841, section 3.1): a convolutional encoder and decoder around a codebook; and the same on label
-maps."""
+maps.
+"""
 
 from collections.abc import Sequence
 
@@ -16,9 +17,9 @@ from taming.images import colour_labels
 class VQGAN(FirstStage):
     """Images (B, in_channels, H, W) in [-1, 1] <-> one grid of codes (B, H / f, W / f), f = 2^(len(multipliers) - 1).
 
-    channels, multipliers: width of each scale, fine to coarse. blocks: residual blocks per scale (the decoder has one more). attention: indices of
-    scales with attention; the
-    middle always has it. latent_channels: width on either side of the quantizer's 1x1 convolutions. key: the entry of a batch that is read.
+    channels, multipliers: width of each scale, fine to coarse. blocks: residual blocks per scale (the decoder has one more). attention: indices of scales
+    with attention; the middle always has it. latent_channels: width on either side of the quantizer's 1x1 convolutions. key: the entry of a batch that is
+    read.
     """
 
     def __init__(
@@ -34,6 +35,8 @@ class VQGAN(FirstStage):
         key: str = "image",
     ):
         super().__init__()
+        if any(level not in range(len(multipliers)) for level in attention):
+            raise ValueError(f"attention {list(attention)} should be indices of the {len(multipliers)} scales, 0 to {len(multipliers) - 1}, not resolutions")
         shape = (channels, tuple(multipliers), blocks, tuple(attention), latent_channels, dropout)
         self.encoder = Encoder(in_channels, *shape)
         self.decoder = Decoder(in_channels, *shape)

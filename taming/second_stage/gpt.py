@@ -1,5 +1,6 @@
 """GPT over codebook indices: a decoder-only Transformer with a key/value cache (Radford et al. 2019; as the prior of VQ-GAN: Esser et al. 2021, section
-3.2)."""
+3.2).
+"""
 
 import math
 
@@ -47,13 +48,11 @@ class GPT(Prior):
     """Reads the condition's tokens, then the codes in raster order.
 
     grid: height and width of the code grid trained on. parts: one mapping per part of the condition, {vocabulary: V, grid: [h, w]} for a raster aligned
-    with the codes (a mask),
-    else {vocabulary: V, length: M}. Condition and codes have tables of their own; each part has one id more, V, that says nothing (guidance).
-    dropout: of embeddings and of the residual branches.
+    with the codes (a mask), else {vocabulary: V, length: M}. Condition and codes have tables of their own; each part has one id more, V, that says nothing
+    (guidance). dropout: of embeddings and of the residual branches.
 
-    Positions are learned, one vector per place. Rasters start from one two-dimensional sine code, so that a code and the mask token that lies over it
-    begin with like positions: from zeros,
-    short trainings learn to ignore the mask.
+    Positions are learned, one vector per place. Rasters start from one two-dimensional sine code, so that a code and the mask token that lies over it begin
+    with like positions: from zeros, short trainings learn to ignore the mask.
     """
 
     def __init__(self, num_codes: int, grid: list[int], parts: list[dict], layers: int, heads: int, width: int, dropout: float = 0.0):
@@ -92,15 +91,15 @@ class GPT(Prior):
         return CachedDecoder(self, condition, grid)
 
     def embed_condition(self, condition: Condition) -> Tensor:
-        """(B, M, width), positions included."""
-        said = [(part.vocabulary, part.tokens.shape[1]) for part in condition]
-        if said != list(zip(self.vocabularies, self.lengths)):
-            raise UserError(
-                f"the condition has (vocabulary, length) {said}, but this prior knows {list(zip(self.vocabularies, self.lengths))}; "
-                "was it trained with another conditioner?"
-            )
+        """(B, M, width), positions included; a raster may be smaller than the trained one."""
+        said = [(part.vocabulary, part.grid or part.tokens.shape[1]) for part in condition]
+        known = list(zip(self.vocabularies, [grid or length for grid, length in zip(self.part_grids, self.lengths)]))
+        if len(said) != len(known) or not all(v == w and _within(a, b) for (v, a), (w, b) in zip(said, known)):
+            raise UserError(f"the condition has (vocabulary, length or grid) {said}, but this prior knows {known}; was it trained with another conditioner?")
         tokens = torch.cat([part.tokens + offset for part, offset in zip(condition, self.offsets)], dim=1)
-        return self.cond_emb(tokens) + self.pos_emb[:, : tokens.shape[1]]
+        rasters = self.pos_emb[:, : sum(self.lengths)].split(self.lengths, dim=1)
+        positions = [_corner(raster, trained, part.grid) if trained else raster for raster, trained, part in zip(rasters, self.part_grids, condition)]
+        return self.cond_emb(tokens) + torch.cat(positions, dim=1)
 
     def embed_codes(self, codes: Tensor) -> Tensor:
         """(B, h w, width), positions included; a smaller grid lies in the upper left corner of the trained one."""
@@ -109,8 +108,7 @@ class GPT(Prior):
     def code_positions(self, grid: tuple[int, int]) -> Tensor:
         if grid[0] > self.grid[0] or grid[1] > self.grid[1]:
             raise UserError(f"a grid of {grid[0]}x{grid[1]} codes is larger than the {self.grid[0]}x{self.grid[1]} that this prior was trained on")
-        raster = self.pos_emb[:, sum(self.lengths) :].unflatten(1, self.grid)
-        return raster[:, : grid[0], : grid[1]].flatten(1, 2)
+        return _corner(self.pos_emb[:, sum(self.lengths) :], self.grid, grid)
 
 
 class LayerCache:
@@ -164,6 +162,18 @@ def sine_code(grid: tuple[int, int], width: int, scale: float = 0.03) -> Tensor:
     row_code, column_code = (torch.cat([(x[:, None] * frequencies).sin(), (x[:, None] * frequencies).cos()], dim=1) for x in (rows, columns))
     code = torch.cat([row_code[:, None].expand(-1, grid[1], -1), column_code[None].expand(grid[0], -1, -1)], dim=2).flatten(0, 1)
     return scale * F.pad(code, (0, width - code.shape[1]))[:, :width]
+
+
+def _corner(raster: Tensor, trained: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """The upper left part of positions (1, h w, width)."""
+    return raster.unflatten(1, trained)[:, : grid[0], : grid[1]].flatten(1, 2)
+
+
+def _within(said, known) -> bool:
+    """Equal lengths, or a grid that is no larger."""
+    if isinstance(said, int) or isinstance(known, int):
+        return said == known
+    return said[0] <= known[0] and said[1] <= known[1]
 
 
 def _initialise(layer: nn.Module) -> None:

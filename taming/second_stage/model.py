@@ -56,9 +56,8 @@ class SecondStage(nn.Module):
         """Pictures (B, C, H, W) in [-1, 1] for what the batch says (see the conditioner): {"segmentation": int64 (B, H, W)}, {"class": int64 (B,)},
         {"count": B}, ...
 
-        size: (H, W), by default what the prior was trained on. known: an image (B, C, H, W) and a bool mask (B, H, W); codes whose whole patch is
-        marked are kept.
-        Picture i draws from (seed, first + i).
+        size: (H, W), by default what the prior was trained on. known: an image (B, C, H, W) and a bool mask (B, H, W); codes whose whole patch is marked
+        are kept. Picture i draws from (seed, first + i).
         """
         stride = self.first_stage.stride
         grid = self.first_stage.grids(*size)[0] if size else self.prior.grid
@@ -83,4 +82,4 @@ class SecondStage(nn.Module):
 
 def generators(seed: int, first: int, count: int) -> list[torch.Generator]:
     """One per picture, so that picture i is the same whatever batch it is drawn in."""
-    return [torch.Generator().manual_seed(seed * 1_000_003 + first + i) for i in range(count)]
+    return [torch.Generator().manual_seed((seed * 1_000_003 + first + i) % 2**63) for i in range(count)]

@@ -48,10 +48,9 @@ def sample(
 ) -> Tensor:
     """Codes (B, h, w) drawn from the prior in raster order.
 
-    temperature 0 is greedy. guidance: logits = null + guidance (conditioned - null) (Ho and Salimans 2022, arXiv 2207.12598); 1 does not compute the null pass.
-    known: codes (B, h, w) and a bool mask (B, h, w) of positions to keep; codes after the one being drawn are not seen. generators: one per picture, so
-    that a picture does not
-    depend on what it is batched with.
+    temperature 0 is greedy. guidance: logits = null + guidance (conditioned - null) (Ho and Salimans 2022, arXiv 2207.12598); 1 does not compute the null
+    pass. known: codes (B, h, w) and a bool mask (B, h, w) of positions to keep; codes after the one being drawn are not seen. generators: one per picture,
+    so that a picture does not depend on what it is batched with.
     """
     count = len(condition[0].tokens)
     device = condition[0].tokens.device

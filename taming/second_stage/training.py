@@ -1,5 +1,6 @@
 """Training a prior: cross-entropy of the codes given the condition, with noise on the input codes."""
 
+import copy
 import math
 
 import torch
@@ -24,6 +25,8 @@ class SecondStageTraining(Training):
     def __init__(self, experiment: Experiment, model: SecondStage, parts: list):
         super().__init__(experiment, model)
         self.parts = parts
+        plain = super().config()
+        self._config = {**plain, "model": inlined(plain["model"])}  # once: the first stages' files may go
 
     def trained(self) -> nn.Module:
         return self.model.priors
@@ -53,7 +56,7 @@ class SecondStageTraining(Training):
 
     def validation_sums(self, batch: dict) -> dict[str, Tensor]:
         codes, condition = self.inputs(batch)
-        prior = self.model.prior if self.averaged is None else self.averaged[0]
+        prior = self.evaluated().prior
         return {
             "nll": -prior.log_prob(codes, condition).double().sum(),
             "count": torch.tensor(float(codes.numel()), dtype=torch.float64, device=codes.device),
@@ -67,17 +70,24 @@ class SecondStageTraining(Training):
         return {"nll": nll, "bits": nll / math.log(2), "unigram": unigram, "unigram_bits": unigram / math.log(2)}
 
     def config(self) -> dict:
-        plain = super().config()
-        return {**plain, "model": inlined(plain["model"])}
+        return self._config
+
+    def evaluated(self) -> SecondStage:
+        if self.averaged is None:
+            return self.model
+        shown = copy.copy(self.model)
+        shown._modules = {**self.model._modules, "priors": self.averaged}
+        return shown
 
     def draw(self, batch: dict) -> Tensor:
         """Condition, reconstruction, and a sample."""
-        key = self.model.first_stage.key
-        condition = self.model.conditioner.picture(batch)
+        model = self.evaluated()
+        key = model.first_stage.key
+        condition = model.conditioner.picture(batch)
         columns = [] if condition is None else [condition]
         if key in batch:
-            columns.append(self.model.decode(self.model.first_stage.encode(batch[key])))
-        columns += [self.model.sample(batch, seed=seed) for seed in (0, 1)]
+            columns.append(model.decode(model.first_stage.encode(batch[key])))
+        columns += [model.sample(batch, seed=seed) for seed in (0, 1)]
         return grid(columns)
 
 

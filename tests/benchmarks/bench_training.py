@@ -2,13 +2,11 @@
 
     python tests/benchmarks/bench_training.py [--rounds 7] [--threads 2]
 
-Plain, first stage: the generator's forward once for each optimizer, the perceptual net too; two backward passes to the last layer for the adaptive
-weight and a third through everything;
-attention with its matrix, quantization with its distance matrix and one-hot product; Adam without fusion. Ours: this project's classes. Both: width 32,
-factors 1, 2, 4, two
-blocks, 1,024 codes, 64 px, batch 8, all five VGG16 blocks (random weights: the time is the same), PatchGAN 64 x 3, discriminator on.
-Plain, second stage: separate query, key and value, attention with its matrix, logits at every position, AdamW without fusion. Both: 12 layers, width
-256, 255 + 256 tokens, batch 2.
+Plain, first stage: the generator's forward once for each optimizer, the perceptual net too; two backward passes to the last layer for the adaptive weight
+and a third through everything; attention with its matrix, quantization with its distance matrix and one-hot product; Adam without fusion. Ours: this
+project's classes. Both: width 32, factors 1, 2, 4, two blocks, 1,024 codes, 64 px, batch 8, all five VGG16 blocks (random weights: the time is the same),
+PatchGAN 64 x 3, discriminator on. Plain, second stage: separate query, key and value, attention with its matrix, logits at every position, AdamW without
+fusion. Both: 12 layers, width 256, 255 + 256 tokens, batch 2.
 """
 
 import argparse

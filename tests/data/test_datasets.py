@@ -30,6 +30,9 @@ def test_lists_name_paths_or_stems(tmp_path):
     root = folder_of(tmp_path, ["a.png", "b.jpg", "c.png"])
     (tmp_path / "l.txt").write_text("b\n\na.png\n")
     assert [p.name for p in ImageFolder(root, 16, list="l.txt").paths] == ["b.jpg", "a.png"]
+    pairs = paint_pairs(tmp_path / "pairs", 2)
+    (pairs / "l.txt").write_text("images/p1.png\np0\n")
+    assert [p.name for p in SegmentedImages(str(pairs), 16, list="l.txt").paths] == ["p1.png", "p0.png"]
 
 
 def test_the_automatic_split_is_a_partition_and_stays(tmp_path):

@@ -103,8 +103,15 @@ def test_the_fixed_view_is_the_centre_of_the_whole_short_side():
     assert View((16, 16)).box(40, 30, 0, None, "x") == ((5.0, 0.0, 35.0, 30.0), False)
 
 
-def test_boxes_stay_inside_and_pixels_are_not_enlarged():
-    view = View((20, 24), 1.5)
-    for v in range(50):
-        (left, top, right, bottom), _ = view.box(30, 22, 0, v, "x")
-        assert left >= 0 and top >= 0 and right <= 30 + 1e-9 and bottom <= 22 + 1e-9 and bottom - top >= 20 - 1e-9
+def test_boxes_stay_inside_to_the_last_digit_and_pixels_are_not_enlarged():
+    for crop, width, height in ((20, 30, 22), (224, 225, 225), (150, 155, 400), (112, 116, 116), (100, 109, 109)):
+        view = View((crop, crop), 1.5)
+        for v in [None, *range(30)]:
+            box, _ = view.box(width, height, 0, v, "x")
+            view.image(Image.new("RGB", (width, height)), box, False)  # PIL refuses a box that reaches outside
+            assert box[3] - box[1] >= crop - 1e-9
+
+
+def test_a_scale_below_one_is_refused():
+    with pytest.raises(UserError, match="scale 0.5"):
+        View((16, 16), 0.5)

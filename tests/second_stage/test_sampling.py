@@ -66,8 +66,9 @@ def test_guidance_one_changes_nothing_and_inputs_stay_untouched():
     prior, told = small(), condition(2)
     before = [p.tokens.clone() for p in told]
     plain = sample(prior, told, (3, 4), generators=generators(2))
-    assert torch.equal(sample(prior, told, (3, 4), guidance=1.0, generators=generators(2)), plain)
-    sample(prior, told, (3, 4), guidance=3.0, generators=generators(2))
+    doubled = sample(prior, told, (3, 4), guidance=1.0 + 1e-6, generators=generators(2))  # not 1, so both passes are run
+    assert torch.equal(doubled, plain)
+    assert not torch.equal(sample(prior, told, (3, 4), guidance=5.0, generators=generators(2)), plain)
     assert all(torch.equal(p.tokens, b) for p, b in zip(told, before))
 
 

@@ -1,6 +1,7 @@
 """Vector quantization with a codebook learned by gradient (van den Oord et al. 2017, arXiv 1711.00937, eq. 3), and what keeps the codebook in use:
-low-dimensional
-l2-normalised codes (Yu et al. 2022, arXiv 2110.04627, section 3.2) and the restart of codes that are not seen (Dhariwal et al. 2020, arXiv 2005.00341)."""
+low-dimensional l2-normalised codes (Yu et al. 2022, arXiv 2110.04627, section 3.2) and the restart of codes that are not seen (Dhariwal et al. 2020, arXiv
+2005.00341).
+"""
 
 import torch
 import torch.distributed as dist
@@ -15,10 +16,9 @@ from taming.first_stage.quantizers.nearest import nearest
 class VectorQuantizer(Quantizer):
     """Each latent vector becomes the nearest of `num_codes` vectors of `dim` numbers.
 
-    loss = codebook_weight |sg[z] - e|^2 + commitment_weight |z - sg[e]|^2, means over all entries. The paper has (1, 0.25), the published VQ-GANs (0.25, 1).
-    normalize: latents and codes lie on the unit sphere. restart: in training, every so many batches, codes not chosen for that long are put on latents
-    of the batch
-    at hand; 0 never does.
+    loss = codebook_weight |sg[z] - e|^2 + commitment_weight |z - sg[e]|^2, means over all entries. The paper has (1, 0.25), the published VQ-GANs (0.25,
+    1). normalize: latents and codes lie on the unit sphere. restart: in training, every so many batches, codes not chosen for that long are put on latents
+    of the batch at hand; 0 never does.
     """
 
     def __init__(self, num_codes: int, dim: int, codebook_weight: float = 1.0, commitment_weight: float = 0.25, normalize: bool = False, restart: int = 0):
