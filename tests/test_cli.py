@@ -251,6 +251,12 @@ def test_mask_of_another_size_or_with_unknown_labels(pairs, tmp_path, capsys):
     refused(["train", "-b", pairs_config(pairs, tmp_path), "-n", "again"], capsys, "p2.png", "label 7", "ends at 2")
 
 
+def test_a_mistake_found_by_a_worker_process_is_one_line_too(pairs, tmp_path, capsys):
+    Image.fromarray(np.full((20, 24), 7, np.uint8)).save(pairs / "segmentations" / "p2.png")
+    error = refused(["train", "-b", pairs_config(pairs, tmp_path), "data.workers=1"], capsys, "p2.png", "label 7")
+    assert "worker" not in error
+
+
 def test_one_broken_picture_in_many_is_skipped_and_named_and_many_stop_the_run(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     root = paint_pairs(tmp_path / "many", 120, (16, 16))

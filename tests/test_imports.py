@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -49,8 +50,12 @@ def floor(name: str) -> int:
 
 
 def imported(path: Path) -> set[str]:
+    return imported_by(ast.parse(path.read_text()))
+
+
+def imported_by(tree: ast.AST) -> set[str]:
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -84,6 +89,16 @@ def test_stages_and_libraries_keep_to_their_rooms(path):
         assert own in ("taming.first_stage.perceptual", "taming.evaluation.features")
     if "pytorch_lightning" in roots:
         assert floor(own) >= 4
+
+
+def test_no_circles():
+    """Imports at the top of modules have an order (those inside functions wait until all are there)."""
+    names = {module_name(path) for path in MODULES}
+    graph = {}
+    for path in MODULES:
+        top = ast.Module([node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)], [])
+        graph[module_name(path)] = imported_by(top) & names
+    assert list(TopologicalSorter(graph).static_order())
 
 
 def test_help_needs_nothing_heavy():

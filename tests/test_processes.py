@@ -1,7 +1,8 @@
-"""Two processes train what one does (gloo on the CPU)."""
+"""Runs as processes of their own: two train what one does (gloo on the CPU), and a kill leaves a run that goes on exactly."""
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,18 @@ def test_the_adversarial_stage_runs_and_resumes_on_two_processes(tmp_path):
     subprocess.run([sys.executable, str(MAIN), "train", "-r", "runs/two", "trainer.max_steps=8"], cwd=tmp_path, check=True, timeout=200)
     batches = [b for b, n, _ in read_metrics(tmp_path / "runs" / "two" / "metrics.csv") if n == "train/total"]
     assert batches == list(range(1, 9))
+
+
+@pytest.mark.slow
+def test_kill_9_and_resume_give_the_metrics_of_a_run_that_was_left_alone(tmp_path):
+    plain = first_stage_plain(max_steps=60, checkpoint_every=10, validate_every=30, pictures_every=60)
+    train(tmp_path, plain, "whole")
+    process = subprocess.Popen([sys.executable, str(MAIN), "train", "-b", "c.yaml", "-n", "cut"], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    metrics = tmp_path / "runs" / "cut" / "metrics.csv"
+    while not (metrics.is_file() and any(batch >= 25 for batch, _, _ in read_metrics(metrics))):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    subprocess.run([sys.executable, str(MAIN), "train", "-r", "runs/cut"], cwd=tmp_path, check=True, timeout=200)
+    assert read_metrics(metrics) == read_metrics(tmp_path / "runs" / "whole" / "metrics.csv")
