@@ -36,6 +36,9 @@ def train(experiment: Experiment, folder: str | Path, resume: bool = False, star
     keep_to = None
     if resume:
         state = checkpoint.read_raw(last)
+        done = state["taming"]["batches"]
+        if done >= experiment.trainer.max_steps:
+            raise UserError(f"run '{folder}' has done its {done} batches; for more, add for example trainer.max_steps={2 * done}")
         experiment.model = state["taming"]["config"]["model"]  # a second stage carries its first one; the file that it came from may have changed since
         weights = {k.removeprefix("model."): v for k, v in state["state_dict"].items() if k.startswith("model.")}
         module, data = prepare(experiment, weights, last)
@@ -43,8 +46,6 @@ def train(experiment: Experiment, folder: str | Path, resume: bool = False, star
         module.last_checkpoint = str(last)
         keep_to = module.batches
         data.start = module.batches * experiment.trainer.accumulate_grad_batches
-        if module.batches >= experiment.trainer.max_steps:
-            raise UserError(f"run '{folder}' has done its {module.batches} batches; for more, add for example trainer.max_steps={2 * module.batches}")
     else:
         module, data = prepare(experiment, checkpoint.read(start_from).weights if start_from else None, start_from)
     write_config(experiment, folder / "config.yaml")
