@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -18,6 +19,19 @@ from taming import images
 from taming.data.module import SkippingBroken
 from taming.errors import UserError
 from taming.training import Training
+
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]  # Windows lacks the last
+
+
+@contextmanager
+def signals_restored():
+    """Whatever handlers are installed inside are gone afterwards; Lightning leaves one that swallows SIGTERM."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Interrupted(UserError):
@@ -39,17 +53,10 @@ class Checkpoints(pl.Callback):
     def __init__(self, folder: Path):
         self.folder = folder
         self.asked: int | None = None  # the signal that came
-        self.previous: dict = {}
 
     def on_train_start(self, trainer, module: Training) -> None:
-        names = ["SIGINT", "SIGTERM", "SIGUSR1"]  # the last does not exist on Windows
-        for number in (getattr(signal, n) for n in names if hasattr(signal, n)):
-            self.previous[number] = signal.signal(number, self._note)
-
-    def teardown(self, trainer, module, stage) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-        self.previous = {}
+        for number in SIGNALS:
+            signal.signal(number, self._note)
 
     def on_train_batch_end(self, trainer, module: Training, *_) -> None:
         if module.micro:

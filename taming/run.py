@@ -77,7 +77,7 @@ def fit(experiment: Experiment, module: Training, data: DataModule, folder: Path
         for extra in (getattr(module, "loss", None), module.averaged):
             if extra is not None:
                 extra.to(memory_format=torch.channels_last)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), callbacks.signals_restored():
         warnings.filterwarnings("ignore", module="pytorch_lightning")
         warnings.filterwarnings("ignore", message=".*(num_workers|does not have many workers|_pytree|LeafSpec).*")
         try:

@@ -108,6 +108,13 @@ def test_signals_save_and_say_how_to_resume(tmp_path, monkeypatch, capsys, numbe
     assert_same(content(tmp_path / "runs" / "cut"), content(tmp_path / "runs" / "whole"))
 
 
+def test_signals_mean_what_they_did_once_a_run_is_over(tmp_path):
+    """Lightning leaves a handler that swallows SIGTERM: the demo, between its trainings, could not be stopped."""
+    before = [signal.getsignal(number) for number in callbacks.SIGNALS]
+    run.train(experiment_of(mask_stage_plain(max_steps=1)), tmp_path / "run")
+    assert [signal.getsignal(number) for number in callbacks.SIGNALS] == before
+
+
 def test_sigusr1_saves_and_goes_on(tmp_path, monkeypatch):
     saved = []
     original = callbacks.Checkpoints.save

@@ -3,7 +3,7 @@
     python tests/benchmarks/bench_sharing.py ROOT [--seeds 3] [--steps 500]
 
 ROOT: a folder as SegmentedImages reads it, with train.txt and validation.txt (../shared/data/intel_landscapes). 32 px, f = 4, width 16, 256 codes, L1 loss,
-discriminator from batch 100 on with the published weight 0.8. Judged by PSNR and by ST-LPIPS, which nothing was trained on, on the validation pictures.
+discriminator from batch 100 on with weight 0.3. Judged by PSNR and by ST-LPIPS, which nothing was trained on, on the validation pictures.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def experiment(root: str, seed: int, steps: int, share: bool, threads: int) -> c
             },
             "loss": {
                 "target": "taming.first_stage.VQGANLoss",
-                "params": {"perceptual": "none", "adversarial": 0.8, "adversarial_start": 100, "width": 32, "layers": 2},
+                "params": {"perceptual": "none", "adversarial": 0.3, "adversarial_start": 100, "width": 32, "layers": 2},
             },
             "optimizer": {"learning_rate": 1e-3, "discriminator_learning_rate": 5e-4},
             "data": {"batch_size": 8, **sets},
