@@ -105,7 +105,12 @@ def load(paths: Iterable[str | Path] | str | Path, overrides: Iterable[str] = ()
         if "=" not in override:
             raise UserError(f"'{override}' is neither a flag nor key=value; write for example optimizer.learning_rate=1e-3")
     try:
-        given = OmegaConf.from_dotlist(list(overrides))
+        given = OmegaConf.create({})
+        for override in overrides:
+            try:
+                given = OmegaConf.merge(given, OmegaConf.from_dotlist([override]))
+            except YAMLError:
+                raise UserError(f"'{override}': the value is not valid YAML; quote it, or close its brackets") from None
         for name in given.get("variables") or {}:
             if name not in (merged.get("variables") or {}):
                 raise UserError(f"variables.{name}: {_names(paths)} has no such variable{did_you_mean(name, merged.get('variables') or [])}")
