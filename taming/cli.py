@@ -74,7 +74,8 @@ def train(arguments: list[str]) -> None:
     parser.add_argument("-s", "--seed", type=int)
     parser.add_argument("-t", "--train", nargs="?", const="True", default="True", help="accepted as CompVis users write it; False is refused")
     parser.add_argument("--gpus", metavar="0,1", help="run on these GPUs; the same as trainer.accelerator=gpu trainer.devices=...")
-    parser.add_argument("--from", dest="start_from", metavar="CKPT", help="take the model's weights from here, then train from batch 0")
+    parser.add_argument("--from", dest="start_from", metavar="CKPT", help="take weights from here (ours or published), then train from batch 0")
+    parser.add_argument("--fitting", action="store_true", help="with --from: take what has the right shape, and say what was left")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example optimizer.learning_rate=1e-3 data.batch_size=4")
     given = parser.parse(arguments)
     overrides = given.overrides + [b for b in given.base if "=" in b]
@@ -87,6 +88,8 @@ def train(arguments: list[str]) -> None:
         overrides += _gpus(given.gpus)
     if given.resume and given.start_from:
         raise UserError("-r and --from exclude each other: -r goes on with a run, --from starts one from weights")
+    if given.fitting and not given.start_from:
+        raise UserError("--fitting says how --from takes weights; give --from too")
     if given.resume:
         folder = _run_folder(given.resume)
         for override in overrides:
@@ -102,17 +105,36 @@ def train(arguments: list[str]) -> None:
 
     from taming import config
 
+    bases, overrides = _translated(bases, overrides)
     experiment = config.load(bases, overrides)
     _quiet()
     from taming import run
 
-    print(run.train(experiment, folder, bool(given.resume), given.start_from))
+    print(run.train(experiment, folder, bool(given.resume), given.start_from, given.fitting))
+
+
+def _translated(bases: list, overrides: list[str]) -> tuple[list, list[str]]:
+    """Configurations of the published code become one of ours; overrides of their model, data and lightning sections are theirs, all others ours."""
+    from taming import config, published
+
+    paths = [Path(base) for base in bases]
+    if not all(path.is_file() for path in paths):
+        return bases, overrides  # config.load says which is missing
+    tree = config.plain_yaml(paths)
+    if not published.is_theirs(tree):
+        return bases, overrides
+    theirs = [o for o in overrides if o.startswith(("model.", "lightning.", "data.params."))]
+    translation = published.translate(config.plain_yaml([tree], theirs))
+    for note in translation.notes:
+        print(f"published configuration: {note}", file=sys.stderr)
+    return [translation.config], [o for o in overrides if o not in theirs]
 
 
 def sample(arguments: list[str]) -> None:
     """Draw pictures from a second stage: from masks, other pictures, classes, or nothing."""
     parser = Parser(prog="taming sample", description=sample.__doc__)
     parser.add_argument("checkpoint", metavar="CKPT", help="a checkpoint, a run folder, or the name of a shipped model (landscapes)")
+    parser.add_argument("--config", metavar="YAML", help="what came with a published checkpoint; default: what lies beside it")
     told = parser.add_mutually_exclusive_group()
     told.add_argument("--masks", metavar="DIR", help="folder of label maps (8-bit PNG), or one of them")
     told.add_argument("--images", metavar="DIR", help="folder of pictures, for a prior conditioned on pictures")
@@ -136,7 +158,16 @@ def sample(arguments: list[str]) -> None:
     settings = {"temperature": given.temperature, "top_k": given.top_k, "top_p": given.top_p, "guidance": given.guidance, "seed": given.seed}
     classes = _numbers(given.classes) if given.classes else None
     written = drawing.sample_folder(
-        given.checkpoint, given.out, masks=given.masks, pictures=given.images, classes=classes, size=size, n=given.n, batch_size=given.batch_size, **settings
+        given.checkpoint,
+        given.out,
+        yaml=given.config,
+        masks=given.masks,
+        pictures=given.images,
+        classes=classes,
+        size=size,
+        n=given.n,
+        batch_size=given.batch_size,
+        **settings,
     )
     print(written)
 
@@ -145,43 +176,70 @@ def reconstruct(arguments: list[str]) -> None:
     """Encode and decode every picture of a folder, at any size, and say how near it came."""
     parser = Parser(prog="taming reconstruct", description=reconstruct.__doc__)
     parser.add_argument("checkpoint", metavar="CKPT")
+    parser.add_argument("--config", metavar="YAML", help="what came with a published checkpoint; default: what lies beside it")
     parser.add_argument("folder", metavar="DIR", help="pictures; for a mask tokenizer label maps")
     parser.add_argument("-o", "--out", default="reconstructions", metavar="OUT")
     given = parser.parse(arguments)
 
     from taming import drawing
 
-    print(drawing.reconstruct_folder(given.checkpoint, given.folder, given.out))
+    print(drawing.reconstruct_folder(given.checkpoint, given.folder, given.out, given.config))
 
 
 def inspect(arguments: list[str]) -> None:
     """Say what a checkpoint is, without building its model."""
     parser = Parser(prog="taming inspect", description=inspect.__doc__)
     parser.add_argument("checkpoint", metavar="FILE")
+    parser.add_argument("--config", metavar="YAML", help="what came with a published checkpoint; default: what lies beside it")
     given = parser.parse(arguments)
 
     from taming import checkpoint
 
-    print(checkpoint.describe(given.checkpoint))
+    print(checkpoint.describe(given.checkpoint, given.config))
 
 
 def convert(arguments: list[str]) -> None:
-    """Write a checkpoint's weights and configuration as safetensors, for passing on."""
+    """Write a checkpoint, ours or published, as safetensors with its configuration; or a published YAML as ours."""
     parser = Parser(prog="taming convert", description=convert.__doc__)
-    parser.add_argument("checkpoint", metavar="IN")
-    parser.add_argument("out", metavar="OUT.safetensors")
+    parser.add_argument("checkpoint", metavar="IN", help="a checkpoint or a run folder; or a published YAML")
+    parser.add_argument("out", metavar="OUT", nargs="?", help="a .safetensors file; for a YAML a .yaml file")
+    parser.add_argument("--config", metavar="YAML", help="what came with a published checkpoint; alone with OUT: convert only this")
     parser.add_argument("--half", action="store_true", help="floats in half precision")
     given = parser.parse(arguments)
+    if given.out is None and given.config:
+        given.checkpoint, given.out = given.config, given.checkpoint
+    if given.out is None:
+        raise UserError("convert needs IN and OUT; see: taming convert --help")
+
+    from taming import checkpoint
+
+    if given.checkpoint.endswith((".yaml", ".yml")):
+        print(checkpoint.convert_yaml(given.checkpoint, given.out))
+        return
     if not given.out.endswith(".safetensors"):
         raise UserError(f"'{given.out}' should end in .safetensors")
 
     import torch
 
+    checkpoint.make_writable(Path(given.out).parent)
+    content = checkpoint.read(given.checkpoint, given.config)
+    checkpoint.save_safetensors(given.out, content, torch.float16 if given.half else None)
+    for name, why in content.left.items():
+        print(f"left aside {name}: {why}", file=sys.stderr)
+    print(given.out)
+
+
+def export(arguments: list[str]) -> None:
+    """Write a checkpoint in the published code's layout: checkpoints/last.ckpt and configs/model-project.yaml."""
+    parser = Parser(prog="taming export", description=export.__doc__)
+    parser.add_argument("checkpoint", metavar="CKPT")
+    parser.add_argument("out", metavar="OUT", help="the folder to write")
+    parser.add_argument("--config", metavar="YAML", help="what came with a published checkpoint; default: what lies beside it")
+    given = parser.parse(arguments)
+
     from taming import checkpoint
 
-    checkpoint.make_writable(Path(given.out).parent)
-    checkpoint.save_safetensors(given.out, checkpoint.read(given.checkpoint), torch.float16 if given.half else None)
-    print(given.out)
+    print(checkpoint.save_published(given.out, checkpoint.read(given.checkpoint, given.config)))
 
 
 def demo(arguments: list[str]) -> None:
@@ -197,7 +255,7 @@ def demo(arguments: list[str]) -> None:
     print(whole.run(given.out, given.quick))
 
 
-VERBS = {"train": train, "sample": sample, "reconstruct": reconstruct, "inspect": inspect, "convert": convert, "demo": demo}
+VERBS = {"train": train, "sample": sample, "reconstruct": reconstruct, "inspect": inspect, "convert": convert, "export": export, "demo": demo}
 
 
 def _run_folder(name: str) -> Path:

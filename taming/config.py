@@ -92,8 +92,8 @@ class Experiment:
     variables: dict[str, Any] = field(default_factory=dict)  # a place for values that ${...} refers to
 
 
-def load(paths: Iterable[str | Path] | str | Path, overrides: Iterable[str] = ()) -> Experiment:
-    """The Experiment of one or several YAML files, merged left to right, then of `key=value` overrides.
+def load(paths: Iterable[str | Path | dict] | str | Path, overrides: Iterable[str] = ()) -> Experiment:
+    """The Experiment of one or several YAML files (or plain trees), merged left to right, then of `key=value` overrides.
 
     Raises UserError: missing file, broken YAML, unknown or ill-typed key, an interpolation that leads nowhere, a target that can't be built.
     """
@@ -119,6 +119,14 @@ def load(paths: Iterable[str | Path] | str | Path, overrides: Iterable[str] = ()
     except (OmegaConfBaseException, YAMLError) as error:
         raise UserError(f"{_names(paths)}: {' '.join(str(error).split())[:300]}") from None
     return from_plain(plain, _names(paths))
+
+
+def plain_yaml(paths: Iterable[str | Path | dict], overrides: Iterable[str] = ()) -> dict:
+    """YAML files (or trees) merged from left to right, then `key=value` overrides, as plain containers; nothing is checked or filled in."""
+    try:
+        return OmegaConf.to_container(OmegaConf.merge(*(_read_yaml(path) for path in paths), OmegaConf.from_dotlist(list(overrides))))
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise UserError(f"{_names(paths)}: {' '.join(str(error).split())[:300]}") from None
 
 
 def from_plain(plain: dict, source: str = "configuration") -> Experiment:
@@ -272,7 +280,9 @@ def _refuse_unknown(plain: Any, schema: Any, source: str, place: str = "") -> No
             _refuse_unknown(value, hints[key], source, f"{place}{key}.")
 
 
-def _read_yaml(path: str | Path):
+def _read_yaml(path: str | Path | dict):
+    if isinstance(path, dict):
+        return OmegaConf.create(path)
     path = Path(path)
     if not path.is_file():
         raise UserError(f"config '{path}' does not exist; the shipped ones are under configs/")
@@ -292,7 +302,7 @@ def _at(plain: dict, dotted: str) -> Any:
 
 
 def _names(paths: Iterable) -> str:
-    return " + ".join(str(p) for p in paths) or "configuration"
+    return " + ".join("configuration" if isinstance(p, dict) else str(p) for p in paths) or "configuration"
 
 
 def _first_line(error: Exception) -> str:

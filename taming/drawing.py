@@ -21,6 +21,7 @@ def sample_folder(
     path: str,
     out: str | Path,
     *,
+    yaml: str | None = None,
     masks: str | None = None,
     pictures: str | None = None,
     classes: list[int] | None = None,
@@ -31,7 +32,7 @@ def sample_folder(
     **settings,
 ) -> Path:
     """Writes OUT/NAME-K.png for each condition and sample, and OUT/sheet.png with the conditions on the left; returns the sheet's path."""
-    model = checkpoint.load(path, stage="second")
+    model = checkpoint.load(path, yaml, stage="second")
     out = Path(out)
     checkpoint.make_writable(out)
     stride = model.first_stage.stride
@@ -62,9 +63,9 @@ def sample_folder(
     return out / "sheet.png"
 
 
-def reconstruct_folder(path: str, folder: str | Path, out: str | Path) -> str:
+def reconstruct_folder(path: str, folder: str | Path, out: str | Path, yaml: str | None = None) -> str:
     """Writes OUT/NAME.png for each picture under `folder`; returns a line with the mean PSNR (or the share of right labels)."""
-    model = checkpoint.load(path)
+    model = checkpoint.load(path, yaml)
     model = model.first_stage if isinstance(model, SecondStage) else model
     if not Path(folder).is_dir():
         raise UserError(f"picture folder '{folder}' does not exist")

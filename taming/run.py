@@ -22,8 +22,12 @@ from taming.second_stage.training import SecondStageTraining
 from taming.training import Training
 
 
-def train(experiment: Experiment, folder: str | Path, resume: bool = False, start_from: str | None = None) -> Path:
-    """Trains, and returns the path of the last checkpoint. `start_from`: a checkpoint whose model weights are taken before batch 0."""
+def train(experiment: Experiment, folder: str | Path, resume: bool = False, start_from: str | None = None, fitting: bool = False) -> Path:
+    """Trains, and returns the path of the last checkpoint.
+
+    start_from: a checkpoint, ours or a published one, whose weights (discriminator included) are taken before batch 0. fitting: take of it what has the
+    right name and shape, and say what was left; otherwise all of the model must fit.
+    """
     folder = Path(folder)
     last = folder / "checkpoints" / "last.ckpt"
     if last.is_file() and not resume:
@@ -36,6 +40,8 @@ def train(experiment: Experiment, folder: str | Path, resume: bool = False, star
     keep_to = None
     if resume:
         state = checkpoint.read_raw(last)
+        if "taming" not in state:
+            raise UserError(f"'{last}' was not written by taming train; to start from its weights, use -b CONFIG --from {last}")
         done = state["taming"]["batches"]
         if done >= experiment.trainer.max_steps:
             raise UserError(f"run '{folder}' has done its {done} batches; for more, add for example trainer.max_steps={2 * done}")
@@ -47,7 +53,10 @@ def train(experiment: Experiment, folder: str | Path, resume: bool = False, star
         keep_to = module.batches
         data.start = module.batches * experiment.trainer.accumulate_grad_batches
     else:
-        module, data = prepare(experiment, checkpoint.read(start_from).weights if start_from else None, start_from)
+        content = checkpoint.read(start_from) if start_from else None
+        module, data = prepare(experiment, None if content is None or fitting else content.weights, start_from)
+        if content is not None:
+            take_rest(module, content, fitting, str(start_from))
     write_config(experiment, folder / "config.yaml")
     print(cost(module), file=sys.stderr)
     fit(experiment, module, data, folder, keep_to)
@@ -133,6 +142,25 @@ def prepare(experiment: Experiment, weights: dict | None = None, source: str | P
     else:
         raise UserError(f"model.target: {experiment.model['target']} is no model that can be trained")
     return module, DataModule(*sets, experiment.data.batch_size, experiment.seed, experiment.data.workers, views)
+
+
+def take_rest(module: Training, content: checkpoint.Content, fitting: bool, source: str) -> None:
+    """The discriminator of a checkpoint, and, if only what fits is asked for, the model too; tells what was left."""
+    loss = getattr(module, "loss", None)
+    discriminator = {k.removeprefix("discriminator."): v for k, v in content.loss.items() if k.startswith("discriminator.")}
+    left = checkpoint.load_fitting(module.model, content.weights) if fitting else []
+    if discriminator and loss is not None and loss.discriminator is not None:
+        if fitting:
+            left += [f"discriminator.{name}" for name in checkpoint.load_fitting(loss.discriminator, discriminator)]
+        else:
+            checkpoint.load_weights(loss.discriminator, discriminator, f"{source} (discriminator)")
+    elif loss is not None and loss.discriminator is not None:
+        print(f"{source} holds no discriminator; it starts anew", file=sys.stderr)
+    if module.averaged is not None:
+        module.averaged.load_state_dict(module.trained().state_dict())
+    if left:
+        shown = ", ".join(left[:8]) + (f" and {len(left) - 8} more" if len(left) > 8 else "")
+        print(f"of {source} and the model, {len(left)} tensors did not fit and start anew or are left: {shown}", file=sys.stderr)
 
 
 def check_sets(model: FirstStage, sets: list, grid: tuple[int, int] | None = None) -> None:

@@ -19,6 +19,8 @@ FLOORS = {  # the longest prefix that matches decides
     "taming.first_stage.discriminator": 1,
     "taming.first_stage.perceptual": 1,
     "taming.second_stage.interface": 1,
+    "taming.second_stage.permuters": 1,
+    "taming.published": 1,
     "taming.first_stage": 2,
     "taming.second_stage.gpt": 2,
     "taming.checkpoint": 2,

@@ -1,7 +1,8 @@
-"""Data sets: items are dictionaries with any of image, segmentation, class, caption, name."""
+"""Data sets: items are dictionaries with any of image, segmentation, depth, class, caption, name."""
 
+from taming.data.depth import DepthImages
 from taming.data.folder import ImageFolder
 from taming.data.landscapes import DrawnLandscapes
 from taming.data.segmentation import SegmentedImages
 
-__all__ = ["DrawnLandscapes", "ImageFolder", "SegmentedImages"]
+__all__ = ["DepthImages", "DrawnLandscapes", "ImageFolder", "SegmentedImages"]

@@ -32,6 +32,9 @@ class Quantizer(nn.Module):
         """The latents (B, D, h, w) that codes stand for."""
         raise NotImplementedError(f"{type(self).__name__} does not embed")
 
+    def set_step(self, batch: int) -> None:
+        """Before each training batch, for what follows a schedule; most have none."""
+
 
 @dataclass
 class Reconstruction:

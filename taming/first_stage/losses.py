@@ -22,7 +22,7 @@ class VQGANLoss(nn.Module):
     perceptual: lpips, stlpips, the path of a VGG16 weights file, or none. adversarial: weight of the generator's loss on top of the adaptive lambda.
     adversarial_start: the first batch with a discriminator, or below 1 a share of the run. adversarial_ramp: over so many batches from there on, the
     generator's part grows from 0 to its weight, while the discriminator learns in full: one that has seen nothing has nothing to say. form: hinge or
-    vanilla.
+    vanilla. width, layers, normalization (batch or act), in_channels: of the discriminator.
     """
 
     def __init__(
@@ -36,6 +36,8 @@ class VQGANLoss(nn.Module):
         form: str = "hinge",
         width: int = 64,
         layers: int = 3,
+        normalization: str = "batch",
+        in_channels: int = 3,
     ):
         super().__init__()
         if form not in FORMS:
@@ -44,7 +46,7 @@ class VQGANLoss(nn.Module):
         self.start, self.ramp, self.form = adversarial_start, adversarial_ramp, form
         # In a tuple, so that its weights stay out of the checkpoint and `.train()` leaves its dropout alone.
         self._perceptual = (perceptual_distance(perceptual, perceptual_blocks),)
-        self.discriminator = PatchDiscriminator(3, width, layers) if adversarial else None
+        self.discriminator = PatchDiscriminator(in_channels, width, layers, normalization) if adversarial else None
 
     def _apply(self, fn, recurse: bool = True):
         if self.perceptual is not None:
@@ -72,7 +74,8 @@ class VQGANLoss(nn.Module):
         terms = {"l1": l1}
         if self.perceptual is None or not self.perceptual_weight:
             return l1, terms
-        terms["perceptual"] = self.perceptual(image, output).mean()
+        shown = (image, output) if image.shape[1] == 3 else (image.expand(-1, 3, -1, -1), output.expand(-1, 3, -1, -1))
+        terms["perceptual"] = self.perceptual(*shown).mean()
         return l1 + self.perceptual_weight * terms["perceptual"], terms
 
     def autoencoder(self, image: Tensor, reconstruction: Reconstruction, last_layer: nn.Parameter, step: int) -> tuple[Tensor, dict[str, Tensor]]:

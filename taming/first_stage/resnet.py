@@ -82,10 +82,10 @@ class Level(nn.Module):
 
 
 class Middle(nn.Module):
-    def __init__(self, channels: int, dropout: float):
+    def __init__(self, channels: int, dropout: float, attention: bool = True):
         super().__init__()
         self.block_1 = ResidualBlock(channels, channels, dropout)
-        self.attn_1 = Attention(channels)
+        self.attn_1 = Attention(channels) if attention else nn.Identity()
         self.block_2 = ResidualBlock(channels, channels, dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -96,7 +96,15 @@ class Encoder(nn.Module):
     """(B, in_channels, H, W) -> (B, latent_channels, H / f, W / f), f = 2^(levels - 1). H and W must be divisible by f."""
 
     def __init__(
-        self, in_channels: int, channels: int, multipliers: Sequence[int], blocks: int, attention_levels: Sequence[int], latent_channels: int, dropout: float
+        self,
+        in_channels: int,
+        channels: int,
+        multipliers: Sequence[int],
+        blocks: int,
+        attention_levels: Sequence[int],
+        latent_channels: int,
+        dropout: float,
+        middle_attention: bool = True,
     ):
         super().__init__()
         widths = [channels * m for m in multipliers]
@@ -107,7 +115,7 @@ class Encoder(nn.Module):
             if i < len(widths) - 1:
                 level.downsample = Downsample(width)
             self.down.append(level)
-        self.mid = Middle(widths[-1], dropout)
+        self.mid = Middle(widths[-1], dropout, middle_attention)
         self.norm_out = GroupNorm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], latent_channels, 3, padding=1)
 
@@ -124,12 +132,20 @@ class Decoder(nn.Module):
     """(B, latent_channels, h, w) -> (B, out_channels, h f, w f); one residual block more per level than the encoder, no output nonlinearity."""
 
     def __init__(
-        self, out_channels: int, channels: int, multipliers: Sequence[int], blocks: int, attention_levels: Sequence[int], latent_channels: int, dropout: float
+        self,
+        out_channels: int,
+        channels: int,
+        multipliers: Sequence[int],
+        blocks: int,
+        attention_levels: Sequence[int],
+        latent_channels: int,
+        dropout: float,
+        middle_attention: bool = True,
     ):
         super().__init__()
         widths = [channels * m for m in multipliers]
         self.conv_in = nn.Conv2d(latent_channels, widths[-1], 3, padding=1)
-        self.mid = Middle(widths[-1], dropout)
+        self.mid = Middle(widths[-1], dropout, middle_attention)
         self.up = nn.ModuleList()
         for i, width in enumerate(widths):
             before = widths[min(i + 1, len(widths) - 1)]

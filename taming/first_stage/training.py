@@ -37,6 +37,7 @@ class FirstStageTraining(Training):
         share = 1 / self.experiment.trainer.accumulate_grad_batches
         optimizers = self.optimizers()
         generator, *others = optimizers if isinstance(optimizers, list) else [optimizers]
+        self.model.quantizer.set_step(self.batches)
         reconstruction = self.model(image)
         total, terms = self.loss.autoencoder(image, reconstruction, self.model.last_layer, self.batches)
         self.manual_backward(total * share)

@@ -18,8 +18,8 @@ class VQGAN(FirstStage):
     """Images (B, in_channels, H, W) in [-1, 1] <-> one grid of codes (B, H / f, W / f), f = 2^(len(multipliers) - 1).
 
     channels, multipliers: width of each scale, fine to coarse. blocks: residual blocks per scale (the decoder has one more). attention: indices of scales
-    with attention; the middle always has it. latent_channels: width on either side of the quantizer's 1x1 convolutions. key: the entry of a batch that is
-    read.
+    with attention; middle_attention: the middle of encoder and decoder has it too. latent_channels: width on either side of the quantizer's 1x1
+    convolutions. key: the entry of a batch that is read.
     """
 
     def __init__(
@@ -33,11 +33,12 @@ class VQGAN(FirstStage):
         in_channels: int = 3,
         dropout: float = 0.0,
         key: str = "image",
+        middle_attention: bool = True,
     ):
         super().__init__()
         if any(level not in range(len(multipliers)) for level in attention):
             raise ValueError(f"attention {list(attention)} should be indices of the {len(multipliers)} scales, 0 to {len(multipliers) - 1}, not resolutions")
-        shape = (channels, tuple(multipliers), blocks, tuple(attention), latent_channels, dropout)
+        shape = (channels, tuple(multipliers), blocks, tuple(attention), latent_channels, dropout, middle_attention)
         self.encoder = Encoder(in_channels, *shape)
         self.decoder = Decoder(in_channels, *shape)
         self.quantizer = quantizer
@@ -48,14 +49,14 @@ class VQGAN(FirstStage):
         self.in_channels, self.key = in_channels, key
 
     def forward(self, image: Tensor) -> Reconstruction:
-        quantized = self.quantizer(self._latent(self._input(image)))
+        quantized = self.quantizer(self.latent(image))
         output = self.decoder(self.post_quant_conv(quantized.latent))
         return Reconstruction(self._picture(output), output, quantized.codes, quantized.loss)
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Codes:
         with _evaluating(self):
-            return self.quantizer(self._latent(self._input(image))).codes
+            return self.quantizer(self.latent(image)).codes
 
     def decode(self, codes: Codes) -> Tensor:
         highest = int(codes[0].max()) if codes[0].numel() else 0
@@ -77,8 +78,14 @@ class VQGAN(FirstStage):
     def last_layer(self) -> nn.Parameter:
         return self.decoder.conv_out.weight
 
-    def _latent(self, x: Tensor) -> Tensor:
-        return self.quant_conv(self.encoder(x))
+    def latent(self, image: Tensor) -> Tensor:
+        """(B, D, h, w) before it is quantized: what latent diffusion works on."""
+        return self.quant_conv(self.encoder(self._input(image)))
+
+    def decode_latent(self, latent: Tensor) -> Tensor:
+        """The picture (B, C, H, W) of a latent (B, D, h, w), which is quantized first."""
+        with _evaluating(self):
+            return self.decoder(self.post_quant_conv(self.quantizer(latent).latent))
 
     def _input(self, image: Tensor) -> Tensor:
         if image.ndim != 4 or image.shape[1] != self.in_channels:
@@ -104,8 +111,9 @@ class MaskVQGAN(VQGAN):
         latent_channels: int = 256,
         dropout: float = 0.0,
         key: str = "segmentation",
+        middle_attention: bool = True,
     ):
-        super().__init__(channels, multipliers, quantizer, blocks, attention, latent_channels, labels, dropout, key)
+        super().__init__(channels, multipliers, quantizer, blocks, attention, latent_channels, labels, dropout, key, middle_attention)
         self.labels = labels
 
     def _input(self, labels: Tensor) -> Tensor:

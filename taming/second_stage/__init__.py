@@ -1,9 +1,23 @@
 """Second stage: codes ~ p(codes | condition)."""
 
-from taming.second_stage.conditioners import ClassLabel, EncodedImage, Unconditional
+from taming.second_stage.conditioners import Boxes, ClassLabel, Coordinates, EncodedImage, Unconditional
 from taming.second_stage.gpt import GPT
 from taming.second_stage.interface import Condition, Conditioner, Part, Prior
 from taming.second_stage.model import SecondStage
 from taming.second_stage.sampling import filter_logits, sample
 
-__all__ = ["GPT", "ClassLabel", "Condition", "Conditioner", "EncodedImage", "Part", "Prior", "SecondStage", "Unconditional", "filter_logits", "sample"]
+__all__ = [
+    "GPT",
+    "Boxes",
+    "ClassLabel",
+    "Condition",
+    "Conditioner",
+    "Coordinates",
+    "EncodedImage",
+    "Part",
+    "Prior",
+    "SecondStage",
+    "Unconditional",
+    "filter_logits",
+    "sample",
+]

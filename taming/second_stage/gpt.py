@@ -10,33 +10,44 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from taming.errors import UserError
+from taming.second_stage import permuters
 from taming.second_stage.interface import Condition, Prior
 
 
 class SelfAttention(nn.Module):
-    def __init__(self, width: int, heads: int, dropout: float):
+    """Causal, but that the first `unmasked` tokens see each other."""
+
+    def __init__(self, width: int, heads: int, dropout: float, attention_dropout: float = 0.0, unmasked: int = 0):
         super().__init__()
-        self.heads = heads
+        self.heads, self.attention_dropout, self.unmasked = heads, attention_dropout, unmasked
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, cache: "LayerCache | None" = None) -> Tensor:
         q, k, v = rearrange(self.qkv(x), "b t (three heads d) -> three b heads t d", three=3, heads=self.heads)
-        causal = x.shape[1] > 1
         if cache is not None:
             k, v = cache.extend(k, v)
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        dropped = self.attention_dropout if self.training else 0.0
+        if self.unmasked and x.shape[1] > 1:
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=self._visible(x.shape[1], x.device), dropout_p=dropped)
+        else:
+            out = F.scaled_dot_product_attention(q, k, v, is_causal=x.shape[1] > 1, dropout_p=dropped)
         return self.dropout(self.proj(rearrange(out, "b heads t d -> b t (heads d)")))
+
+    def _visible(self, length: int, device: torch.device) -> Tensor:
+        visible = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+        visible[: self.unmasked, : self.unmasked] = True
+        return visible
 
 
 class Block(nn.Module):
     """Pre-norm; x + attention, x + MLP."""
 
-    def __init__(self, width: int, heads: int, dropout: float):
+    def __init__(self, width: int, heads: int, dropout: float, attention_dropout: float = 0.0, unmasked: int = 0):
         super().__init__()
         self.ln1, self.ln2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attn = SelfAttention(width, heads, dropout)
+        self.attn = SelfAttention(width, heads, dropout, attention_dropout, unmasked)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width), nn.Dropout(dropout))
 
     def forward(self, x: Tensor, cache: "LayerCache | None" = None) -> Tensor:
@@ -45,17 +56,35 @@ class Block(nn.Module):
 
 
 class GPT(Prior):
-    """Reads the condition's tokens, then the codes in raster order.
+    """Reads the condition's tokens, then the codes, by default in raster order.
 
     grid: height and width of the code grid trained on. parts: one mapping per part of the condition, {vocabulary: V, grid: [h, w]} for a raster aligned
     with the codes (a mask), else {vocabulary: V, length: M}. Condition and codes have tables of their own; each part has one id more, V, that says nothing
-    (guidance). dropout: of embeddings and of the residual branches.
+    (guidance). dropout: of embeddings and of the residual branches. order: see permuters.py.
 
     Positions are learned, one vector per place. Rasters start from one two-dimensional sine code, so that a code and the mask token that lies over it begin
     with like positions: from zeros, short trainings learn to ignore the mask.
+
+    What the published models have otherwise: shared_vocabulary: condition and codes share one table of so many entries, which is also the number of logits
+    (then there is no null condition). positions: length of the table of positions, if not that of condition and codes. unmasked: so many tokens of the
+    condition see each other whatever their order.
     """
 
-    def __init__(self, num_codes: int, grid: list[int], parts: list[dict], layers: int, heads: int, width: int, dropout: float = 0.0):
+    def __init__(
+        self,
+        num_codes: int,
+        grid: list[int],
+        parts: list[dict],
+        layers: int,
+        heads: int,
+        width: int,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        order: str = "raster",
+        shared_vocabulary: int | None = None,
+        positions: int | None = None,
+        unmasked: int = 0,
+    ):
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} is not divisible by heads {heads}")
@@ -63,29 +92,52 @@ class GPT(Prior):
         self.vocabularies = [part["vocabulary"] for part in parts]
         self.part_grids = [tuple(part["grid"]) if part.get("grid") else None for part in parts]
         self.lengths = [math.prod(part["grid"]) if part.get("grid") else part["length"] for part in parts]
-        self.offsets = [sum(v + 1 for v in self.vocabularies[:i]) for i in range(len(parts))]
-        self.tok_emb = nn.Embedding(num_codes, width)
-        self.cond_emb = nn.Embedding(sum(v + 1 for v in self.vocabularies), width)
-        self.pos_emb = nn.Parameter(torch.zeros(1, sum(self.lengths) + math.prod(self.grid), width))
+        self.tied = shared_vocabulary is not None
+        self.offsets = [0 if self.tied else sum(v + 1 for v in self.vocabularies[:i]) for i in range(len(parts))]
+        if self.tied and max(num_codes, *self.vocabularies) > shared_vocabulary:
+            raise ValueError(f"shared_vocabulary {shared_vocabulary} should hold the {num_codes} codes and condition vocabularies {self.vocabularies}")
+        length = sum(self.lengths) + math.prod(self.grid)
+        if positions is not None and positions < length - 1:  # the last code is never read
+            raise ValueError(
+                f"positions {positions} should be at least {length - 1}: the condition's {sum(self.lengths)} and the grid's, but for its last code"
+            )
+        if unmasked > sum(self.lengths):
+            raise ValueError(f"unmasked {unmasked} should not exceed the condition's {sum(self.lengths)} tokens: codes would see codes after them")
+        self.tok_emb = nn.Embedding(shared_vocabulary or num_codes, width)
+        if not self.tied:
+            self.cond_emb = nn.Embedding(sum(v + 1 for v in self.vocabularies), width)
+        self.pos_emb = nn.Parameter(torch.zeros(1, positions or length, width))
         self.drop = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(width, heads, dropout, attention_dropout, unmasked) for _ in range(layers))
         self.ln_f = nn.LayerNorm(width)
-        self.head = nn.Linear(width, num_codes, bias=False)
+        self.head = nn.Linear(width, shared_vocabulary or num_codes, bias=False)
+        self.register_buffer("permutation", None if order == "raster" else torch.tensor(permuters.order(order, self.grid)))
         self.apply(_initialise)
-        with torch.no_grad():
-            rasters = [
-                sine_code(g, width) if g else torch.zeros(n, width) for g, n in zip([*self.part_grids, self.grid], [*self.lengths, math.prod(self.grid)])
-            ]
-            self.pos_emb.copy_(torch.cat(rasters)[None])
+        if not self.tied:
+            with torch.no_grad():
+                rasters = [
+                    sine_code(g, width) if g else torch.zeros(n, width) for g, n in zip([*self.part_grids, self.grid], [*self.lengths, math.prod(self.grid)])
+                ]
+                if self.permutation is not None:
+                    rasters[-1] = rasters[-1][self.permutation]
+                self.pos_emb[:, :length].copy_(torch.cat(rasters)[None])
 
     def forward(self, codes: Tensor, condition: Condition) -> Tensor:
+        """As the seam says; with a shared vocabulary beyond the codes, logits of all of it."""
         prefix = self.embed_condition(condition)
         x = torch.cat([prefix, self.embed_codes(codes)[:, :-1]], dim=1)
         x = self.drop(x)
         for block in self.blocks:
             x = block(x)
         logits = self.head(self.ln_f(x[:, prefix.shape[1] - 1 :]))
-        return logits.view(*codes.shape, self.num_codes)
+        if self.permutation is not None:
+            logits = torch.empty_like(logits).index_copy_(1, self.permutation, logits)
+        return logits.unflatten(1, codes.shape[1:])
+
+    def order(self, grid: tuple[int, int]) -> Tensor | None:
+        if self.permutation is not None and grid != self.grid:
+            raise UserError(f"a prior that reads codes in its own order knows {self.grid[0]}x{self.grid[1]} of them only, not {grid[0]}x{grid[1]}")
+        return self.permutation
 
     def decoder(self, condition: Condition, grid: tuple[int, int]) -> "CachedDecoder":
         return CachedDecoder(self, condition, grid)
@@ -99,16 +151,22 @@ class GPT(Prior):
         tokens = torch.cat([part.tokens + offset for part, offset in zip(condition, self.offsets)], dim=1)
         rasters = self.pos_emb[:, : sum(self.lengths)].split(self.lengths, dim=1)
         positions = [_corner(raster, trained, part.grid) if trained else raster for raster, trained, part in zip(rasters, self.part_grids, condition)]
-        return self.cond_emb(tokens) + torch.cat(positions, dim=1)
+        return (self.tok_emb if self.tied else self.cond_emb)(tokens) + torch.cat(positions, dim=1)
 
     def embed_codes(self, codes: Tensor) -> Tensor:
-        """(B, h w, width), positions included; a smaller grid lies in the upper left corner of the trained one."""
-        return self.tok_emb(codes.flatten(1)) + self.code_positions(codes.shape[1:])
+        """(B, h w, width) in the order they are read, positions included; a smaller grid lies in the upper left corner of the trained one."""
+        order = self.order(tuple(codes.shape[1:]))
+        flat = codes.flatten(1)
+        return self.tok_emb(flat if order is None else flat[:, order]) + self.code_positions(codes.shape[1:])
 
     def code_positions(self, grid: tuple[int, int]) -> Tensor:
         if grid[0] > self.grid[0] or grid[1] > self.grid[1]:
             raise UserError(f"a grid of {grid[0]}x{grid[1]} codes is larger than the {self.grid[0]}x{self.grid[1]} that this prior was trained on")
-        return _corner(self.pos_emb[:, sum(self.lengths) :], self.grid, grid)
+        start, count = sum(self.lengths), math.prod(self.grid)
+        positions = self.pos_emb[:, start : start + count]
+        if positions.shape[1] < count:
+            positions = F.pad(positions, (0, 0, 0, 1))  # the last code is never read, so published tables may leave its position out
+        return _corner(positions, self.grid, grid)
 
 
 class LayerCache:
@@ -126,7 +184,7 @@ class LayerCache:
 
 
 class CachedDecoder:
-    """Step by step through the raster; each step computes one position only."""
+    """Code after code; each step computes one position only."""
 
     @torch.no_grad()
     def __init__(self, prior: GPT, condition: Condition, grid: tuple[int, int]):
@@ -152,7 +210,7 @@ class CachedDecoder:
     def _advance(self, x: Tensor) -> None:
         for block, cache in zip(self.prior.blocks, self.caches):
             x = block(x, cache)
-        self.next = self.prior.head(self.prior.ln_f(x[:, -1]))
+        self.next = self.prior.head(self.prior.ln_f(x[:, -1]))[:, : self.prior.num_codes]  # what is in the vocabulary, but no code, can't come next
 
 
 def sine_code(grid: tuple[int, int], width: int, scale: float = 0.03) -> Tensor:

@@ -38,13 +38,17 @@ class Conditioner(nn.Module):
 
 
 class Prior(nn.Module):
-    """p(codes | condition) for one level, codes in raster order."""
+    """p(codes | condition) for one level."""
 
     num_codes: int
     grid: tuple[int, int]  # trained on; smaller grids and windows are placed by (row, column)
 
+    def order(self, grid: tuple[int, int]) -> Tensor | None:
+        """The raster positions (h w,) in the order they are read; None where that is the raster itself."""
+        return None
+
     def forward(self, codes: Tensor, condition: Condition) -> Tensor:
-        """Logits (B, h, w, K), aligned: those at i see the codes before i only."""
+        """Logits (B, h, w, K), aligned: those at i see the codes read before i only."""
         raise NotImplementedError(f"{type(self).__name__} has no logits")
 
     def log_prob(self, codes: Tensor, condition: Condition) -> Tensor:
@@ -58,19 +62,21 @@ class Prior(nn.Module):
 
 
 class Decoder:
-    """Step by step through the raster; this one recomputes everything at each step."""
+    """Code after code; this one recomputes everything at each step."""
 
     def __init__(self, prior: Prior, condition: Condition, grid: tuple[int, int]):
         self.prior, self.condition = prior, condition
+        order = prior.order(grid)
+        self.order = range(grid[0] * grid[1]) if order is None else order.tolist()
         tokens = condition[0].tokens
         self.codes = torch.zeros((len(tokens), *grid), dtype=torch.int64, device=tokens.device)
         self.position = 0
 
     def logits(self) -> Tensor:
         """(B, K) of the next code."""
-        return self.prior(self.codes, self.condition).flatten(1, 2)[:, self.position]
+        return self.prior(self.codes, self.condition).flatten(1, 2)[:, self.order[self.position], : self.prior.num_codes]
 
     def append(self, code: Tensor) -> None:
         """code (B,): the next code is this."""
-        self.codes.flatten(1)[:, self.position] = code
+        self.codes.flatten(1)[:, self.order[self.position]] = code
         self.position += 1

@@ -46,7 +46,7 @@ def sample(
     known: tuple[Tensor, Tensor] | None = None,
     generators: Sequence[torch.Generator] | None = None,
 ) -> Tensor:
-    """Codes (B, h, w) drawn from the prior in raster order.
+    """Codes (B, h, w) drawn from the prior in the order that it reads them.
 
     temperature 0 is greedy. guidance: logits = null + guidance (conditioned - null) (Ho and Salimans 2022, arXiv 2207.12598); 1 does not compute the null
     pass. known: codes (B, h, w) and a bool mask (B, h, w) of positions to keep; codes after the one being drawn are not seen. generators: one per picture,
@@ -60,16 +60,17 @@ def sample(
     guided = guidance != 1.0
     told = tuple(_doubled(part) for part in condition) if guided else condition
     decoder = prior.decoder(told, grid)
+    order = prior.order(grid)
     codes = torch.zeros(count, steps, dtype=torch.int64, device=device)
-    for i in range(steps):
+    for i, place in enumerate(range(steps) if order is None else order.tolist()):
         logits = decoder.logits().float()
         if guided:
             with_condition, without = logits.chunk(2)
             logits = without + guidance * (with_condition - without)
-        code = draw(logits, uniform[:, i], temperature, top_k, top_p)
+        code = draw(logits, uniform[:, place], temperature, top_k, top_p)
         if known is not None:
-            code = torch.where(known[1].flatten(1)[:, i], known[0].flatten(1)[:, i], code)
-        codes[:, i] = code
+            code = torch.where(known[1].flatten(1)[:, place], known[0].flatten(1)[:, place], code)
+        codes[:, place] = code
         if i + 1 < steps:
             decoder.append(torch.cat([code, code]) if guided else code)
     return codes.view(count, *grid)
