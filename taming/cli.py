@@ -127,6 +127,9 @@ def _translated(bases: list, overrides: list[str]) -> tuple[list, list[str]]:
     translation = published.translate(config.plain_yaml([tree], theirs))
     for note in translation.notes:
         print(f"published configuration: {note}", file=sys.stderr)
+    for part in ("train", "validation"):
+        if any(o.startswith(f"data.{part}=") for o in overrides):
+            translation.config["data"].pop(part, None)  # a whole data set is given, not keys of the translated one
     return [translation.config], [o for o in overrides if o not in theirs]
 
 

@@ -169,7 +169,7 @@ def _quantizer(kind: str, num_codes: int, dim: int, weight: float, params: dict,
         return {"target": "taming.first_stage.VectorQuantizer", "params": {**size, **how}}
     if kind == "ema":
         return {"target": "taming.first_stage.EMAQuantizer", "params": {**size, "commitment_weight": params.get("beta", 0.25) * weight}}
-    how = {"kl_weight": params.get("kl_weight", 1e-8) * weight, "hard": True}
+    how = {"kl_weight": params.get("kl_weight", 1e-8) * weight, "hard": True, "temperature": [1.0, 1.0], "temperature_batches": 1}
     schedule = (params.get("temperature_scheduler_config") or {}).get("params")
     if schedule:
         if schedule.get("warm_up_steps") and schedule["lr_start"] != schedule["lr_max"]:
@@ -359,7 +359,8 @@ def _data(theirs: dict, plain: dict, notes: list[str]) -> dict:
         node = params.get(name) or {}
         told = dict(node.get("params") or {})
         own = {"root": "data", "size": told.get("size") or plain["variables"]["size"]} | ({"flip": False} if name == "validation" else {})
-        own |= {"list": value for key, value in told.items() if key.endswith("images_list_file")}
+        lists = [value for key, value in told.items() if key.endswith("images_list_file")]
+        own |= {"list": lists[0]} if lists else {}
         found[name] = {"target": f"taming.data.{target}", "params": own}
         if node:
             place = f"set data.{name}.params.root to your folder"
