@@ -6,6 +6,7 @@ images = model.sample({"segmentation": labels}, seed=0)
 """
 
 __all__ = ["load"]
+__version__ = "0.1.0"
 
 
 def __getattr__(name: str):

@@ -131,6 +131,8 @@ def load(path: str | Path, config: str | Path | None = None, stage: str | None =
     with torch.no_grad():
         for name in list(content.weights):
             own[name].copy_(content.weights.pop(name))  # one by one, so that no second copy of all stands in memory
+    if content.stage == "second":
+        model.condition_dropout = content.config["condition_dropout"]
     return model.eval()
 
 

@@ -1,66 +1,287 @@
 """Folders of pictures from models: samples with their contact sheet, and reconstructions."""
 
+import base64
+import hashlib
+import io
+import os
 import sys
+import time
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from taming import checkpoint, images
+from taming import __version__, checkpoint, images
+from taming.data.depth import read_depth, spread
 from taming.data.folder import found
 from taming.data.transforms import View, mask_to_tensor, read_image, read_mask, to_tensor
 from taming.errors import UserError
 from taming.first_stage.interface import FirstStage, pad_to_multiple
 from taming.second_stage.model import SecondStage
+from taming.second_stage.rejection import class_score, judged
+from taming.second_stage.sampling import check_filters
+from taming.second_stage.window import CACHE_LIMIT, cache_bytes, origin
 
 SHEET_ROWS = 24
+FRAMES = 32  # of an animation, at most
+
+
+@dataclass
+class Settings:
+    """What a sample depends on, beside checkpoint, condition and number."""
+
+    size: tuple[int, int] | None = None
+    seed: int = 0
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    guidance: float = 1.0
+    accept: float = 1.0  # rejection sampling: the share of pictures kept
+    classifier: str | None = None
+
+    def drawing(self) -> dict:
+        """The keywords of SecondStage.sample."""
+        return {name: getattr(self, name) for name in ("seed", "temperature", "top_k", "top_p", "min_p", "guidance")}
+
+
+@dataclass
+class Job:
+    """One picture to be: its place among all, its file, the batch of one that says what it shows, and where that came from."""
+
+    number: int
+    path: Path
+    batch: dict
+    told: dict = field(default_factory=dict)
 
 
 def sample_folder(
     path: str,
     out: str | Path,
+    settings: Settings,
     *,
     yaml: str | None = None,
     masks: str | None = None,
     pictures: str | None = None,
     classes: list[int] | None = None,
-    size: tuple[int, int] | None = None,
+    known: tuple[str, str] | None = None,
     n: int = 1,
     batch_size: int = 16,
-    seed: int = 0,
-    **settings,
+    animate: bool = False,
+    overwrite: bool = False,
 ) -> Path:
-    """Writes OUT/NAME-K.png for each condition and sample, and OUT/sheet.png with the conditions on the left; returns the sheet's path."""
+    """Writes OUT/NAME-K.png for each condition and sample, and OUT/sheet.png with the conditions on the left; returns the sheet's path.
+
+    Each PNG holds what it takes to draw it again. Pictures that are there already, with the same settings, are not drawn again; others are not overwritten
+    unless asked. Under torchrun each process draws its share, on its own GPU where there are some.
+    """
+    if settings.temperature:
+        check_filters(settings.temperature, settings.top_k, settings.top_p, settings.min_p)
     model = checkpoint.load(path, yaml, stage="second")
+    if settings.guidance != 1:
+        model.check_guidance()
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
+    model.to(device)
     out = Path(out)
     checkpoint.make_writable(out)
-    stride = model.first_stage.stride
-    trained = (model.prior.grid[0] * stride, model.prior.grid[1] * stride)
-    size = size or trained
-    model.first_stage.grids(*size)
-    if size[0] > trained[0] or size[1] > trained[1]:
-        raise UserError(f"--size {size[0]}x{size[1]}: this prior was trained at {trained[0]}x{trained[1]} and draws nothing larger yet; leave --size out")
-    conditions = _conditions(model, masks, pictures, classes, size)
-    jobs = [(name, k, batch) for name, batch in conditions for k in range(n)]
-    columns: dict[str, list[Tensor]] = {}
-    for start in range(0, len(jobs), batch_size):
-        part = jobs[start : start + batch_size]
-        batch = {key: torch.cat([job[2][key] for job in part]) for key in part[0][2]}
-        drawn = model.sample(batch, size, seed=seed, first=start, **settings)
-        for (name, k, own), image in zip(part, drawn):
-            images.save(image, out / f"{name}-{k}.png")
-            if name not in columns:
-                shown = model.conditioner.picture(own)
-                columns[name] = [] if shown is None else [shown[0]]
-            columns[name].append(image)
-        print(f"{min(start + batch_size, len(jobs))} of {len(jobs)} pictures", file=sys.stderr)
-    rows = list(columns.values())[:SHEET_ROWS]
-    if len(rows) == 1:
-        images.save(images.sheet(torch.stack(rows[0]), columns=min(8, len(rows[0]))), out / "sheet.png")
+    kept = _known(known) if known else None
+    if kept and not settings.size:
+        settings.size = tuple(kept[0].shape[-2:])
+    stamp = {"checkpoint": str(path), "sha256": file_hash(checkpoint.find(path)), "version": __version__, "torch": torch.__version__, **asdict(settings)}
+    if yaml:
+        stamp["config"] = str(yaml)
+    if known:
+        stamp |= {"known": [str(Path(k)) for k in known]}
+    jobs = _jobs(model, out, settings, masks, pictures, classes, n)
+    check_memory(model, jobs[0].batch, settings, batch_size)
+    missing = [job for job in jobs if not _is_done(job, stamp, overwrite)]
+    mine = missing[rank::world]
+    if len(missing) < len(jobs):
+        print(f"{len(jobs) - len(missing)} of {len(jobs)} pictures are there already", file=sys.stderr)
+    start = time.perf_counter()
+    for done in range(0, len(mine), batch_size):
+        part = mine[done : done + batch_size]
+        for job, image, row in _drawn(model, part, settings, kept, device, animate):
+            images.save(image, job.path, {**stamp, **job.told, "number": job.number, "batch": len(part), "row": row, "threads": torch.get_num_threads()})
+        _tell(done + len(part), len(mine), time.perf_counter() - start, image.shape[-2:], model.first_stage.stride)
+    if all(job.path.is_file() for job in jobs):
+        return _sheet(model, jobs, out)
+    return out
+
+
+def sample_again(png: str | Path, out: str | Path) -> Path:
+    """Draws the picture in a PNG of ours once more, with what it keeps about itself; to the bit on the same machine and versions. Returns its path."""
+    about = images.read_about(png)
+    if about is None or "checkpoint" not in about:
+        raise UserError(f"'{png}' does not say how it was drawn; only PNGs that taming sample wrote do")
+    if file_hash(checkpoint.find(about["checkpoint"])) != about["sha256"]:
+        raise UserError(f"'{about['checkpoint']}' is not the file any more that drew '{png}' (its hash was {about['sha256']})")
+    torch.set_num_threads(about["threads"])
+    model = checkpoint.load(about["checkpoint"], about.get("config"), stage="second")
+    settings = Settings(**{name: about[name] for name in Settings.__dataclass_fields__})
+    if settings.size:
+        settings.size = tuple(settings.size)
+    batch = _told_batch(model, about, settings)
+    kept = _known(about["known"]) if "known" in about else None
+    job = Job(about["number"], Path(out) / f"{Path(png).stem}.png", batch)
+    (image,) = [image for _, image, row in _drawn(model, [job] * about["batch"], settings, kept, torch.device("cpu"), False) if row == about["row"]]
+    checkpoint.make_writable(Path(out))
+    if job.path.resolve() == Path(png).resolve():
+        raise UserError(f"-o {out} would overwrite '{png}'; choose another folder")
+    images.save(image, job.path, about)
+    return job.path
+
+
+def _drawn(model: SecondStage, part: list[Job], settings: Settings, kept: tuple | None, device: torch.device, animate: bool):
+    """(job, picture, row in the batch) for each of a batch."""
+    batch = {key: torch.cat([job.batch[key] for job in part]).to(device) for key in part[0].batch}
+    how = {"known": tuple(k.expand(len(part), *k.shape[1:]).to(device) for k in kept)} if kept else {}
+    frames = Frames(model, part, batch) if animate else None
+    numbers = [job.number for job in part]
+    if settings.accept < 1:
+        score = class_score(settings.classifier, batch["class"].to(device))
+        drawn = judged(model, batch, score, settings.accept, size=settings.size, first=numbers, **settings.drawing(), **how)
     else:
-        images.save(images.grid([torch.stack(column) for column in zip(*rows)]), out / "sheet.png")
+        drawn = model.sample(batch, settings.size, first=numbers, on_row=frames, **settings.drawing(), **how)
+    if frames:
+        frames.write(drawn)
+    for row, (job, image) in enumerate(zip(part, drawn.cpu())):
+        yield job, image, row
+
+
+class Frames:
+    """The picture growing: every few rows of codes are decoded, and what is still to come shows the condition, or grey."""
+
+    def __init__(self, model: SecondStage, part: list[Job], batch: dict):
+        self.model, self.part, self.frames = model, part, []
+        shown = model.conditioner.picture(batch)
+        self.behind = None if shown is None else shown.cpu()
+
+    def __call__(self, codes: Tensor, rows: int) -> None:
+        every = max(1, codes.shape[1] // FRAMES)
+        if rows % every and rows != codes.shape[1]:
+            return
+        done = rows * self.model.first_stage.stride
+        picture = self.model.decode((codes,)).cpu()
+        ground = torch.zeros_like(picture) if self.behind is None else torch.nn.functional.interpolate(self.behind, picture.shape[-2:])
+        self.frames.append(torch.cat([picture[..., :done, :], ground[..., done:, :]], dim=-2))
+
+    def write(self, drawn: Tensor) -> None:
+        height, width = drawn.shape[-2:]
+        for row, job in enumerate(self.part):
+            frames = [images.to_pil(frame[row, :, :height, :width]) for frame in self.frames]
+            temporary = job.path.with_name(f".{job.path.stem}.{os.getpid()}.gif")
+            job.path.parent.mkdir(parents=True, exist_ok=True)
+            frames[0].save(temporary, save_all=True, append_images=[*frames[1:], *[frames[-1]] * 8], duration=80, loop=0)
+            temporary.replace(job.path.with_suffix(".gif"))
+
+
+def check_memory(model: SecondStage, batch: dict, settings: Settings, batch_size: int) -> None:
+    """Raises UserError where a batch would need more than there is, before anything is drawn."""
+    (height, width), stride = _size(model, batch, settings), model.first_stage.stride
+    grid = (-(-height // stride), -(-width // stride))
+    passes = batch_size * (2 if settings.guidance != 1 else 1)
+    columns = len({origin(j, grid[1], model.prior.grid[1]) for j in range(grid[1])})
+    keys = min(columns * cache_bytes(model.prior, passes, model.prior.grid), CACHE_LIMIT)
+    labels = getattr(getattr(model.conditioner, "first_stage", None), "labels", 3)
+    pixels = 4 * height * width * batch_size * (9 + 4 * labels)  # the condition's one-hot and first layers, and the picture
+    needed, free = keys + pixels, _free_memory()
+    if needed > free:
+        raise UserError(
+            f"size {height}x{width} in batches of {batch_size} needs about {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free; "
+            "take a smaller --size or --batch-size"
+        )
+
+
+def _free_memory() -> float:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return float("inf")  # systems that do not say
+
+
+def _size(model: SecondStage, batch: dict, settings: Settings) -> tuple[int, int]:
+    shown = batch.get(getattr(model.conditioner, "key", None))
+    return settings.size or (tuple(shown.shape[-2:]) if isinstance(shown, Tensor) and shown.ndim >= 3 else model.trained_size)
+
+
+def _is_done(job: Job, stamp: dict, overwrite: bool) -> bool:
+    if not job.path.is_file() or overwrite:
+        return False
+    about = images.read_about(job.path)
+    wanted = {**stamp, **job.told, "number": job.number}
+    if about is not None and {k: about.get(k) for k in wanted} == _as_json(wanted):
+        return True
+    raise UserError(f"'{job.path}' is there already and was drawn otherwise; choose another folder with -o, or say --overwrite")
+
+
+def _as_json(value: dict) -> dict:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in value.items()}
+
+
+def _tell(done: int, total: int, seconds: float, size, stride: int) -> None:
+    rate = done / seconds
+    tokens = rate * (size[0] // stride) * (size[1] // stride)
+    print(f"{done} of {total} pictures, {rate:.2g} pictures/s, {tokens:.0f} tokens/s, {(total - done) / rate:.0f} s left", file=sys.stderr)
+
+
+def _sheet(model: SecondStage, jobs: list[Job], out: Path) -> Path:
+    columns: dict[str, list[Tensor]] = {}
+    for job in jobs:
+        name = job.path.as_posix().rsplit("-", 1)[0]
+        if name not in columns and len(columns) == SHEET_ROWS:
+            break
+        if name not in columns:
+            shown = model.conditioner.picture(job.batch)
+            columns[name] = [] if shown is None else [shown[0].cpu()]
+        columns[name].append(to_tensor(Image.open(job.path).convert("RGB")))
+    rows = list(columns.values())
+    if len(rows) == 1:
+        picture = images.sheet(torch.stack([_padded(p, rows[0]) for p in rows[0]]), columns=min(8, len(rows[0])))
+    else:
+        everything = [p for row in rows for p in row]
+        picture = images.grid([torch.stack([_padded(p, everything) for p in column]) for column in zip(*rows)])
+    images.save(picture, out / "sheet.png")
     return out / "sheet.png"
+
+
+def _padded(picture: Tensor, others: list[Tensor]) -> Tensor:
+    """White below and beside, to the size of the largest."""
+    height, width = (max(p.shape[axis] for p in others) for axis in (-2, -1))
+    return torch.nn.functional.pad(picture, (0, width - picture.shape[-1], 0, height - picture.shape[-2]), value=1.0)
+
+
+def file_hash(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _known(names: tuple[str, str]) -> tuple[Tensor, Tensor]:
+    """A picture (1, 3, H, W) and which of its pixels stay (1, H, W): a mask file, where not black; or top, left, top:0.3, ..."""
+    picture, mask = names
+    image = to_tensor(read_image(Path(picture)))[None]
+    height, width = image.shape[-2:]
+    side, _, share = mask.partition(":")
+    if side in ("top", "left"):
+        try:
+            part = float(share or 0.5)
+        except ValueError:
+            raise UserError(f"--known-mask {mask}: '{share}' is not a share such as 0.5") from None
+        kept = torch.zeros(1, height, width, dtype=torch.bool)
+        if side == "top":
+            kept[:, : round(part * height)] = True
+        else:
+            kept[:, :, : round(part * width)] = True
+        return image, kept
+    kept = torch.from_numpy(np.array(read_image(Path(mask)).convert("L")))[None] > 0
+    if kept.shape[1:] != image.shape[-2:]:
+        raise UserError(f"--known-mask '{mask}' is {kept.shape[2]}x{kept.shape[1]}, but --known '{picture}' is {width}x{height}; make them equal")
+    return image, kept
 
 
 def reconstruct_folder(path: str, folder: str | Path, out: str | Path, yaml: str | None = None) -> str:
@@ -95,24 +316,55 @@ def _reconstruct(model: FirstStage, picture: Path, target: Path) -> float:
     return float(10 * torch.log10(4 / (decoded.clamp(-1, 1) - original).square().mean().clamp(min=1e-10)))
 
 
-def _conditions(model: SecondStage, masks: str | None, pictures: str | None, classes: list[int] | None, size: tuple[int, int]) -> list[tuple[str, dict]]:
-    """(name, batch of one) for everything that pictures are asked for."""
+def _jobs(model: SecondStage, out: Path, settings: Settings, masks, pictures, classes, n: int) -> list[Job]:
+    conditions = _conditions(model, settings, masks, pictures, classes)
+    return [Job((i << 20) + k, out / f"{name}-{k}.png", batch, told) for i, (name, batch, told) in enumerate(conditions) for k in range(n)]
+
+
+def _conditions(model: SecondStage, settings: Settings, masks, pictures, classes) -> list[tuple[str, dict, dict]]:
+    """(name, batch of one, what a PNG keeps of it) for everything that pictures are asked for."""
     wanted = getattr(model.conditioner, "key", None)
-    given = "segmentation" if masks else "image" if pictures else "class" if classes else None
-    flags = {"segmentation": "--masks DIR", "image": "--images DIR", "class": "--classes A,B", None: "no --masks, --images or --classes"}
-    if given != wanted:
-        raise UserError(f"this prior is conditioned on '{wanted}', so it needs {flags.get(wanted, wanted)}; {flags[given]} was given")
-    view = View(size, flip=False, upscale=True)
+    given = "segmentation" if masks else "image" if pictures else "class" if classes is not None else None
+    flags = {"segmentation": "--masks DIR", "image": "--images DIR", "depth": "--images DIR (depth maps)", "class": "--classes A,B"}
+    flags[None] = "no --masks, --images or --classes"
+    if given != ("image" if wanted == "depth" else wanted):
+        raise UserError(f"this prior is conditioned on '{wanted}', so it needs {flags.get(wanted, 'conditions given in Python')}; {flags[given]} was given")
     if masks:
-        return [
-            (name, {"segmentation": mask_to_tensor(_fitted(read_mask(path, model.conditioner.first_stage.labels), view, mask=True))[None]})
-            for name, path in _files(masks)
-        ]
+        return [_mask_condition(model, name, read_mask(path, model.conditioner.first_stage.labels), settings) for name, path in _files(masks)]
     if pictures:
-        return [(name, {"image": to_tensor(_fitted(read_image(path), view, mask=False))[None]}) for name, path in _files(pictures)]
-    if classes:
-        return [(f"class{c}", {"class": torch.tensor([c])}) for c in classes]
-    return [("sample", {"count": torch.ones(1)})]
+        return [(name, _picture_batch(model, path, settings), {"image": str(path)}) for name, path in _files(pictures)]
+    if classes is not None:
+        for c in classes:
+            model.conditioner({"class": torch.tensor([c])})  # refuses classes that the prior does not know
+        return [(f"class{c}", {"class": torch.tensor([c])}, {"class": c}) for c in classes]
+    return [("sample", {"count": torch.ones(1)}, {})]
+
+
+def _mask_condition(model: SecondStage, name: str, mask: Image.Image, settings: Settings) -> tuple[str, dict, dict]:
+    """Label maps are brought to the size asked for, by default the trained one, and kept in the PNG."""
+    mask = _fitted(mask, _view(model, settings), mask=True)
+    packed = io.BytesIO()
+    mask.save(packed, format="PNG", optimize=True)
+    return name, {"segmentation": mask_to_tensor(mask)[None]}, {"segmentation": base64.b64encode(packed.getvalue()).decode()}
+
+
+def _picture_batch(model: SecondStage, path: Path, settings: Settings) -> dict:
+    if model.conditioner.key == "depth":
+        return {"depth": spread(torch.from_numpy(np.array(_fitted(read_depth(path), _view(model, settings), mask=False)))[None])[None]}
+    return {"image": to_tensor(_fitted(read_image(path), _view(model, settings), mask=False))[None]}
+
+
+def _told_batch(model: SecondStage, about: dict, settings: Settings) -> dict:
+    """The batch of one that a PNG of ours was drawn from."""
+    if "segmentation" in about:
+        return {"segmentation": mask_to_tensor(Image.open(io.BytesIO(base64.b64decode(about["segmentation"]))))[None]}
+    if "image" in about:
+        return _picture_batch(model, Path(about["image"]), settings)
+    return {"class": torch.tensor([about["class"]])} if "class" in about else {"count": torch.ones(1)}
+
+
+def _view(model: SecondStage, settings: Settings) -> View:
+    return View(settings.size or model.trained_size, flip=False, upscale=True)
 
 
 def _files(path: str) -> list[tuple[str, Path]]:

@@ -1,11 +1,16 @@
 """Pictures and tensors: [-1, 1] <-> uint8, grids, and the one palette that masks are drawn with."""
 
+import json
+import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
+
+from taming.errors import UserError
 
 # Ten landscape labels first (sky, tree, ground, grass, water, building or rock, mountain, foreground or sun, unknown or cloud, snow), then well-
 # separated hues for any others.
@@ -62,11 +67,30 @@ def sheet(images: Tensor, columns: int = 8, gap: int = 2) -> Tensor:
     return grid([filled[c::columns] for c in range(columns)], gap=gap)
 
 
-def save(image: Tensor | Image.Image, path: str | Path) -> None:
-    """Writes a PNG whole or not at all: to a temporary file in the same folder, then renamed."""
+def save(image: Tensor | Image.Image, path: str | Path, about: dict | None = None) -> None:
+    """Writes a PNG whole or not at all: to a temporary file in the same folder, then renamed. about: kept inside, see `read_about`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = to_pil(image) if isinstance(image, Tensor) else image
-    temporary = path.with_name(f".{path.name}.tmp")
-    picture.save(temporary, format="PNG")
-    temporary.replace(path)
+    texts = PngInfo()
+    if about is not None:
+        texts.add_text("taming", json.dumps(about, sort_keys=True), zip=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        picture.save(temporary, format="PNG", pnginfo=texts)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(
+            f"'{path}' can't be written ({error.strerror or error}); what is written so far is whole, and the same command goes on with it"
+        ) from None
+
+
+def read_about(path: str | Path) -> dict | None:
+    """What `save` kept inside a PNG; None for a picture from elsewhere."""
+    try:
+        with Image.open(path) as picture:
+            text = getattr(picture, "text", {}).get("taming")
+    except OSError:
+        return None
+    return json.loads(text) if text else None

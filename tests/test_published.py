@@ -158,7 +158,7 @@ def test_tokens_that_see_each_other_unmasked():
         for i in range(30):
             assert relative(decoder.logits(), logits[:, i]) < 1e-5
             if i < 29:
-                decoder.append(codes.flatten(1)[:, i])
+                decoder.extend(codes.flatten(1)[:, i : i + 1])
     with pytest.raises(ValueError, match="codes after them"):
         GPT(30, [5, 6], [{"vocabulary": 30, "length": 10}], 2, 4, 32, unmasked=11)
     node["model"]["params"]["prior"]["params"]["unmasked"] = 3

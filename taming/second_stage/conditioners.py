@@ -1,6 +1,7 @@
 """What a prior can be told: nothing, a class, an encoded image such as a mask, where in a larger picture it is, objects in boxes."""
 
 import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +10,7 @@ from torch import Tensor
 from taming.errors import UserError
 from taming.first_stage.interface import FirstStage
 from taming.images import colour_labels
-from taming.second_stage.interface import Condition, Conditioner, Part
+from taming.second_stage.interface import Condition, Conditioner, Part, Window
 
 
 class Unconditional(Conditioner):
@@ -132,6 +133,16 @@ class Boxes(Conditioner):
             crop = batch.get("crop", torch.tensor([0.0, 0.0, 1.0, 1.0], device=boxes.device).expand(len(boxes), 4))
             tokens = torch.cat([tokens, self._place(crop[:, 0], crop[:, 1])[:, None], self._place(crop[:, 2], crop[:, 3])[:, None]], dim=1)
         return (Part(tokens, self.vocabulary),)
+
+    def crop(self, condition: Condition, window: Window, grid: tuple[int, int]) -> Condition:
+        """The objects stay where they are in the picture; the crop's two tokens tell what is seen of it."""
+        if not self.crop_tokens:
+            return condition
+        top, left, height, width = window
+        corners = torch.tensor([[left / grid[1], top / grid[0]], [(left + width) / grid[1], (top + height) / grid[0]]])
+        tokens = condition[0].tokens.clone()
+        tokens[:, -2:] = self._place(corners[:, 0], corners[:, 1]).to(tokens)
+        return (replace(condition[0], tokens=tokens),)
 
     def _place(self, x: Tensor, y: Tensor) -> Tensor:
         column, row = ((v.clamp(0, 1) * (self.side - 1)).round().long() for v in (x, y))

@@ -28,16 +28,19 @@ class SelfAttention(nn.Module):
         q, k, v = rearrange(self.qkv(x), "b t (three heads d) -> three b heads t d", three=3, heads=self.heads)
         if cache is not None:
             k, v = cache.extend(k, v)
+        new, before = q.shape[2], k.shape[2] - q.shape[2]
         dropped = self.attention_dropout if self.training else 0.0
-        if self.unmasked and x.shape[1] > 1:
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=self._visible(x.shape[1], x.device), dropout_p=dropped)
+        if new > 1 and (before or self.unmasked):
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=self._visible(before, new, x.device), dropout_p=dropped)
         else:
-            out = F.scaled_dot_product_attention(q, k, v, is_causal=x.shape[1] > 1, dropout_p=dropped)
+            out = F.scaled_dot_product_attention(q, k, v, is_causal=new > 1, dropout_p=dropped)
         return self.dropout(self.proj(rearrange(out, "b heads t d -> b t (heads d)")))
 
-    def _visible(self, length: int, device: torch.device) -> Tensor:
-        visible = torch.ones(length, length, dtype=torch.bool, device=device).tril()
-        visible[: self.unmasked, : self.unmasked] = True
+    def _visible(self, before: int, new: int, device: torch.device) -> Tensor:
+        """(new, before + new) bool: who of the `new` tokens sees whom."""
+        visible = torch.ones(new, before + new, dtype=torch.bool, device=device).tril(before)
+        if not before:
+            visible[: self.unmasked, : self.unmasked] = True
         return visible
 
 
@@ -88,7 +91,7 @@ class GPT(Prior):
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} is not divisible by heads {heads}")
-        self.num_codes, self.grid = num_codes, (int(grid[0]), int(grid[1]))
+        self.num_codes, self.grid, self.width = num_codes, (int(grid[0]), int(grid[1])), width
         self.vocabularies = [part["vocabulary"] for part in parts]
         self.part_grids = [tuple(part["grid"]) if part.get("grid") else None for part in parts]
         self.lengths = [math.prod(part["grid"]) if part.get("grid") else part["length"] for part in parts]
@@ -184,33 +187,35 @@ class LayerCache:
 
 
 class CachedDecoder:
-    """Code after code; each step computes one position only."""
+    """Code after code; what was read once is kept as keys and values, and what waits to be read is read in one pass when logits are asked for."""
 
-    @torch.no_grad()
     def __init__(self, prior: GPT, condition: Condition, grid: tuple[int, int]):
         self.prior = prior
         self.positions = prior.code_positions(grid)
-        prefix = prior.embed_condition(condition)
+        self.waiting = [prior.embed_condition(condition)]
+        count, length, width = self.waiting[0].shape
         heads = prior.blocks[0].attn.heads
-        shape = (len(prefix), heads, prefix.shape[1] + math.prod(grid), prefix.shape[2] // heads)
-        self.caches = [LayerCache(shape, prefix) for _ in prior.blocks]
+        shape = (count, heads, length + math.prod(grid), width // heads)
+        self.caches = [LayerCache(shape, self.waiting[0]) for _ in prior.blocks]
         self.position = 0
-        self._advance(prefix)
-
-    def logits(self) -> Tensor:
-        """(B, K) of the next code."""
-        return self.next
 
     @torch.no_grad()
-    def append(self, code: Tensor) -> None:
-        """code (B,): the next code is this."""
-        self._advance((self.prior.tok_emb(code) + self.positions[:, self.position])[:, None])
-        self.position += 1
+    def logits(self) -> Tensor:
+        """(B, K) of the next code."""
+        if self.waiting:
+            x = torch.cat(self.waiting, dim=1)
+            self.waiting = []
+            for block, cache in zip(self.prior.blocks, self.caches):
+                x = block(x, cache)
+            known = self.prior.num_codes  # what is in the vocabulary, but no code, can't come next
+            self.next = self.prior.head(self.prior.ln_f(x[:, -1]))[:, :known]
+        return self.next
 
-    def _advance(self, x: Tensor) -> None:
-        for block, cache in zip(self.prior.blocks, self.caches):
-            x = block(x, cache)
-        self.next = self.prior.head(self.prior.ln_f(x[:, -1]))[:, : self.prior.num_codes]  # what is in the vocabulary, but no code, can't come next
+    def extend(self, codes: Tensor) -> None:
+        """codes (B, n): the next n codes are these."""
+        until = self.position + codes.shape[1]
+        self.waiting.append(self.prior.tok_emb(codes) + self.positions[:, self.position : until])
+        self.position = until
 
 
 def sine_code(grid: tuple[int, int], width: int, scale: float = 0.03) -> Tensor:

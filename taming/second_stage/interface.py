@@ -22,8 +22,16 @@ class Part:
         empty = torch.full_like(self.tokens, self.vocabulary)
         return replace(self, tokens=empty if which is None else torch.where(which[:, None], empty, self.tokens))
 
+    def crop(self, window: "Window", grid: tuple[int, int]) -> "Part":
+        """Of a raster over a code grid of this size, the part that lies over the window."""
+        top, left, height, width = (n * self.grid[axis % 2] // grid[axis % 2] for axis, n in enumerate(window))
+        tokens = self.tokens.unflatten(1, self.grid)[:, top : top + height, left : left + width]
+        return replace(self, tokens=tokens.flatten(1), grid=(height, width))
+
 
 Condition = tuple[Part, ...]
+Window = tuple[int, int, int, int]
+"""Top, left, height, width, in codes."""
 
 
 class Conditioner(nn.Module):
@@ -31,6 +39,10 @@ class Conditioner(nn.Module):
 
     def forward(self, batch: dict) -> Condition:
         raise NotImplementedError(f"{type(self).__name__} makes no condition")
+
+    def crop(self, condition: Condition, window: "Window", grid: tuple[int, int]) -> Condition:
+        """What a window of a code grid of this size is told: of rasters the part that lies over it; all else stays."""
+        return tuple(part if part.grid is None else part.crop(window, grid) for part in condition)
 
     def picture(self, batch: dict) -> Tensor | None:
         """(B, 3, H, W) in [-1, 1]: what to draw beside the samples; None where there is nothing to see."""
@@ -67,7 +79,7 @@ class Decoder:
     def __init__(self, prior: Prior, condition: Condition, grid: tuple[int, int]):
         self.prior, self.condition = prior, condition
         order = prior.order(grid)
-        self.order = range(grid[0] * grid[1]) if order is None else order.tolist()
+        self.order = torch.arange(grid[0] * grid[1]) if order is None else order.cpu()
         tokens = condition[0].tokens
         self.codes = torch.zeros((len(tokens), *grid), dtype=torch.int64, device=tokens.device)
         self.position = 0
@@ -76,7 +88,7 @@ class Decoder:
         """(B, K) of the next code."""
         return self.prior(self.codes, self.condition).flatten(1, 2)[:, self.order[self.position], : self.prior.num_codes]
 
-    def append(self, code: Tensor) -> None:
-        """code (B,): the next code is this."""
-        self.codes.flatten(1)[:, self.order[self.position]] = code
-        self.position += 1
+    def extend(self, codes: Tensor) -> None:
+        """codes (B, n): the next n codes are these."""
+        self.codes.flatten(1)[:, self.order[self.position : self.position + codes.shape[1]]] = codes
+        self.position += codes.shape[1]

@@ -1,12 +1,16 @@
 """SecondStage: a first stage, a conditioner and a prior: what a second-stage checkpoint is."""
 
+import math
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from taming.errors import UserError
-from taming.first_stage.interface import Codes, FirstStage
+from taming.first_stage.interface import Codes, FirstStage, pad_to_multiple
 from taming.second_stage.interface import Conditioner, Prior
 from taming.second_stage.sampling import sample
+from taming.second_stage.window import decode_tiled
 
 
 class SecondStage(nn.Module):
@@ -23,6 +27,7 @@ class SecondStage(nn.Module):
         self.first_stage = first_stage.requires_grad_(False)
         self.conditioner = conditioner.requires_grad_(False)
         self.priors = nn.ModuleList([prior])
+        self.condition_dropout: float | None = None  # how often the prior was trained without its condition; None where nobody knows
 
     @property
     def prior(self) -> Prior:
@@ -36,8 +41,18 @@ class SecondStage(nn.Module):
         return self
 
     def decode(self, codes: Codes) -> Tensor:
-        """(B, C, H, W) in [-1, 1]"""
-        return self.first_stage.decode(codes).clamp(-1, 1)
+        """(B, C, H, W) in [-1, 1]; large grids in tiles."""
+        return decode_tiled(self.first_stage, codes).clamp(-1, 1)
+
+    @property
+    def trained_size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.prior.grid[0] * self.first_stage.stride, self.prior.grid[1] * self.first_stage.stride
+
+    @property
+    def multiple(self) -> int:
+        """Sides of a picture that code grid and condition fit are multiples of this many pixels."""
+        return math.lcm(self.first_stage.stride, getattr(getattr(self.conditioner, "first_stage", None), "stride", 1))
 
     @torch.no_grad()
     def sample(
@@ -48,38 +63,71 @@ class SecondStage(nn.Module):
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
+        min_p: float | None = None,
         guidance: float = 1.0,
         known: tuple[Tensor, Tensor] | None = None,
         seed: int = 0,
-        first: int = 0,
+        first: int | list[int] = 0,
+        on_row: Callable[[Tensor, int], None] | None = None,
     ) -> Tensor:
         """Pictures (B, C, H, W) in [-1, 1] for what the batch says (see the conditioner): {"segmentation": int64 (B, H, W)}, {"class": int64 (B,)},
         {"count": B}, ...
 
-        size: (H, W), by default what the prior was trained on. known: an image (B, C, H, W) and a bool mask (B, H, W); codes whose whole patch is marked
-        are kept. Picture i draws from (seed, first + i).
+        size: (H, W), by default that of the condition's picture, else what the prior was trained on; any size will do. Where the code grid needs more,
+        rasters of the condition and known pictures are continued by their last row and column, and what was drawn there is cut off. known: an image
+        (B, C, H, W) and a bool mask (B, H, W); codes whose whole patch is marked are kept. Picture i draws from (seed, first + i), or `first` lists the
+        number of each. on_row: called with the codes so far and the number of rows.
         """
+        if guidance != 1.0:
+            self.check_guidance()
         stride = self.first_stage.stride
-        grid = self.first_stage.grids(*size)[0] if size else self.prior.grid
+        key = getattr(self.conditioner, "key", None)
+        shown = batch.get(key)
+        height, width = size or (tuple(shown.shape[-2:]) if _is_picture(shown, key) else self.trained_size)
+        if min(height, width) < 1:
+            raise UserError(f"size {height}x{width} should be at least 1x1")
+        if _is_picture(shown, key) and not (tuple(shown.shape[-2:]) != (height, width) == self.trained_size):
+            batch = {**batch, key: self._fitted(shown, (height, width), key)}
         condition = self.conditioner(batch)
         if known is not None:
-            kept = nn.functional.max_pool2d((~known[1])[:, None].float(), stride)[:, 0] == 0
-            known = (self.first_stage.encode(known[0])[0], kept)
+            image, kept = (self._fitted(v, (height, width), "known") for v in known)
+            kept = nn.functional.max_pool2d((~kept)[:, None].float(), stride)[:, 0] == 0
+            known = (self.first_stage.encode(image)[0], kept)
         count = len(condition[0].tokens)
+        rows, columns = (n + -n % self.multiple for n in (height, width))
         codes = sample(
             self.prior,
             condition,
-            grid,
+            (rows // stride, columns // stride),
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
+            min_p=min_p,
             guidance=guidance,
             known=known,
             generators=generators(seed, first, count),
+            crop=self.conditioner.crop,
+            on_row=on_row,
         )
-        return self.decode((codes,))
+        return self.decode((codes,))[..., :height, :width]
+
+    def check_guidance(self) -> None:
+        """Raises UserError where the prior never heard silence, so that there is nothing to be guided away from."""
+        if getattr(self.prior, "tied", False) or self.condition_dropout == 0:
+            raise UserError("guidance needs a prior that was trained with condition_dropout above 0, and this one was not; leave guidance at 1")
+
+    def _fitted(self, value: Tensor, size: tuple[int, int], name: str) -> Tensor:
+        """Pictures and label maps, continued to sides that the grids divide."""
+        if tuple(value.shape[-2:]) != size:
+            raise UserError(f"'{name}' is {value.shape[-2]}x{value.shape[-1]}, but the picture to draw is {size[0]}x{size[1]}; make them equal")
+        return pad_to_multiple(value, self.multiple)
 
 
-def generators(seed: int, first: int, count: int) -> list[torch.Generator]:
+def _is_picture(value, key: str | None) -> bool:
+    return isinstance(value, Tensor) and value.ndim >= 3 and key != "boxes"
+
+
+def generators(seed: int, first: int | list[int], count: int) -> list[torch.Generator]:
     """One per picture, so that picture i is the same whatever batch it is drawn in."""
-    return [torch.Generator().manual_seed((seed * 1_000_003 + first + i) % 2**63) for i in range(count)]
+    numbers = range(first, first + count) if isinstance(first, int) else first
+    return [torch.Generator().manual_seed((seed * 1_000_003 + number) % 2**63) for number in numbers]

@@ -1,26 +1,24 @@
 """The one sampling loop."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from taming.errors import UserError
-from taming.second_stage.interface import Condition, Prior
+from taming.second_stage.interface import Condition, Conditioner, Part, Prior
+from taming.second_stage.window import WindowDecoder
 
 
-def filter_logits(logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None) -> Tensor:
+def filter_logits(logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None, min_p: float | None = None) -> Tensor:
     """Logits (..., K) over the temperature, with -inf where a code may not be drawn.
 
     top_k: the k most probable stay, with all that tie with the last of them; k above K is K. top_p: of these, the smallest set of most probable codes with
-    probability at least p (Holtzman et al. 2020, arXiv 1904.09751). The most probable code always stays.
+    probability at least p (Holtzman et al. 2020, arXiv 1904.09751). min_p: those at least min_p times as probable as the most probable (Nguyen et al. 2024,
+    arXiv 2407.01082). The most probable code always stays.
     """
-    if temperature <= 0:
-        raise UserError(f"temperature {temperature} should be above 0 (0 means greedy and is handled by sample)")
-    if top_k is not None and top_k < 1:
-        raise UserError(f"top_k {top_k} should be at least 1")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise UserError(f"top_p {top_p} should be in (0, 1]")
+    check_filters(temperature, top_k, top_p, min_p)
     logits = logits / temperature
     if top_k is not None and top_k < logits.shape[-1]:
         smallest = logits.topk(top_k, dim=-1).values[..., -1:]
@@ -30,7 +28,21 @@ def filter_logits(logits: Tensor, temperature: float = 1.0, top_k: int | None = 
         probabilities = ordered.softmax(dim=-1)
         outside = probabilities.cumsum(dim=-1) - probabilities >= top_p  # mass before this code already suffices
         logits = logits.masked_fill(outside.scatter(-1, order, outside), -torch.inf)
+    if min_p:
+        probabilities = logits.softmax(dim=-1)
+        logits = logits.masked_fill(probabilities < min_p * probabilities.amax(dim=-1, keepdim=True), -torch.inf)
     return logits
+
+
+def check_filters(temperature: float, top_k: int | None, top_p: float | None, min_p: float | None) -> None:
+    if temperature <= 0:
+        raise UserError(f"temperature {temperature} should be above 0, or 0 for greedy sampling")
+    if top_k is not None and top_k < 1:
+        raise UserError(f"top_k {top_k} should be at least 1")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise UserError(f"top_p {top_p} should be in (0, 1]")
+    if min_p is not None and not 0 <= min_p <= 1:
+        raise UserError(f"min_p {min_p} should be in [0, 1]")
 
 
 @torch.no_grad()
@@ -42,51 +54,60 @@ def sample(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    min_p: float | None = None,
     guidance: float = 1.0,
     known: tuple[Tensor, Tensor] | None = None,
     generators: Sequence[torch.Generator] | None = None,
+    crop: Callable | None = None,
+    on_row: Callable[[Tensor, int], None] | None = None,
 ) -> Tensor:
-    """Codes (B, h, w) drawn from the prior in the order that it reads them.
+    """Codes (B, h, w) drawn from the prior in the order that it reads them; on grids larger than it was trained on, through a window (see window.py).
 
     temperature 0 is greedy. guidance: logits = null + guidance (conditioned - null) (Ho and Salimans 2022, arXiv 2207.12598); 1 does not compute the null
-    pass. known: codes (B, h, w) and a bool mask (B, h, w) of positions to keep; codes after the one being drawn are not seen. generators: one per picture,
-    so that a picture does not depend on what it is batched with.
+    pass. known: codes (B, h, w) and a bool mask (B, h, w) of positions to keep. A prior sees what was read before: given codes after the one being drawn
+    are kept, but do not influence it. generators: one per picture, so that a picture does not depend on what it is batched with. crop: of the conditioner,
+    what a window is told. on_row: called with the codes so far (B, h, w) and the number of rows done.
     """
-    count = len(condition[0].tokens)
-    device = condition[0].tokens.device
+    if temperature:
+        check_filters(temperature, top_k, top_p, min_p)
+    count, device = len(condition[0].tokens), condition[0].tokens.device
     steps = grid[0] * grid[1]
     generators = generators or [torch.Generator().manual_seed(i) for i in range(count)]
     uniform = torch.stack([torch.rand(steps, generator=g, dtype=torch.float64) for g in generators]).to(device)
     guided = guidance != 1.0
     told = tuple(_doubled(part) for part in condition) if guided else condition
-    decoder = prior.decoder(told, grid)
-    order = prior.order(grid)
+    fits = grid[0] <= prior.grid[0] and grid[1] <= prior.grid[1]
+    decoder = prior.decoder(told, grid) if fits else WindowDecoder(prior, told, grid, crop or Conditioner().crop)
+    order = prior.order(grid) if fits else None
     codes = torch.zeros(count, steps, dtype=torch.int64, device=device)
     for i, place in enumerate(range(steps) if order is None else order.tolist()):
-        logits = decoder.logits().float()
-        if guided:
-            with_condition, without = logits.chunk(2)
-            logits = without + guidance * (with_condition - without)
-        code = draw(logits, uniform[:, place], temperature, top_k, top_p)
-        if known is not None:
-            code = torch.where(known[1].flatten(1)[:, place], known[0].flatten(1)[:, place], code)
+        if known is not None and bool(known[1].flatten(1)[:, place].all()):
+            code = known[0].flatten(1)[:, place]  # nothing to draw: it is read together with what comes next
+        else:
+            logits = decoder.logits().float()
+            if guided:
+                with_condition, without = logits.chunk(2)
+                logits = without + guidance * (with_condition - without)
+            code = draw(logits, uniform[:, place], temperature, top_k, top_p, min_p)
+            if known is not None:
+                code = torch.where(known[1].flatten(1)[:, place], known[0].flatten(1)[:, place], code)
         codes[:, place] = code
         if i + 1 < steps:
-            decoder.append(torch.cat([code, code]) if guided else code)
+            decoder.extend((torch.cat([code, code]) if guided else code)[:, None])
+        if on_row is not None and (i + 1) % grid[1] == 0:
+            on_row(codes.view(count, *grid), (i + 1) // grid[1])
     return codes.view(count, *grid)
 
 
-def draw(logits: Tensor, uniform: Tensor, temperature: float, top_k: int | None, top_p: float | None) -> Tensor:
+def draw(logits: Tensor, uniform: Tensor, temperature: float, top_k: int | None, top_p: float | None, min_p: float | None = None) -> Tensor:
     """One code (B,) from logits (B, K) by inverting the cumulative distribution at `uniform` (B,) in [0, 1)."""
     if temperature == 0:
         return logits.argmax(dim=-1)
-    probabilities = filter_logits(logits, temperature, top_k, top_p).double().softmax(dim=-1)
+    probabilities = filter_logits(logits, temperature, top_k, top_p, min_p).double().softmax(dim=-1)
     cumulative = probabilities.cumsum(dim=-1)
     code = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)[:, 0]
     return code.clamp(max=logits.shape[-1] - 1)
 
 
-def _doubled(part):
-    from dataclasses import replace
-
+def _doubled(part: Part) -> Part:
     return replace(part, tokens=torch.cat([part.tokens, part.null().tokens]))

@@ -57,7 +57,7 @@ def test_cached_equals_uncached_at_every_prefix(batch):
             for i in range(12):
                 assert torch.allclose(decoder.logits(), expected[:, i], atol=1e-5)
                 if i < 11:
-                    decoder.append(codes.flatten(1)[:, i])
+                    decoder.extend(codes.flatten(1)[:, i : i + 1])
 
 
 def test_probabilities_of_all_grids_sum_to_one():

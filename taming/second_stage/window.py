@@ -1,0 +1,134 @@
+"""Pictures larger than the prior was trained on: each code is drawn inside a window of the trained size that slides over the grid (Esser et al. 2021,
+arXiv 2012.09841, section 3.3); and their decoding in bounded memory.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from taming.errors import UserError
+from taming.first_stage.interface import FirstStage
+from taming.second_stage.interface import Condition, Prior
+
+CACHE_LIMIT = 2 << 30  # bytes of keys and values kept for windows that will be met again
+
+
+def origin(position: int, size: int, window: int, step: int = 1) -> int:
+    """Where the window for `position` begins along one axis of `size` codes: as near as can be so that the position lies in its middle.
+
+    This is the published rule for step 1. step: begin at its multiples only, where a coarser raster of the condition has a token for so many codes.
+    """
+    if size <= window:
+        return 0
+    half = window // 2
+    if position <= half:
+        return 0
+    if size - position < half:
+        return size - window
+    return (position - half) // step * step
+
+
+class WindowDecoder:
+    """Reads and gives codes of a large grid in raster order, through windows of the prior's grid.
+
+    Windows are kept, keys and values included, as long as their row of origin lasts; so where the origin stands still (towards the four edges), only what
+    is new is read. Beyond `limit` bytes (default: CACHE_LIMIT) only the window at hand is kept. Codes after the one being drawn are never computed.
+    """
+
+    def __init__(self, prior: Prior, condition: Condition, grid: tuple[int, int], crop, limit: int | None = None):
+        if prior.order(prior.grid) is not None:
+            raise UserError(f"a prior that reads codes in its own order draws {prior.grid[0]}x{prior.grid[1]} of them only, not {grid[0]}x{grid[1]}")
+        self.prior, self.condition, self.grid, self.crop = prior, condition, grid, crop
+        self.window = (min(grid[0], prior.grid[0]), min(grid[1], prior.grid[1]))
+        self.step = alignment(condition, grid)
+        tokens = condition[0].tokens
+        self.codes = torch.zeros((len(tokens), *grid), dtype=torch.int64, device=tokens.device)
+        self.position = 0
+        self.row = 0
+        self.decoders: dict = {}
+        columns = len({origin(j, grid[1], self.window[1], self.step[1]) for j in range(grid[1])})
+        self.keep_all = columns * cache_bytes(prior, len(tokens), self.window) <= (CACHE_LIMIT if limit is None else limit)
+
+    def logits(self) -> Tensor:
+        """(B, K) of the next code."""
+        i, j = divmod(self.position, self.grid[1])
+        top, left = (origin(p, size, window, step) for p, size, window, step in zip((i, j), self.grid, self.window, self.step))
+        if top != self.row or (not self.keep_all and left not in self.decoders):
+            self.row, self.decoders = top, {}
+        if left not in self.decoders:
+            told = self.crop(self.condition, (top, left, *self.window), self.grid)
+            self.decoders[left] = self.prior.decoder(told, self.window)
+        decoder = self.decoders[left]
+        read, upto = decoder.position, (i - top) * self.window[1] + j - left
+        if upto > read:
+            inside = self.codes[:, top : i + 1, left : left + self.window[1]].flatten(1)
+            decoder.extend(inside[:, read:upto])
+        return decoder.logits()
+
+    def extend(self, codes: Tensor) -> None:
+        """codes (B, n): the next n codes are these."""
+        self.codes.flatten(1)[:, self.position : self.position + codes.shape[1]] = codes
+        self.position += codes.shape[1]
+
+
+def alignment(condition: Condition, grid: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of codes under one token of the coarsest raster in the condition."""
+    steps = [(max(1, grid[0] // part.grid[0]), max(1, grid[1] // part.grid[1])) for part in condition if part.grid]
+    return math.lcm(*(s[0] for s in steps)), math.lcm(*(s[1] for s in steps))
+
+
+def cache_bytes(prior: Prior, count: int, window: tuple[int, int]) -> int:
+    """Keys and values of one window for `count` pictures, float32; 0 for a prior that keeps none."""
+    blocks, width = len(getattr(prior, "blocks", ())), getattr(prior, "width", 0)
+    length = sum(getattr(prior, "lengths", (0,))) + math.prod(window)
+    return 8 * blocks * width * length * count
+
+
+@torch.no_grad()
+def decode_tiled(first_stage: FirstStage, codes: tuple[Tensor, ...], tile: int = 64, margin: int = 8) -> Tensor:
+    """The picture (B, C, H, W) of a large grid, decoded in tiles of `tile` codes, each seen with `margin` codes around it and blended over the margins.
+
+    Memory is that of one tile and the picture. Not exact: group normalisation and attention see the tile instead of the whole; grids of at most `tile` a
+    side are decoded whole. How far it is off: docs/sampling.md.
+    """
+    if len(codes) != 1:
+        raise UserError(f"codes of {len(codes)} levels can't be decoded in tiles")
+    (grid,) = codes
+    height, width = grid.shape[1:]
+    if max(height, width) <= tile:
+        return first_stage.decode(codes)
+    stride = first_stage.stride
+    total = weights = None
+    for top in _starts(height, tile, margin):
+        for left in _starts(width, tile, margin):
+            part = grid[:, top : top + tile, left : left + tile]
+            picture = first_stage.decode((part.contiguous(),))
+            if total is None:
+                total = picture.new_zeros(len(grid), picture.shape[1], height * stride, width * stride)
+                weights = picture.new_zeros(height * stride, width * stride)
+            rows = _ramp(part.shape[1], top > 0, top + tile < height, margin, stride)
+            columns = _ramp(part.shape[2], left > 0, left + tile < width, margin, stride)
+            where = (slice(top * stride, (top + part.shape[1]) * stride), slice(left * stride, (left + part.shape[2]) * stride))
+            weight = (rows[:, None] * columns).to(picture)
+            total[(..., *where)] += picture * weight
+            weights[where] += weight
+    return total.div_(weights)
+
+
+def _starts(size: int, tile: int, margin: int) -> list[int]:
+    if size <= tile:
+        return [0]
+    hop = tile - 2 * margin
+    return sorted({min(start, size - tile) for start in range(0, size - 2 * margin, hop)})
+
+
+def _ramp(length: int, before: bool, after: bool, margin: int, stride: int) -> Tensor:
+    """Weights along one side of a tile: 1 inside, falling to almost 0 over the margin where another tile goes on."""
+    slope = (torch.arange(2 * margin * stride) + 0.5) / (2 * margin * stride)
+    weight = torch.ones(length * stride)
+    if before:
+        weight[: len(slope)] *= slope
+    if after:
+        weight[-len(slope) :] *= slope.flip(0)
+    return weight

@@ -1,0 +1,154 @@
+import pytest
+import torch
+
+from taming.errors import UserError
+from taming.first_stage import VQGAN, MaskVQGAN, VectorQuantizer
+from taming.second_stage import GPT, Boxes, EncodedImage, Part, SecondStage, Unconditional, sample
+from taming.second_stage.window import WindowDecoder, decode_tiled, origin
+
+
+def scrambled(module):
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return module.eval()
+
+
+def masked(grid=(4, 4), part=(4, 4)):
+    return scrambled(GPT(7, list(grid), [{"vocabulary": 5, "grid": list(part)}], layers=2, heads=2, width=16))
+
+
+def generators(count=2):
+    return [torch.Generator().manual_seed(i) for i in range(count)]
+
+
+def brute_force(prior, tokens, grid, uniform):
+    """The published rule, 16 replaced by 4: at each position a window around it, all of it computed anew."""
+    side, half = 4, 2
+    codes = torch.zeros(len(tokens), *grid, dtype=torch.int64)
+    rows, columns = grid
+    for i in range(rows):
+        local_i = i if i <= half else side - (rows - i) if rows - i < half else half
+        for j in range(columns):
+            local_j = j if j <= half else side - (columns - j) if columns - j < half else half
+            top, left = i - local_i, j - local_j
+            part = Part(tokens[:, top : top + side, left : left + side].flatten(1), 5, (side, side))
+            logits = prior(codes[:, top : top + side, left : left + side], (part,))[:, local_i, local_j]
+            cumulative = logits.double().softmax(-1).cumsum(-1)
+            codes[:, i, j] = (cumulative < uniform[:, i * columns + j, None]).sum(-1)
+    return codes
+
+
+@pytest.mark.parametrize("grid", [(4, 4), (4, 9), (9, 4), (7, 10), (5, 5)])
+@pytest.mark.parametrize("limit", [0, 1 << 30])
+def test_the_published_window_rule(grid, limit, monkeypatch):
+    monkeypatch.setattr("taming.second_stage.window.CACHE_LIMIT", limit)
+    prior, tokens = masked(), torch.randint(0, 5, (2, *grid))
+    uniform = torch.stack([torch.rand(grid[0] * grid[1], generator=g, dtype=torch.float64) for g in generators()])
+    with torch.no_grad():
+        expected = brute_force(prior, tokens, grid, uniform)
+    told = (Part(tokens.flatten(1), 5, grid),)
+    assert torch.equal(sample(prior, told, grid, generators=generators()), expected)
+
+
+def test_on_the_trained_grid_windows_change_nothing():
+    prior, told = masked(), (Part(torch.randint(0, 5, (2, 16)), 5, (4, 4)),)
+    decoder, plain = WindowDecoder(prior, told, (4, 4), EncodedImage.crop), prior.decoder(told, (4, 4))
+    decoder.crop = lambda condition, window, grid: condition
+    codes = torch.randint(0, 7, (2, 16))
+    for i in range(16):
+        assert torch.allclose(decoder.logits(), plain.logits(), atol=1e-6)
+        decoder.extend(codes[:, i : i + 1]), plain.extend(codes[:, i : i + 1])
+
+
+def test_windows_keep_to_the_tokens_of_a_coarser_mask():
+    assert [origin(i, 12, 4, 2) for i in range(12)] == [0, 0, 0, 0, 2, 2, 4, 4, 6, 6, 8, 8]
+    prior = masked(part=(2, 2))
+    told = (Part(torch.randint(0, 5, (2, 6 * 4)), 5, (6, 4)),)
+    assert sample(prior, told, (12, 8), generators=generators()).shape == (2, 12, 8)
+
+
+def test_codes_are_read_once_while_the_origin_stands_still():
+    """Along the first rows of a wide grid each window stays; what is read grows with what is new, not with the window."""
+    prior, told = masked(), (Part(torch.randint(0, 5, (1, 4 * 20)), 5, (4, 20)),)
+    read = 0
+
+    def count(module, inputs):
+        nonlocal read
+        read += inputs[0].shape[1]
+
+    prior.blocks[0].register_forward_pre_hook(count)
+    sample(prior, told, (4, 20), generators=generators(1))
+    windows = 17
+    assert read <= windows * (16 + 16)  # condition and codes of each window at most once; anew at each step it would be 80 times as many
+
+
+def test_guidance_and_known_codes_go_through_windows():
+    prior, tokens = masked(), torch.randint(0, 5, (2, 6, 7))
+    told = (Part(tokens.flatten(1), 5, (6, 7)),)
+    known, where = torch.randint(0, 7, (2, 6, 7)), torch.rand(2, 6, 7) < 0.5
+    codes = sample(prior, told, (6, 7), guidance=2.0, known=(known, where), generators=generators())
+    assert torch.equal(codes[where], known[where])
+    assert not torch.equal(codes, sample(prior, told, (6, 7), known=(known, where), generators=generators()))
+
+
+def pair(order="raster"):
+    first = scrambled(VQGAN(8, [1, 2], VectorQuantizer(7, 4), blocks=1, latent_channels=8))
+    masks = scrambled(MaskVQGAN(3, 8, [1, 1, 2], VectorQuantizer(5, 4), blocks=1, latent_channels=8))
+    prior = scrambled(GPT(7, [8, 8], [{"vocabulary": 5, "grid": [4, 4]}], 1, 2, 16))
+    return SecondStage(first, EncodedImage(masks), prior).eval()
+
+
+@pytest.mark.parametrize("size", [(16, 16), (8, 12), (29, 37), (40, 16), (3, 5)])
+def test_any_size_is_drawn_as_asked(size):
+    model = pair()
+    labels = torch.randint(0, 3, (1, *size))
+    assert model.sample({"segmentation": labels}).shape == (1, 3, *size)
+    with pytest.raises(UserError, match="make them equal"):
+        model.sample({"segmentation": labels}, (size[0] + 1, size[1]))
+
+
+def test_unconditional_pictures_of_any_size():
+    first = scrambled(VQGAN(8, [1, 2], VectorQuantizer(7, 4), blocks=1, latent_channels=8))
+    model = SecondStage(first, Unconditional(), scrambled(GPT(7, [4, 4], [{"vocabulary": 1, "length": 1}], 1, 2, 16))).eval()
+    assert model.sample({"count": 2}, (21, 30)).shape == (2, 3, 21, 30)
+
+
+def test_rows_are_shown_as_they_grow():
+    model, seen = pair(), []
+    model.sample({"segmentation": torch.zeros(1, 16, 16, dtype=torch.int64)}, on_row=lambda codes, rows: seen.append((codes.shape, rows)))
+    assert seen == [((1, 8, 8), n) for n in range(1, 9)]
+
+
+def test_guidance_needs_a_prior_that_heard_silence():
+    model = pair()
+    model.condition_dropout = 0.0
+    with pytest.raises(UserError, match="condition_dropout"):
+        model.sample({"segmentation": torch.zeros(1, 16, 16, dtype=torch.int64)}, guidance=2.0)
+    model.condition_dropout = 0.1
+    model.sample({"segmentation": torch.zeros(1, 16, 16, dtype=torch.int64)}, guidance=2.0)
+
+
+def test_a_window_of_boxes_tells_what_is_seen_of_the_picture():
+    conditioner = Boxes(objects=2, vocabulary=101, classes=5)
+    told = conditioner({"boxes": torch.tensor([[[1, 0.0, 0.0, 1.0, 1.0]]])})
+    cut = conditioner.crop(told, (4, 0, 4, 8), (8, 16))
+    assert torch.equal(cut[0].tokens[:, :-2], told[0].tokens[:, :-2])
+    assert cut[0].tokens[0, -2:].tolist() == [4 * 10, 9 * 10 + 4]  # halves round to even: (0, 4.5) -> row 4; (4.5, 9) -> column 4
+
+
+def test_tiles_agree_with_the_whole_where_nothing_looks_far():
+    """Without the norms' and the attention's view of everything, tiles are exact: with enough margin, blended or not."""
+
+    class Smooth(torch.nn.Module):
+        stride = 2
+
+        def decode(self, codes):
+            return torch.nn.functional.interpolate(codes[0][:, None].float(), scale_factor=2)
+
+    codes = torch.randint(0, 9, (2, 40, 23))
+    assert torch.allclose(decode_tiled(Smooth(), (codes,), tile=16, margin=3), Smooth().decode((codes,)), atol=1e-5)
+    first = pair().first_stage
+    whole = first.decode((codes % 7,))
+    assert torch.equal(decode_tiled(first, (codes % 7,), tile=40), whole)
+    assert decode_tiled(first, (codes % 7,), tile=16, margin=3).shape == whole.shape
