@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from taming.checkpoint import make_writable
 from taming.data.module import BrokenPictures, SkippingBroken, collate
 from taming.second_stage.interface import Part
 from taming.second_stage.model import SecondStage
@@ -44,8 +45,8 @@ def cached_codes(model: SecondStage, source: Dataset, views: int | None, folder:
     """
     path = Path(folder) / f"codes-{fingerprint(model, source, views)}.pt"
     if not path.is_file():
+        make_writable(path.parent)  # said before the work, not after it
         content = compute(model, source, views)
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         torch.save(content, temporary)
         os.replace(temporary, path)

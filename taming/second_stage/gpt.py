@@ -3,6 +3,7 @@
 """
 
 import math
+import weakref
 
 import torch
 import torch.nn.functional as F
@@ -14,14 +15,41 @@ from taming.second_stage import permuters
 from taming.second_stage.interface import Condition, Prior
 
 
+class Linear(nn.Linear):
+    """A linear layer that, once packed, multiplies in oneDNN's own layout where no gradient is asked for: on CPUs a step of decoding is bound by reading the
+    weights, and so it reads them up to 1.7 times as fast (docs/sampling.md). The copy is dropped when the weight changes.
+    """
+
+    def pack(self) -> None:
+        packed = _PACKED.get(self)
+        if (packed is None or packed[0] != self._state()) and _can_pack(self.weight):
+            _PACKED[self] = self._state(), torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        packed = None if torch.is_grad_enabled() else _PACKED.get(self)
+        if packed is None or packed[0] != self._state() or x.dtype != torch.float32:
+            return F.linear(x, self.weight, self.bias)
+        return torch.ops.mkldnn._linear_pointwise(x, packed[1], self.bias, "none", [], "")
+
+    def _state(self) -> tuple[int, int]:
+        return self.weight.data_ptr(), self.weight._version
+
+
+_PACKED: "weakref.WeakKeyDictionary[Linear, tuple]" = weakref.WeakKeyDictionary()  # beside the modules, so that copies and state dicts know nothing of it
+
+
+def _can_pack(weight: Tensor) -> bool:
+    return weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+
+
 class SelfAttention(nn.Module):
     """Causal, but that the first `unmasked` tokens see each other."""
 
     def __init__(self, width: int, heads: int, dropout: float, attention_dropout: float = 0.0, unmasked: int = 0):
         super().__init__()
         self.heads, self.attention_dropout, self.unmasked = heads, attention_dropout, unmasked
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, cache: "LayerCache | None" = None) -> Tensor:
@@ -51,7 +79,7 @@ class Block(nn.Module):
         super().__init__()
         self.ln1, self.ln2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attn = SelfAttention(width, heads, dropout, attention_dropout, unmasked)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width), nn.Dropout(dropout))
+        self.mlp = nn.Sequential(Linear(width, 4 * width), nn.GELU(), Linear(4 * width, width), nn.Dropout(dropout))
 
     def forward(self, x: Tensor, cache: "LayerCache | None" = None) -> Tensor:
         x = x + self.attn(self.ln1(x), cache)
@@ -113,7 +141,7 @@ class GPT(Prior):
         self.drop = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(width, heads, dropout, attention_dropout, unmasked) for _ in range(layers))
         self.ln_f = nn.LayerNorm(width)
-        self.head = nn.Linear(width, shared_vocabulary or num_codes, bias=False)
+        self.head = Linear(width, shared_vocabulary or num_codes, bias=False)
         self.register_buffer("permutation", None if order == "raster" else torch.tensor(permuters.order(order, self.grid)))
         self.apply(_initialise)
         if not self.tied:
@@ -191,6 +219,9 @@ class CachedDecoder:
 
     def __init__(self, prior: GPT, condition: Condition, grid: tuple[int, int]):
         self.prior = prior
+        for module in prior.modules():
+            if isinstance(module, Linear):
+                module.pack()
         self.positions = prior.code_positions(grid)
         self.waiting = [prior.embed_condition(condition)]
         count, length, width = self.waiting[0].shape

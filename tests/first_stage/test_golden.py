@@ -83,3 +83,15 @@ def test_losses_adaptive_weight_and_gradients(shared, name, form, weight, layers
     assert relative(gradients[0], tensors[f"{name}.grad_last_layer"]) < 1e-5
     assert relative(gradients[1], tensors[f"{name}.grad_conv_in"]) < 1e-5
     assert relative(loss.adversary(tensors["x"], reconstruction.output)[0].detach(), tensors[f"{name}.discriminator_loss"]) < 1e-5
+
+
+def test_before_the_discriminator_starts(shared):
+    model, _ = built(shared, "vqmodel")
+    tensors, _ = golden(shared, "losses")
+    loss = VQGANLoss("none", adversarial=0.8, adversarial_start=10, width=16, layers=2)
+    total, terms = loss.autoencoder(tensors["x"], model(tensors["x"]), model.last_layer, 5)
+    gradients = torch.autograd.grad(total, [model.last_layer, model.encoder.conv_in.weight])
+    assert relative(total.detach(), tensors["hinge_before_start.generator_loss"]) < 1e-5
+    assert relative(gradients[0], tensors["hinge_before_start.grad_last_layer"]) < 1e-5
+    assert relative(gradients[1], tensors["hinge_before_start.grad_conv_in"]) < 1e-5
+    assert tensors["hinge_before_start.discriminator_loss"] == 0 and "adversarial" not in terms  # nothing of it is even computed

@@ -1,8 +1,11 @@
+import itertools
+
 import pytest
 import torch
 
 from taming.errors import UserError
-from taming.second_stage import Part, filter_logits, sample
+from taming.second_stage import GPT, Part, filter_logits, sample
+from taming.second_stage.interface import Decoder
 from taming.second_stage.sampling import draw
 from tests.second_stage.test_gpt import condition, small
 
@@ -20,6 +23,9 @@ def test_filters_against_their_definitions():
     assert kept(top_p=0.4) == [True, False, False, False]
     assert kept(top_p=1e-9) == [True, False, False, False]
     assert kept(top_k=3, top_p=0.6) == [True, True, False, False]
+    assert kept(min_p=0.6) == [True, True, False, False]
+    assert kept(min_p=1.0) == [True, False, False, False]
+    assert kept(top_p=0.95, min_p=0.4) == [True, True, True, False]
     assert torch.allclose(filter_logits(logits, temperature=2.0), logits / 2)
 
 
@@ -82,3 +88,28 @@ def test_guidance_zero_forgets_the_condition():
 def test_refusals(how):
     with pytest.raises(UserError):
         sample(small(), condition(1), (3, 4), **how)
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"recompute": True}, {"guidance": 1.7}, {"temperature": 1.6, "top_p": 0.8}, {"min_p": 0.5}], ids=lambda how: " ".join(how) or "plain"
+)
+def test_frequencies_of_whole_grids_are_their_probabilities(how, monkeypatch):
+    """20,000 samples of a prior over 2 x 2 grids of 2 codes against the enumerated distribution, filters and guidance included (chi-square, p = 0.001)."""
+    how = dict(how)
+    prior = small(num_codes=2, grid=(2, 2), parts=[{"vocabulary": 3, "length": 1}])
+    if how.pop("recompute", False):
+        monkeypatch.setattr(GPT, "decoder", lambda self, condition, grid: Decoder(self, condition, grid))
+    count, grids = 20000, torch.tensor(list(itertools.product((0, 1), repeat=4)))
+    told = lambda n: (Part(torch.ones(n, 1, dtype=torch.int64), 3),)  # noqa: E731
+    with torch.no_grad():
+        logits = prior(grids.view(-1, 2, 2), told(16)).flatten(1, 2)
+        silent = prior(grids.view(-1, 2, 2), tuple(p.null() for p in told(16))).flatten(1, 2)
+    guidance = how.get("guidance", 1.0)
+    logits = filter_logits(silent + guidance * (logits - silent), **{k: v for k, v in how.items() if k != "guidance"})
+    expected = logits.softmax(-1).gather(-1, grids[..., None])[..., 0].prod(1).double() * count
+    drawn = sample(prior, told(count), (2, 2), generators=generators(count), **how).flatten(1)
+    seen = torch.bincount((drawn * torch.tensor([8, 4, 2, 1])).sum(1), minlength=16).double()
+    possible = expected > 0
+    assert seen[~possible].sum() == 0
+    statistic, freedom = ((seen - expected)[possible] ** 2 / expected[possible]).sum(), torch.tensor(float(possible.sum() - 1))
+    assert 1 < possible.sum() and torch.special.gammaincc(freedom / 2, statistic.float() / 2) > 0.001
