@@ -3,7 +3,8 @@
 """
 
 import math
-import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -16,30 +17,20 @@ from taming.second_stage.interface import Condition, Prior
 
 
 class Linear(nn.Linear):
-    """A linear layer that, once packed, multiplies in oneDNN's own layout where no gradient is asked for: on CPUs a step of decoding is bound by reading the
-    weights, and so it reads them up to 1.7 times as fast (docs/sampling.md). The copy is dropped when the weight changes.
+    """A linear layer that, while packed, multiplies in oneDNN's own layout: on CPUs a step of decoding is bound by reading the weights, and so it reads them
+    up to 1.7 times as fast (docs/sampling.md).
     """
 
+    packed: Tensor | None = None
+
     def pack(self) -> None:
-        packed = _PACKED.get(self)
-        if (packed is None or packed[0] != self._state()) and _can_pack(self.weight):
-            _PACKED[self] = self._state(), torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), None)
+        if self.weight.device.type == "cpu" and self.weight.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), None)
 
     def forward(self, x: Tensor) -> Tensor:
-        packed = None if torch.is_grad_enabled() else _PACKED.get(self)
-        if packed is None or packed[0] != self._state() or x.dtype != torch.float32:
+        if self.packed is None:
             return F.linear(x, self.weight, self.bias)
-        return torch.ops.mkldnn._linear_pointwise(x, packed[1], self.bias, "none", [], "")
-
-    def _state(self) -> tuple[int, int]:
-        return self.weight.data_ptr(), self.weight._version
-
-
-_PACKED: "weakref.WeakKeyDictionary[Linear, tuple]" = weakref.WeakKeyDictionary()  # beside the modules, so that copies and state dicts know nothing of it
-
-
-def _can_pack(weight: Tensor) -> bool:
-    return weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
 
 
 class SelfAttention(nn.Module):
@@ -173,6 +164,18 @@ class GPT(Prior):
     def decoder(self, condition: Condition, grid: tuple[int, int]) -> "CachedDecoder":
         return CachedDecoder(self, condition, grid)
 
+    @contextmanager
+    def decoding(self) -> Iterator[None]:
+        """Packed for the time of a sample, not longer: a training step would leave the other layout stale."""
+        layers = [module for module in self.modules() if isinstance(module, Linear)]
+        try:
+            for layer in layers:
+                layer.pack()
+            yield
+        finally:
+            for layer in layers:
+                layer.packed = None
+
     def embed_condition(self, condition: Condition) -> Tensor:
         """(B, M, width), positions included; a raster may be smaller than the trained one."""
         said = [(part.vocabulary, part.grid or part.tokens.shape[1]) for part in condition]
@@ -219,9 +222,6 @@ class CachedDecoder:
 
     def __init__(self, prior: GPT, condition: Condition, grid: tuple[int, int]):
         self.prior = prior
-        for module in prior.modules():
-            if isinstance(module, Linear):
-                module.pack()
         self.positions = prior.code_positions(grid)
         self.waiting = [prior.embed_condition(condition)]
         count, length, width = self.waiting[0].shape

@@ -3,6 +3,7 @@
 Letters: B batch; h, w code grid; K codes in the codebook; M condition length; V condition vocabulary.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -67,6 +68,10 @@ class Prior(nn.Module):
         """log p(codes | condition) in nats, (B,)."""
         logits = self(codes, condition).float().log_softmax(dim=-1)
         return logits.gather(-1, codes[..., None]).flatten(1).sum(dim=1)
+
+    def decoding(self) -> AbstractContextManager:
+        """What a sample is drawn in, for preparations that only last so long."""
+        return nullcontext()
 
     def decoder(self, condition: Condition, grid: tuple[int, int]) -> "Decoder":
         """An object that gives the logits of one code after another."""

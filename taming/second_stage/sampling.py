@@ -77,25 +77,26 @@ def sample(
     guided = guidance != 1.0
     told = tuple(_doubled(part) for part in condition) if guided else condition
     fits = grid[0] <= prior.grid[0] and grid[1] <= prior.grid[1]
-    decoder = prior.decoder(told, grid) if fits else WindowDecoder(prior, told, grid, crop or Conditioner().crop)
     order = prior.order(grid) if fits else None
     codes = torch.zeros(count, steps, dtype=torch.int64, device=device)
-    for i, place in enumerate(range(steps) if order is None else order.tolist()):
-        if known is not None and bool(known[1].flatten(1)[:, place].all()):
-            code = known[0].flatten(1)[:, place]  # nothing to draw: it is read together with what comes next
-        else:
-            logits = decoder.logits().float()
-            if guided:
-                with_condition, without = logits.chunk(2)
-                logits = without + guidance * (with_condition - without)
-            code = draw(logits, uniform[:, place], temperature, top_k, top_p, min_p)
-            if known is not None:
-                code = torch.where(known[1].flatten(1)[:, place], known[0].flatten(1)[:, place], code)
-        codes[:, place] = code
-        if i + 1 < steps:
-            decoder.extend((torch.cat([code, code]) if guided else code)[:, None])
-        if on_row is not None and (i + 1) % grid[1] == 0:
-            on_row(codes.view(count, *grid), (i + 1) // grid[1])
+    with prior.decoding():
+        decoder = prior.decoder(told, grid) if fits else WindowDecoder(prior, told, grid, crop or Conditioner().crop)
+        for i, place in enumerate(range(steps) if order is None else order.tolist()):
+            if known is not None and bool(known[1].flatten(1)[:, place].all()):
+                code = known[0].flatten(1)[:, place]  # nothing to draw: it is read together with what comes next
+            else:
+                logits = decoder.logits().float()
+                if guided:
+                    with_condition, without = logits.chunk(2)
+                    logits = without + guidance * (with_condition - without)
+                code = draw(logits, uniform[:, place], temperature, top_k, top_p, min_p)
+                if known is not None:
+                    code = torch.where(known[1].flatten(1)[:, place], known[0].flatten(1)[:, place], code)
+            codes[:, place] = code
+            if i + 1 < steps:
+                decoder.extend((torch.cat([code, code]) if guided else code)[:, None])
+            if on_row is not None and (i + 1) % grid[1] == 0:
+                on_row(codes.view(count, *grid), (i + 1) // grid[1])
     return codes.view(count, *grid)
 
 
