@@ -4,7 +4,16 @@ from taming.first_stage.discriminator import PatchDiscriminator
 from taming.first_stage.interface import Codes, FirstStage, Quantized, Quantizer, Reconstruction
 from taming.first_stage.losses import MaskLoss, VQGANLoss
 from taming.first_stage.pretrained import pretrained
-from taming.first_stage.quantizers import EMAQuantizer, GumbelQuantizer, RemappedQuantizer, VectorQuantizer
+from taming.first_stage.quantizers import (
+    EMAQuantizer,
+    GumbelQuantizer,
+    LinearQuantizer,
+    LookupFreeQuantizer,
+    RemappedQuantizer,
+    ResidualQuantizer,
+    ScalarQuantizer,
+    VectorQuantizer,
+)
 from taming.first_stage.vqgan import VQGAN, MaskVQGAN
 
 __all__ = [
@@ -12,6 +21,8 @@ __all__ = [
     "EMAQuantizer",
     "FirstStage",
     "GumbelQuantizer",
+    "LinearQuantizer",
+    "LookupFreeQuantizer",
     "MaskLoss",
     "MaskVQGAN",
     "PatchDiscriminator",
@@ -19,6 +30,8 @@ __all__ = [
     "Quantizer",
     "Reconstruction",
     "RemappedQuantizer",
+    "ResidualQuantizer",
+    "ScalarQuantizer",
     "VQGAN",
     "VQGANLoss",
     "VectorQuantizer",

@@ -59,11 +59,10 @@ class VQGAN(FirstStage):
             return self.quantizer(self.latent(image)).codes
 
     def decode(self, codes: Codes) -> Tensor:
-        highest = int(codes[0].max()) if codes[0].numel() else 0
-        if highest >= self.num_codes[0] or (codes[0].numel() and int(codes[0].min()) < 0):
-            raise UserError(
-                f"codes span {int(codes[0].min())} to {highest} but this first stage knows 0 to {self.num_codes[0] - 1}; were they made by another one?"
-            )
+        for grid, known in zip(codes, self.num_codes, strict=True):
+            if grid.numel() and not 0 <= int(grid.min()) <= int(grid.max()) < known:
+                told = f"codes span {int(grid.min())} to {int(grid.max())} but this first stage knows 0 to {known - 1}"
+                raise UserError(f"{told}; were they made by another one?")
         return self.decoder(self.post_quant_conv(self.quantizer.embed(codes)))
 
     def grids(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
@@ -72,7 +71,7 @@ class VQGAN(FirstStage):
                 f"size {height}x{width} is not divisible by the downsampling factor {self.stride}; "
                 f"take {height // self.stride * self.stride}x{width // self.stride * self.stride}"
             )
-        return ((height // self.stride, width // self.stride),)
+        return ((height // self.stride, width // self.stride),) * len(self.num_codes)
 
     @property
     def last_layer(self) -> nn.Parameter:

@@ -7,6 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from taming.first_stage.interface import Codes, Quantized, Quantizer
+from taming.first_stage.quantizers.gradient import straight_through
 from taming.first_stage.quantizers.nearest import nearest
 
 
@@ -34,8 +35,7 @@ class EMAQuantizer(Quantizer):
             loss = self.commitment_weight * F.mse_loss(z, e)
             if self.training:
                 self._follow(z.detach().flatten(0, 2), codes.flatten())
-            straight_through = e.detach() + (z - z.detach())
-        return Quantized(rearrange(straight_through, "b h w d -> b d h w"), (codes,), loss)
+        return Quantized(rearrange(straight_through(z, e), "b h w d -> b d h w"), (codes,), loss)
 
     def embed(self, codes: Codes) -> Tensor:
         return rearrange(F.embedding(codes[0], self.embedding.weight), "b h w d -> b d h w")

@@ -10,7 +10,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from taming.first_stage.interface import Codes, Quantized, Quantizer
+from taming.first_stage.quantizers.gradient import rotated, straight_through
 from taming.first_stage.quantizers.nearest import nearest
+
+GRADIENTS = {"straight_through": straight_through, "rotated": rotated}
 
 
 class VectorQuantizer(Quantizer):
@@ -18,11 +21,23 @@ class VectorQuantizer(Quantizer):
 
     loss = codebook_weight |sg[z] - e|^2 + commitment_weight |z - sg[e]|^2, means over all entries. The paper has (1, 0.25), the published VQ-GANs (0.25,
     1). normalize: latents and codes lie on the unit sphere. restart: in training, every so many batches, codes not chosen for that long are put on latents
-    of the batch at hand; 0 never does.
+    of the batch at hand; 0 never does. gradient: straight_through, or rotated (see gradient.py).
     """
 
-    def __init__(self, num_codes: int, dim: int, codebook_weight: float = 1.0, commitment_weight: float = 0.25, normalize: bool = False, restart: int = 0):
+    def __init__(
+        self,
+        num_codes: int,
+        dim: int,
+        codebook_weight: float = 1.0,
+        commitment_weight: float = 0.25,
+        normalize: bool = False,
+        restart: int = 0,
+        gradient: str = "straight_through",
+    ):
         super().__init__()
+        if gradient not in GRADIENTS:
+            raise ValueError(f"gradient '{gradient}' is unknown; {' and '.join(GRADIENTS)} are")
+        self.gradient = gradient
         self.num_codes, self.dim = (num_codes,), dim
         self.codebook_weight, self.commitment_weight = codebook_weight, commitment_weight
         self.normalize, self.restart = normalize, restart
@@ -55,8 +70,7 @@ class VectorQuantizer(Quantizer):
             codes = codes.view(z.shape[:-1])
             e = F.embedding(codes, codebook)
             loss = self.codebook_weight * F.mse_loss(e, z.detach()) + self.commitment_weight * F.mse_loss(z, e.detach())
-            straight_through = e.detach() + (z - z.detach())  # exact in value and gradient, which z + (e - z).detach() is not
-        return Quantized(rearrange(straight_through, "b h w d -> b d h w"), (codes,), loss)
+        return Quantized(rearrange(GRADIENTS[self.gradient](z, e), "b h w d -> b d h w"), (codes,), loss)
 
     def embed(self, codes: Codes) -> Tensor:
         return rearrange(F.embedding(codes[0], self.codebook()), "b h w d -> b d h w")

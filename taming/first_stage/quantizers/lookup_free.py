@@ -1,0 +1,55 @@
+"""Lookup-free quantization: the signs of a latent are the bits of its code (Yu et al. 2023, arXiv 2310.05737, section 4.1)."""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from taming.first_stage.interface import Codes, Quantized, Quantizer
+from taming.first_stage.quantizers.gradient import straight_through
+
+
+class LookupFreeQuantizer(Quantizer):
+    """K = 2^dim codes, the corners of the cube [-1, 1]^dim.
+
+    loss = commitment_weight |z - sg[e]|^2 + entropy_weight (mean entropy of the codes of one latent - entropy of the mean code), where a latent belongs to a
+    code with the softmax of its negative squared distance / temperature: sure about each latent, even over all. Entropies in nats.
+    """
+
+    def __init__(self, dim: int, commitment_weight: float = 0.25, entropy_weight: float = 0.1, temperature: float = 0.1):
+        super().__init__()
+        if not 1 <= dim <= 18:
+            raise ValueError(f"dim {dim} should be from 1 to 18: there are 2^dim codes, and the entropy runs over all of them")
+        self.num_codes, self.dim = (2**dim,), dim
+        self.commitment_weight, self.entropy_weight, self.temperature = commitment_weight, entropy_weight, temperature
+
+    def forward(self, latent: Tensor) -> Quantized:
+        with torch.autocast(latent.device.type, enabled=False):
+            z = rearrange(latent.float(), "b d h w -> b h w d")
+            codes = ((z > 0) * self._places(z)).sum(dim=-1)
+            e = self._vectors(codes)
+            loss = self.commitment_weight * F.mse_loss(z, e)
+            if self.entropy_weight:
+                loss = loss + self.entropy_weight * self._entropies(z.flatten(0, 2))
+        return Quantized(rearrange(straight_through(z, e), "b h w d -> b d h w"), (codes,), loss)
+
+    def embed(self, codes: Codes) -> Tensor:
+        return rearrange(self._vectors(codes[0]), "b h w d -> b d h w")
+
+    def _places(self, like: Tensor) -> Tensor:
+        return 2 ** torch.arange(self.dim, device=like.device)
+
+    def _vectors(self, codes: Tensor) -> Tensor:
+        return ((codes[..., None] // self._places(codes)) % 2) * 2.0 - 1.0
+
+    def _entropies(self, z: Tensor) -> Tensor:
+        """The bits of one latent are independent, so its entropy is a sum over bits; that of the mean needs every code."""
+        up = 4 * z / self.temperature  # log odds of bit 1: (|z + 1|^2 - |z - 1|^2) / temperature
+        p, log_p, log_q = up.sigmoid(), F.logsigmoid(up), F.logsigmoid(-up)
+        each = -(p * log_p + (1 - p) * log_q).sum(dim=-1).mean()
+        bits = (torch.arange(self.num_codes[0], device=z.device)[:, None] // self._places(z)) % 2
+        mean = torch.zeros(self.num_codes[0], device=z.device)
+        for part_p, part_q in zip(log_p.split(256), log_q.split(256)):
+            mean = mean + (part_p @ bits.T.float() + part_q @ (1 - bits.T.float())).exp().sum(dim=0)
+        mean = mean / len(z)
+        return each - torch.special.entr(mean).sum()

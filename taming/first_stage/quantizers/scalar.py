@@ -1,0 +1,50 @@
+"""Finite scalar quantization: each number of a low-dimensional latent is rounded to one of a few levels (Mentzer et al. 2023, arXiv 2309.15505)."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from taming.first_stage.interface import Codes, Quantized, Quantizer
+from taming.first_stage.quantizers.gradient import straight_through
+
+
+class ScalarQuantizer(Quantizer):
+    """K = product of `levels` codes, D = their number; no codebook to learn, and no loss. Latents out lie in [-1, 1].
+
+    num_codes: said once more, it must be that product.
+    """
+
+    def __init__(self, levels: Sequence[int], num_codes: int | None = None):
+        super().__init__()
+        if min(levels) < 2:
+            raise ValueError(f"levels {list(levels)} should all be at least 2")
+        if num_codes is not None and num_codes != math.prod(levels):
+            raise ValueError(f"levels {list(levels)} multiply to {math.prod(levels)} codes, not {num_codes}")
+        self.num_codes, self.dim = (math.prod(levels),), len(levels)
+        self.register_buffer("levels", torch.tensor(levels), persistent=False)
+        self.register_buffer("places", torch.tensor([math.prod(levels[:i]) for i in range(len(levels))]), persistent=False)
+
+    def forward(self, latent: Tensor) -> Quantized:
+        with torch.autocast(latent.device.type, enabled=False):
+            z = self._bounded(rearrange(latent.float(), "b d h w -> b h w d"))
+            digits = z.detach().round() + self.levels // 2
+            codes = (digits.long() * self.places).sum(dim=-1)
+            half = (self.levels // 2).float()
+            quantized = straight_through(z / half, self._vectors(codes))
+        return Quantized(rearrange(quantized, "b h w d -> b d h w"), (codes,), latent.new_zeros(()))
+
+    def embed(self, codes: Codes) -> Tensor:
+        return rearrange(self._vectors(codes[0]), "b h w d -> b d h w")
+
+    def _vectors(self, codes: Tensor) -> Tensor:
+        half = self.levels // 2
+        return ((codes[..., None] // self.places) % self.levels - half) / half.float()
+
+    def _bounded(self, z: Tensor) -> Tensor:
+        """Each number between its lowest and its highest level, so that rounding reaches every level and nothing else."""
+        half = (self.levels - 1) * (1 + 1e-3) / 2
+        offset = torch.where(self.levels % 2 == 0, 0.5, 0.0)  # an even number of levels lies around a half
+        return (z + (offset / half).atanh()).tanh() * half - offset
