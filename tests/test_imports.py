@@ -23,6 +23,7 @@ FLOORS = {  # the longest prefix that matches decides
     "taming.published": 1,
     "taming.first_stage": 2,
     "taming.second_stage.gpt": 2,
+    "taming.second_stage.pixelcnn": 2,
     "taming.checkpoint": 2,
     "taming.data": 3,
     "taming.second_stage": 3,

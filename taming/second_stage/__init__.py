@@ -4,6 +4,7 @@ from taming.second_stage.conditioners import Boxes, ClassLabel, Coordinates, Enc
 from taming.second_stage.gpt import GPT
 from taming.second_stage.interface import Condition, Conditioner, Part, Prior
 from taming.second_stage.model import SecondStage
+from taming.second_stage.pixelcnn import GatedPixelCNN
 from taming.second_stage.sampling import filter_logits, sample
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Conditioner",
     "Coordinates",
     "EncodedImage",
+    "GatedPixelCNN",
     "Part",
     "Prior",
     "SecondStage",
