@@ -10,6 +10,7 @@ import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -32,6 +33,7 @@ class Content:
     loss: dict[str, Tensor] = field(default_factory=dict)  # of the loss: the discriminator, for going on with training
     left: dict[str, str] = field(default_factory=dict)  # of a published file: what was not taken, and why
     notes: list[str] = field(default_factory=list)  # on the translation of a published configuration
+    unknown: list[str] = field(default_factory=list)  # tensors of a published file that no published model has
     source: str = "taming"  # who wrote the file: taming, or published
 
 
@@ -100,9 +102,9 @@ def _read_published(path: Path, raw: dict, yaml: str | Path | None) -> Content:
     second = "first_stage" in translated.config["model"]["params"]
     found = published.sort_weights(state, path, second, translated.config)
     left = found.left | {name: "not needed for weights" for name in raw if name in ("optimizer_states", "lr_schedulers", "callbacks")}
-    plain = config.to_plain(config.from_plain(translated.config, str(yamls[-1])))
+    plain = config.to_plain(config.from_plain(translated.plain, str(yamls[-1])))
     batches = raw["global_step"] if isinstance(raw.get("global_step"), int) else 0
-    return Content("second" if second else "first", plain, found.weights, batches, {}, found.loss, left, translated.notes, "published")
+    return Content("second" if second else "first", plain, found.weights, batches, {}, found.loss, left, translated.notes, found.unknown, "published")
 
 
 def read_raw(path: str | Path) -> dict:
@@ -123,6 +125,9 @@ def load(path: str | Path, config: str | Path | None = None, stage: str | None =
     published one, by default what lies beside it. stage: refuse anything but "first" or "second".
     """
     content = read(path, config)
+    if content.unknown:
+        told = f"{len(content.unknown)} tensors that a published model of this kind does not have, the first '{min(content.unknown)}'"
+        raise UserError(f"'{path}' has {told}; taming inspect lists what it has")
     if stage and content.stage != stage:
         raise UserError(f"'{path}' is a {content.stage}-stage checkpoint, but a {stage} stage is needed here; {_cure(stage)}")
     model = built(content, path)
@@ -157,15 +162,31 @@ def compare(own: dict[str, Tensor], weights: dict[str, Tensor], source: str | Pa
 def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str | Path) -> None:
     """Strictly: see `compare`."""
     compare(model.state_dict(), weights, source)
+    _refuse_other_order(model, weights, source)
     model.load_state_dict(weights)
 
 
-def load_fitting(model: nn.Module, weights: dict[str, Tensor]) -> list[str]:
-    """Takes what has the model's names and shapes; returns the names of what was left, on either side."""
+def load_fitting(model: nn.Module, weights: dict[str, Tensor], source: str | Path) -> list[str]:
+    """Takes what has the model's names and shapes; returns the names of what was left, on either side. Frozen tokenizers come whole or not at all: half of
+    one and half of another would make codes of neither.
+    """
+    _refuse_other_order(model, weights, source)
     own = model.state_dict()
     fitting = {name: tensor for name, tensor in weights.items() if name in own and own[name].shape == tensor.shape}
+    for part in ("first_stage.", "conditioner."):
+        names = {name for name in own.keys() | weights.keys() if name.startswith(part)}
+        if not names <= fitting.keys():
+            fitting = {name: tensor for name, tensor in fitting.items() if name not in names}
+    if not fitting:
+        raise UserError(f"nothing in '{source}' fits this model; is it of the other stage?")
     model.load_state_dict(fitting, strict=False)
     return sorted((own.keys() | weights.keys()) - fitting.keys())
+
+
+def _refuse_other_order(model: nn.Module, weights: dict[str, Tensor], source: str | Path) -> None:
+    for name, tensor in model.state_dict().items():
+        if name.endswith("permutation") and name in weights and not torch.equal(weights[name], tensor):
+            raise UserError(f"'{source}' reads codes in another order than the configuration says; set model.params.prior.params.order to its own")
 
 
 def _meaning(name: str) -> str:
@@ -223,8 +244,16 @@ def save_published(folder: str | Path, content: Content) -> Path:
 
     tree, raw = published.to_theirs(content.config, content.weights, content.loss, content.batches)
     folder = Path(folder)
+    there = [p for p in (folder / "checkpoints" / "last.ckpt", folder / "config.yaml", *folder.glob("configs/*project.yaml")) if p.is_file()]
+    if there:
+        raise UserError(f"'{there[0]}' is there already; export into a new folder")
     for place in ("checkpoints", "configs"):
         make_writable(folder / place)
+    remap = tree["model"]["params"].get("remap")
+    if remap:
+        used = folder / "configs" / "used.npy"
+        np.save(used, content.weights["quantizer.used"].numpy())
+        tree["model"]["params"]["remap"] = str(used)
     for path, write in (
         (folder / "checkpoints" / "last.ckpt", lambda p: torch.save(raw, p)),
         (folder / "configs" / "model-project.yaml", lambda p: OmegaConf.save(OmegaConf.create(tree), p)),
@@ -243,7 +272,7 @@ def convert_yaml(path: str | Path, out: str | Path) -> Path:
     if not published.is_theirs(tree):
         raise UserError(f"'{path}' is not a configuration of the published code: model.target names none of its models")
     translated = published.translate(tree)
-    config.from_plain(translated.config, str(path))
+    config.from_plain(translated.plain, str(path))
     lines = [f"# Translated from {Path(path).name}, a configuration of the published code.", *(f"# {note}" for note in translated.notes)]
     out = Path(out)
     make_writable(out.parent)
@@ -270,6 +299,7 @@ def describe(path: str | Path, yaml: str | Path | None = None) -> str:
         if name.endswith(("quantizer.embedding.weight", "inner.embedding.weight"))
     ]
     lines += _unmatched(content, path)
+    lines += [f"  unknown: {name}" for name in sorted(content.unknown)[:20]]
     lines += [f"  left aside {name}: {why}" for name, why in content.left.items()]
     lines += [f"  note: {note}" for note in content.notes]
     lines += [f"  validation {name}: {value:.5g}" for name, value in content.figures.items()]

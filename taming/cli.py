@@ -75,6 +75,7 @@ def train(arguments: list[str]) -> None:
     parser.add_argument("-t", "--train", nargs="?", const="True", default="True", help="accepted as CompVis users write it; False is refused")
     parser.add_argument("--gpus", metavar="0,1", help="run on these GPUs; the same as trainer.accelerator=gpu trainer.devices=...")
     parser.add_argument("--from", dest="start_from", metavar="CKPT", help="take weights from here (ours or published), then train from batch 0")
+    parser.add_argument("--config", metavar="YAML", help="what came with a published --from; default: what lies beside it")
     parser.add_argument("--fitting", action="store_true", help="with --from: take what has the right shape, and say what was left")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example optimizer.learning_rate=1e-3 data.batch_size=4")
     given = parser.parse(arguments)
@@ -88,8 +89,8 @@ def train(arguments: list[str]) -> None:
         overrides += _gpus(given.gpus)
     if given.resume and given.start_from:
         raise UserError("-r and --from exclude each other: -r goes on with a run, --from starts one from weights")
-    if given.fitting and not given.start_from:
-        raise UserError("--fitting says how --from takes weights; give --from too")
+    if (given.fitting or given.config) and not given.start_from:
+        raise UserError("--fitting and --config say how --from takes weights; give --from too")
     if given.resume:
         folder = _run_folder(given.resume)
         for override in overrides:
@@ -105,32 +106,53 @@ def train(arguments: list[str]) -> None:
 
     from taming import config
 
-    bases, overrides = _translated(bases, overrides)
+    bases, overrides, start_from = _translated(bases, overrides, given)
     experiment = config.load(bases, overrides)
     _quiet()
     from taming import run
 
-    print(run.train(experiment, folder, bool(given.resume), given.start_from, given.fitting))
+    print(run.train(experiment, folder, bool(given.resume), start_from, given.fitting, given.config))
 
 
-def _translated(bases: list, overrides: list[str]) -> tuple[list, list[str]]:
-    """Configurations of the published code become one of ours; overrides of their model, data and lightning sections are theirs, all others ours."""
+def _translated(bases: list, overrides: list[str], given: argparse.Namespace) -> tuple[list, list[str], str | None]:
+    """Configurations of the published code become one of ours; overrides of their model, data and lightning sections are theirs, all others ours. Also what
+    to start from: --from, or the checkpoint that they name.
+    """
     from taming import config, published
 
     paths = [Path(base) for base in bases]
     if not all(path.is_file() for path in paths):
-        return bases, overrides  # config.load says which is missing
+        return bases, overrides, given.start_from  # config.load says which is missing
     tree = config.plain_yaml(paths)
     if not published.is_theirs(tree):
-        return bases, overrides
+        return bases, overrides, given.start_from
+    names = {"data.batch_size": "data.params.batch_size", "trainer.accumulate_grad_batches": "lightning.trainer.accumulate_grad_batches"}
+    overrides = [f"{names.get(o.split('=')[0], o.split('=')[0])}={o.split('=', 1)[1]}" if "=" in o else o for o in overrides]  # the rate depends on them
     theirs = [o for o in overrides if o.startswith(("model.", "lightning.", "data.params."))]
-    translation = published.translate(config.plain_yaml([tree], theirs))
+    devices = next((int(o.split("=")[1]) for o in overrides if o.startswith("trainer.devices=")), None)
+    translation = published.translate(published.resolved(config.plain_yaml([tree], theirs)), devices=devices)
     for note in translation.notes:
         print(f"published configuration: {note}", file=sys.stderr)
+    start_from = given.start_from
+    if not start_from:
+        start_from = translation.checkpoints.pop("model", None)
+        if start_from and not Path(start_from).exists():
+            raise UserError(f"model.params.ckpt_path: '{start_from}' does not exist; correct it, give --from, or start anew with model.params.ckpt_path=null")
+        for part, path in translation.checkpoints.items():
+            if not Path(path).exists():
+                raise UserError(f"{part}: its ckpt_path '{path}' does not exist; correct it, or give a whole model by --from")
+            node = {"target": "taming.first_stage.pretrained", "params": {"checkpoint": path}}
+            where = translation.config["model"]["params"]
+            if part == "conditioner":
+                where["conditioner"]["params"]["first_stage"] = node
+            else:
+                where[part] = node
+        if "prior" in translation.config["model"]["params"] and not translation.checkpoints and not start_from:
+            raise UserError("first_stage_config names no ckpt_path, so the codes would come from an untrained model; add one, or give a whole model by --from")
     for part in ("train", "validation"):
         if any(o.startswith(f"data.{part}=") for o in overrides):
             translation.config["data"].pop(part, None)  # a whole data set is given, not keys of the translated one
-    return [translation.config], [o for o in overrides if o not in theirs]
+    return [translation.config], [o for o in overrides if o not in theirs], start_from
 
 
 def sample(arguments: list[str]) -> None:
@@ -232,7 +254,6 @@ def convert(arguments: list[str]) -> None:
         return
     if not given.out.endswith(".safetensors"):
         raise UserError(f"'{given.out}' should end in .safetensors")
-
 
     checkpoint.make_writable(Path(given.out).parent)
     content = checkpoint.read(given.checkpoint, given.config)

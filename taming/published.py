@@ -4,17 +4,18 @@ What tensors do not tell (heads, order, start token, kind of condition) comes fr
 imported: targets are looked up in closed tables, and pickles are read by an unpickler that can rebuild tensors and nothing else.
 """
 
+import codecs
 import math
 import pickle
 import re
 import types
-import zipfile
 from collections import OrderedDict, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from taming.errors import UserError, did_you_mean
@@ -50,15 +51,21 @@ ORDERS = {
 }
 KEYS = {"class_label": "class", "coord": "coordinates", "objects_bbox": "boxes", "objects_center_points": "boxes"}  # entries of a batch; others keep theirs
 LEGACY_CODEBOOK_WEIGHT = 0.25  # all published models: beta stands at the codebook's term
-UNREAD = {"ckpt_path", "ignore_keys", "monitor", "sane_index_shape", "colorize_nlabels", "scheduler_config", "lr_g_factor", "batch_resize_range", "use_ema"}
+UNREAD = {"ckpt_path", "ignore_keys", "monitor", "sane_index_shape", "colorize_nlabels"}
 
 
 @dataclass
 class Translation:
-    """A plain Experiment, and what a user should know about how it came about."""
+    """A plain Experiment, what a user should know about how it came about, and the checkpoints that its parts were to be filled from."""
 
     config: dict
     notes: list[str] = field(default_factory=list)
+    checkpoints: dict[str, str] = field(default_factory=dict)  # by part: model, first_stage, conditioner
+
+    @property
+    def plain(self) -> dict:
+        """The configuration with its ${...} filled in."""
+        return resolved(self.config)
 
 
 @dataclass
@@ -68,6 +75,7 @@ class Sorted:
     weights: dict[str, Tensor] = field(default_factory=dict)
     loss: dict[str, Tensor] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)  # what a published model of this kind does not have
 
 
 # Configurations
@@ -87,6 +95,14 @@ def read_yaml(paths: list[Path]) -> dict:
         raise UserError(f"config {' + '.join(map(str, paths))} can't be read: {' '.join(str(error).split())[:200]}") from None
 
 
+def resolved(tree: dict) -> dict:
+    """A tree with its ${...} filled in."""
+    try:
+        return OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"the published YAML can't be resolved: {' '.join(str(error).split())[:200]}") from None
+
+
 def configs_beside(path: Path) -> list[Path]:
     """The YAML files that belong to a published checkpoint by the layouts in use: logs/NAME/{checkpoints,configs}, {ckpts,configs}, or in its own folder."""
     for folder in (path.parent.parent / "configs", path.parent / "configs", path.parent, path.parent.parent):
@@ -96,26 +112,47 @@ def configs_beside(path: Path) -> list[Path]:
     return []
 
 
-def translate(tree: dict, shapes: dict[str, tuple[int, ...]] | None = None) -> Translation:
-    """Their configuration as ours. shapes: of the checkpoint's tensors, for what only they tell (how many codes a remapped codebook uses)."""
+def translate(tree: dict, shapes: dict[str, tuple[int, ...]] | None = None, devices: int | None = None) -> Translation:
+    """Their configuration as ours. shapes: of the checkpoint's tensors, for what only they tell (how many codes a remapped codebook uses). devices: where
+    the command line says how many.
+
+    Raises UserError for what is missing, malformed or not supported.
+    """
+    try:
+        return _translate(tree, shapes, devices)
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError, IndexError) as error:
+        raise UserError(f"the published YAML is malformed or incomplete: {type(error).__name__}: {error}; compare it with the one that was published") from None
+
+
+def _translate(tree: dict, shapes: dict | None, devices: int | None) -> Translation:
     node = tree["model"]
     target, params = node.get("target"), dict(node.get("params") or {})
     notes: list[str] = []
+    for section in tree.keys() - {"model", "data", "lightning"}:
+        notes.append(f"section {section} is none of theirs and was left aside; put keys of ours on the command line")
+    found = {"model": params.get("ckpt_path")}
     if target in KINDS:
         model, resolution = _first_stage(node, notes, shapes, "")
         plain = {"model": model, "loss": _loss(params.get("lossconfig"), notes), "optimizer": {"betas": [0.5, 0.9], "weight_decay": 0.0}}
     elif target in PRIORS:
         model, resolution, noise = _second_stage(params, tree.get("data") or {}, notes, shapes)
         plain = {"model": model, "noise": noise, "optimizer": {"betas": [0.9, 0.95], "weight_decay": 0.01}}
+        found |= {
+            part: (params.get(key) or {}).get("params", {}).get("ckpt_path")
+            for part, key in (("first_stage", "first_stage_config"), ("conditioner", "cond_stage_config"))
+            if isinstance(params.get(key), dict)
+        }
     else:
         raise UserError(f"model.target: '{target}' is none of the published models that can be read{did_you_mean(target, [*KINDS, *PRIORS])}")
     plain["variables"] = {"size": resolution, "root": "data"}
     plain["trainer"] = _trainer((tree.get("lightning") or {}).get("trainer") or {}, notes)
+    if devices:
+        plain["trainer"] |= {"accelerator": "gpu", "devices": devices}
     plain["data"] = _data(tree.get("data") or {}, plain, notes)
     _rate(plain, node.get("base_learning_rate"), notes)
     if plain.get("loss", 0) is None:
         del plain["loss"]
-    return Translation(plain, notes)
+    return Translation(plain, notes, {part: path for part, path in found.items() if path})
 
 
 def _first_stage(node: dict, notes: list[str], shapes: dict | None, prefix: str) -> tuple[dict, int]:
@@ -330,17 +367,19 @@ def _trainer(theirs: dict, notes: list[str]) -> dict:
     found: dict = {"gradient_clip_val": None, "share_forward": False}
     for name, value in theirs.items():
         if name == "gpus":
-            numbers = [n for n in str(value).split(",") if n.strip()] if isinstance(value, str) else list(range(int(value)))
-            if numbers:
+            numbers = [n for n in value.split(",") if n.strip()] if isinstance(value, str) else value if isinstance(value, list) else range(value or 0)
+            if value in (-1, "-1"):
+                numbers = range(max(1, torch.cuda.device_count()))
+            if len(numbers):
                 found |= {"accelerator": "gpu", "devices": len(numbers)}
                 notes.append(f"gpus {value!r}: trainer.accelerator=gpu trainer.devices={len(numbers)}")
-        elif name in ("max_steps", "accumulate_grad_batches", "gradient_clip_val"):
+        elif name in ("max_steps", "accumulate_grad_batches", "gradient_clip_val") and isinstance(value, int | float) and value > 0:
             found[name] = value
         elif name == "distributed_backend" or (name == "accelerator" and value == "ddp"):
             notes.append(f"{name} {value}: left to trainer.strategy=auto, which takes DDP where there are several devices")
         else:
             notes.append(f"lightning.trainer.{name}: {value!r} is left aside; see the keys of trainer in any of our configurations")
-    if "max_steps" not in theirs:
+    if "max_steps" not in found:
         notes.append("the YAML does not say how long to train; set trainer.max_steps (batches)")
     return found
 
@@ -358,13 +397,13 @@ def _data(theirs: dict, plain: dict, notes: list[str]) -> dict:
     for name in ("train", "validation"):
         node = params.get(name) or {}
         told = dict(node.get("params") or {})
-        own = {"root": "data", "size": told.get("size") or plain["variables"]["size"]} | ({"flip": False} if name == "validation" else {})
+        size = told.get("crop_size") or told.get("size")
+        own = {"root": "${variables.root}", "size": size or "${variables.size}"} | ({"flip": False} if name == "validation" else {})
         lists = [value for key, value in told.items() if key.endswith("images_list_file")]
         own |= {"list": lists[0]} if lists else {}
         found[name] = {"target": f"taming.data.{target}", "params": own}
         if node:
-            place = f"set data.{name}.params.root to your folder"
-            notes.append(f"data.{name}: {node.get('target')} becomes taming.data.{target} with root 'data'; {place}")
+            notes.append(f"data.{name}: {node.get('target')} becomes taming.data.{target} with root 'data'; set variables.root to your folder")
     return found
 
 
@@ -389,22 +428,20 @@ def _rate(plain: dict, base: float | None, notes: list[str]) -> None:
 
 
 def sort_weights(state: dict[str, Tensor], source: str | Path, second: bool, config: dict) -> Sorted:
-    """Every tensor of `state` under our name, or named as left aside and why. Raises UserError for one that has no place."""
+    """Every tensor of `state` under our name, or named as left aside and why, or as unknown."""
     found = Sorted()
-    unknown, fused = [], defaultdict(dict)
+    fused = defaultdict(dict)
     remapped = {prefix for prefix in ("", "first_stage_model.", "cond_stage_model.") if f"{prefix}quantize.used" in state}
     for name in list(state):
         place = _second_name(name, remapped) if second else _first_name(name, "", "" in remapped)
         if place is None:
-            unknown.append(name)
+            found.unknown.append(name)
         elif place[0] == "left":
             found.left[place[1]] = place[2]
         elif place[0] == "fused":
             fused[place[1]][place[2]] = state[name]
         else:
             (found.loss if place[0] == "loss" else found.weights)[place[1]] = state[name]
-    if unknown:
-        raise UserError(f"'{source}' has {len(unknown)} tensors that a published model of this kind does not have, the first '{min(unknown)}'")
     for name, parts in fused.items():
         lacking = [p for p in ("query", "key", "value") if p not in parts]
         if lacking:
@@ -489,20 +526,32 @@ def _check_against_yaml(state: dict[str, Tensor], source: str | Path, config: di
 def to_theirs(config: dict, weights: dict[str, Tensor], loss: dict[str, Tensor], batches: int) -> tuple[dict, dict]:
     """Our model as (their YAML tree, their checkpoint dictionary). Raises UserError for what their code can't express."""
     model = config["model"]
-    size = (config.get("variables") or {}).get("size") or 256
+    size = _size_of(config)
     rate = config["optimizer"]["learning_rate"] / (config["data"]["batch_size"] * config["trainer"]["accumulate_grad_batches"] * config["trainer"]["devices"])
     if model["target"] == "taming.second_stage.SecondStage":
         target, params = PRIORS[0], _theirs_second(model["params"], config, size)
         state = _second_state(weights, model["params"])
     else:
-        node = _theirs_first(model, size, config.get("loss"))
+        node = _theirs_first(model, size, config.get("loss"), config["trainer"]["max_steps"])
         target, params = node["target"], node["params"]
         state = _first_state(weights, "", "", model) | {f"loss.{name}": tensor for name, tensor in loss.items()}
     tree = {"model": {"base_learning_rate": rate, "target": target, "params": params}}
     return tree, {"state_dict": state, "epoch": 0, "global_step": batches, "pytorch-lightning_version": "1.0.8"}
 
 
-def _theirs_first(node: dict, size: int, loss: dict | None = None) -> dict:
+def _size_of(config: dict) -> int:
+    """The side of the pictures trained on, which their YAML states and ours need not."""
+    params = config["model"]["params"]
+    if "prior" in params:
+        grid = params["prior"]["params"]["grid"]
+        if grid[0] != grid[1]:
+            raise UserError(f"the published code only knows square grids, not {grid[0]}x{grid[1]}")
+        return grid[0] * 2 ** (len(params["first_stage"]["params"]["multipliers"]) - 1)
+    told = [(config.get("variables") or {}).get("size"), ((config["data"].get("train") or {}).get("params") or {}).get("size")]
+    return next((size for size in told if isinstance(size, int)), 256)
+
+
+def _theirs_first(node: dict, size: int, loss: dict | None = None, steps: int = 0) -> dict:
     name, params = node["target"].rsplit(".", 1)[-1], node["params"]
     if name not in ("VQGAN", "MaskVQGAN"):
         raise UserError(f"{name} has no counterpart in the published code; VQGAN and MaskVQGAN have")
@@ -510,8 +559,10 @@ def _theirs_first(node: dict, size: int, loss: dict | None = None) -> dict:
     used = quantizer["params"].get("used")
     inner = quantizer["params"].get("quantizer", quantizer)
     kind, own = inner["target"].rsplit(".", 1)[-1], inner["params"]
-    if own.get("normalize") or own.get("restart"):
-        raise UserError(f"{kind} with normalize or restart has no counterpart in the published code: it searches plain Euclidean neighbours")
+    if own.get("normalize"):
+        raise UserError(f"{kind} with normalize has no counterpart in the published code, which searches plain Euclidean neighbours")
+    if quantizer["params"].get("unknown", "nearest") != "nearest":
+        raise UserError("a remapped codebook with an extra or a fixed code for the others has no counterpart in published YAMLs")
     levels = params["multipliers"]
     channels = params["labels"] if name == "MaskVQGAN" else params.get("in_channels", 3)
     net = {
@@ -536,10 +587,7 @@ def _theirs_first(node: dict, size: int, loss: dict | None = None) -> dict:
         made["image_key"] = next((theirs for theirs, ours in KEYS.items() if ours == params["key"]), params["key"])
     if kind == "VectorQuantizer":
         target = "VQSegmentationModel" if name == "MaskVQGAN" else "VQModel"
-        codebook, commitment = own.get("codebook_weight", 1.0), own.get("commitment_weight", 0.25)
-        weight = codebook / LEGACY_CODEBOOK_WEIGHT
-        if not math.isclose(commitment, weight):
-            raise UserError(f"weights (codebook {codebook}, commitment {commitment}): the published code only has them in the proportion 0.25 to 1")
+        weight = own.get("commitment_weight", 0.25)  # their proportion is always 0.25 to 1; the codebook's own weight hardly matters under Adam
     elif kind == "GumbelQuantizer":
         target = "GumbelVQ"
         first, last = own.get("temperature", (1.0, 1 / 16))
@@ -553,19 +601,19 @@ def _theirs_first(node: dict, size: int, loss: dict | None = None) -> dict:
         raise UserError(f"{kind} has no counterpart in the published code")
     if used is not None:
         made["remap"] = used if isinstance(used, str) else "used.npy"
-    made["lossconfig"] = _theirs_loss(loss, weight)
+    made["lossconfig"] = _theirs_loss(loss, weight, steps)
     return {"target": f"taming.models.vqgan.{target}", "params": made}
 
 
-def _theirs_loss(loss: dict | None, weight: float) -> dict:
+def _theirs_loss(loss: dict | None, weight: float, steps: int) -> dict:
     name, own = ((loss or {}).get("target") or "").rsplit(".", 1)[-1], (loss or {}).get("params") or {}
-    if name == "MaskLoss":
+    if name == "MaskLoss" and own.get("form") == "bce":
         return {"target": MASK_LOSSES[1], "params": {"codebook_weight": weight}}
     if name != "VQGANLoss":
         return {"target": NO_LOSSES[0]}
     start = own.get("adversarial_start", 0)
     how = {
-        "disc_start": start if isinstance(start, int) else 0,
+        "disc_start": start if isinstance(start, int) or start >= 1 else round(start * steps),
         "codebook_weight": weight,
         "perceptual_weight": 0.0 if own.get("perceptual") == "none" else own.get("perceptual_weight", 1.0),
         "disc_weight": own.get("adversarial", 0.8),
@@ -602,7 +650,7 @@ def _theirs_second(params: dict, config: dict, size: int) -> dict:
         name = next(theirs for theirs, ours in ORDERS.items() if ours == order)
         made["permuter_config"] = {
             "target": f"taming.modules.transformer.permuter.{name}",
-            "params": {"H": prior["grid"][0], "W": prior["grid"][1]},
+            "params": {"length": math.prod(prior["grid"])} if order == "shuffled" else {"H": prior["grid"][0], "W": prior["grid"][1]},
         }
     return made | _theirs_condition(params["conditioner"], size, prior)
 
@@ -642,6 +690,8 @@ def _first_state(weights: dict[str, Tensor], ours: str, theirs: str, node: dict)
         if not name.startswith(ours) or (not ours and name.startswith("loss.")):
             continue
         tail = name.removeprefix(ours)
+        if tail in ("quantizer.batches", "quantizer.unseen"):
+            continue  # when codes were last seen: for restarts, in training
         if tail.startswith("quantizer."):
             tail = tail.removeprefix("quantizer.").removeprefix("inner.")
             tail = f"quantize.{renamed.get(tail, tail)}"
@@ -696,13 +746,34 @@ DATA_MODULES = (  # packages whose objects old checkpoints carry along; they bec
     "numpy",
     "collections",
 )
+
+
+class _Rebuilder:
+    """Calls a function, and lets pickle's BUILD set nothing on it, as it could on the function itself."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function):
+        object.__setattr__(self, "_function", function)
+
+    def __call__(self, *arguments):
+        return self._function(*arguments)
+
+    def __setattr__(self, name, value):
+        raise UserError(f"it asks to change '{self._function.__name__}', which weights have no need of; nothing was run. Do not trust this file")
+
+    def __setstate__(self, state):
+        self.state = state
+
+
 REBUILDERS = {
     ("collections", "OrderedDict"): OrderedDict,
-    ("torch._utils", "_rebuild_tensor"): torch._utils._rebuild_tensor,
-    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
+    ("torch._utils", "_rebuild_tensor"): _Rebuilder(torch._utils._rebuild_tensor),
+    ("torch._utils", "_rebuild_tensor_v2"): _Rebuilder(torch._utils._rebuild_tensor_v2),
+    ("torch._utils", "_rebuild_parameter"): _Rebuilder(torch._utils._rebuild_parameter),
+    ("_codecs", "encode"): _Rebuilder(codecs.encode),  # bytes of a numpy scalar
     ("torch", "Size"): torch.Size,
-    ("torch", "device"): torch.device,
+    ("torch", "device"): _Rebuilder(torch.device),
     ("builtins", "set"): set,
     ("__builtin__", "set"): set,
     **{("torch", name): getattr(torch, name) for name in dir(torch) if isinstance(getattr(torch, name), torch.dtype)},
@@ -744,11 +815,12 @@ RESTRICTED = types.SimpleNamespace(__name__="restricted", Unpickler=_Unpickler, 
 
 def read_restricted(path: Path) -> object:
     """What a pickled checkpoint holds, with tensors rebuilt and everything else inert."""
-    mapped = zipfile.is_zipfile(path)
-    if mapped and any(name.endswith("/constants.pkl") for name in zipfile.ZipFile(path).namelist()):
-        raise UserError(f"'{path}' is a TorchScript program, not weights")
     try:
-        return torch.load(path, map_location="cpu", weights_only=False, pickle_module=RESTRICTED, mmap=mapped)
+        with open(path, "rb") as file:
+            zipped = file.read(4) == b"PK\x03\x04"  # what torch goes by; zipfile looks at the end of the file
+        if zipped and "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records():
+            raise UserError("it is a TorchScript program, not weights")
+        return torch.load(path, map_location="cpu", weights_only=False, pickle_module=RESTRICTED, mmap=zipped)
     except UserError as error:
         raise UserError(f"'{path}' is refused: {error}") from None
     except Exception as error:  # pickle raises many kinds

@@ -22,11 +22,13 @@ from taming.second_stage.training import SecondStageTraining
 from taming.training import Training
 
 
-def train(experiment: Experiment, folder: str | Path, resume: bool = False, start_from: str | None = None, fitting: bool = False) -> Path:
+def train(
+    experiment: Experiment, folder: str | Path, resume: bool = False, start_from: str | None = None, fitting: bool = False, yaml: str | None = None
+) -> Path:
     """Trains, and returns the path of the last checkpoint.
 
     start_from: a checkpoint, ours or a published one, whose weights (discriminator included) are taken before batch 0. fitting: take of it what has the
-    right name and shape, and say what was left; otherwise all of the model must fit.
+    right name and shape, and say what was left; otherwise all of the model must fit. yaml: what came with a published `start_from`.
     """
     folder = Path(folder)
     last = folder / "checkpoints" / "last.ckpt"
@@ -53,10 +55,12 @@ def train(experiment: Experiment, folder: str | Path, resume: bool = False, star
         keep_to = module.batches
         data.start = module.batches * experiment.trainer.accumulate_grad_batches
     else:
-        content = checkpoint.read(start_from) if start_from else None
-        module, data = prepare(experiment, None if content is None or fitting else content.weights, start_from)
+        content = checkpoint.read(start_from, yaml) if start_from else None
+        if content is not None and content.unknown:
+            raise UserError(f"'{start_from}' has tensors that no published model has, the first '{content.unknown[0]}'")
+        module, data = prepare(experiment, content and content.weights, start_from, fitting)
         if content is not None:
-            take_rest(module, content, fitting, str(start_from))
+            take_discriminator(module, content, fitting, str(start_from))
     write_config(experiment, folder / "config.yaml")
     print(cost(module), file=sys.stderr)
     fit(experiment, module, data, folder, keep_to)
@@ -108,14 +112,21 @@ def strategy_of(experiment: Experiment, module: Training) -> str:
     return "ddp_find_unused_parameters_true" if module.stage == "first" else "ddp"
 
 
-def prepare(experiment: Experiment, weights: dict | None = None, source: str | Path | None = None) -> tuple[Training, DataModule]:
-    """The module that trains and the data it reads, checked against each other. `weights`: of the model, from `source`, instead of fresh ones."""
+def prepare(experiment: Experiment, weights: dict | None = None, source: str | Path | None = None, fitting: bool = False) -> tuple[Training, DataModule]:
+    """The module that trains and the data it reads, checked against each other. weights: of the model, from `source`, instead of fresh ones; fitting: only
+    what has the right shape.
+    """
     if not experiment.model:
         raise UserError("model: missing; name one, for example {target: taming.first_stage.VQGAN, params: {...}}")
     if not experiment.data.train:
         raise UserError("data.train: missing; name a data set, for example {target: taming.data.ImageFolder, params: {root: my/pictures, size: 64}}")
+    for name, node in (("train", experiment.data.train), ("validation", experiment.data.validation)):
+        if node and "target" not in node:
+            raise UserError(f"data.{name}.target: missing; name a data set, for example taming.data.ImageFolder")
     model = config.build(experiment.model, experiment.allow)
-    if weights:
+    if weights and fitting:
+        tell_left(checkpoint.load_fitting(model, weights, source), source)
+    elif weights:
         checkpoint.load_weights(model, weights, source)
     sets = [
         config.build(node, experiment.allow, f"data.{name}") if node else None
@@ -133,6 +144,8 @@ def prepare(experiment: Experiment, weights: dict | None = None, source: str | P
     elif isinstance(model, SecondStage):
         if experiment.loss is not None:
             raise UserError("loss: a prior is trained by cross-entropy, so this key is for first stages; leave it out")
+        if experiment.condition_dropout and getattr(model.prior, "tied", False):
+            raise UserError("condition_dropout: a prior with shared_vocabulary has no token that says nothing; leave it out")
         check_sets(model.first_stage, sets, model.prior.grid)
         check_condition(model, sets[0])
         module = SecondStageTraining(experiment, model, parts_of(model, sets[0]))
@@ -144,20 +157,21 @@ def prepare(experiment: Experiment, weights: dict | None = None, source: str | P
     return module, DataModule(*sets, experiment.data.batch_size, experiment.seed, experiment.data.workers, views)
 
 
-def take_rest(module: Training, content: checkpoint.Content, fitting: bool, source: str) -> None:
-    """The discriminator of a checkpoint, and, if only what fits is asked for, the model too; tells what was left."""
+def take_discriminator(module: Training, content: checkpoint.Content, fitting: bool, source: str) -> None:
+    """What a checkpoint has of the loss."""
     loss = getattr(module, "loss", None)
-    discriminator = {k.removeprefix("discriminator."): v for k, v in content.loss.items() if k.startswith("discriminator.")}
-    left = checkpoint.load_fitting(module.model, content.weights) if fitting else []
-    if discriminator and loss is not None and loss.discriminator is not None:
-        if fitting:
-            left += [f"discriminator.{name}" for name in checkpoint.load_fitting(loss.discriminator, discriminator)]
-        else:
-            checkpoint.load_weights(loss.discriminator, discriminator, f"{source} (discriminator)")
-    elif loss is not None and loss.discriminator is not None:
+    if loss is None or loss.discriminator is None:
+        return
+    weights = {k.removeprefix("discriminator."): v for k, v in content.loss.items() if k.startswith("discriminator.")}
+    if not weights:
         print(f"{source} holds no discriminator; it starts anew", file=sys.stderr)
-    if module.averaged is not None:
-        module.averaged.load_state_dict(module.trained().state_dict())
+    elif fitting:
+        tell_left(checkpoint.load_fitting(loss.discriminator, weights, source), f"{source} (discriminator)")
+    else:
+        checkpoint.load_weights(loss.discriminator, weights, f"{source} (discriminator)")
+
+
+def tell_left(left: list[str], source: str | Path | None) -> None:
     if left:
         shown = ", ".join(left[:8]) + (f" and {len(left) - 8} more" if len(left) > 8 else "")
         print(f"of {source} and the model, {len(left)} tensors did not fit and start anew or are left: {shown}", file=sys.stderr)

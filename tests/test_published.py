@@ -262,6 +262,9 @@ def test_plain_ckpt_needs_its_yaml(layout, tmp_path, capsys):
     torch.save(raw["state_dict"], tmp_path / "bare.ckpt")  # a bare state dict
     assert main(["inspect", str(tmp_path / "bare.ckpt")]) == 2
     assert "--config" in capsys.readouterr().err
+    assert main(["export", str(layout), str(tmp_path / "out")]) == 0
+    assert main(["export", str(layout), str(tmp_path / "out")]) == 2  # would lose what is there
+    assert "is there already" in capsys.readouterr().err
     yaml = next((layout / "configs").glob("*.yaml"))
     assert main(["inspect", str(tmp_path / "bare.ckpt"), "--config", str(yaml)]) == 0
     assert "nothing is missing" in capsys.readouterr().out
@@ -325,6 +328,32 @@ def test_planted_code_runs_nothing_and_is_named(tmp_path):
     with pytest.raises(UserError):
         checkpoint.read(tmp_path / "obj.ckpt")
     assert not marker.exists()
+
+
+def test_disguised_programs_and_broken_archives_are_refused(tmp_path):
+    class Doubled(torch.nn.Module):
+        def forward(self, x):
+            return 2 * x
+
+    torch.jit.script(Doubled()).save(tmp_path / "program.ckpt")
+    with open(tmp_path / "program.ckpt", "ab") as file:
+        file.write(b"PK\x05\x06" + bytes(6))  # so that Python's zipfile sees no archive, while torch does
+    with pytest.raises(UserError, match="TorchScript"):
+        published.read_restricted(tmp_path / "program.ckpt")
+    (tmp_path / "broken.ckpt").write_bytes(b"PK\x03\x04" + bytes(100))
+    with pytest.raises(UserError, match="can't be read"):
+        checkpoint.read(tmp_path / "broken.ckpt")
+    change = b"\x80\x02ctorch._utils\n_rebuild_tensor\nN}(X\x08\x00\x00\x00__name__X\x01\x00\x00\x00xu\x86b."  # BUILD with a slot state
+    with pytest.raises(UserError, match="it asks to change '_rebuild_tensor'"):
+        published._Unpickler(__import__("io").BytesIO(change)).load()
+    assert torch._utils._rebuild_tensor.__name__ == "_rebuild_tensor"
+
+
+def test_a_numpy_scalar_is_harmless():
+    import numpy as np
+
+    stream = pickle.dumps({"rate": np.float64(0.5)}, protocol=2)
+    assert "rate" in published._Unpickler(__import__("io").BytesIO(stream)).load()
 
 
 def test_classes_of_an_old_lightning_are_inert(tmp_path):
@@ -395,7 +424,7 @@ PUBLISHED = {
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_architectures_build_from_their_yaml(name):
     translated = published.translate({"model": {"base_learning_rate": 4.5e-6, **PUBLISHED[name]}})
-    experiment = config.from_plain(translated.config)
+    experiment = config.from_plain(translated.plain)
     with torch.device("meta"):
         model = config.build(experiment.model)
     first = getattr(model, "first_stage", model)
@@ -437,7 +466,9 @@ def test_their_yaml_trains(layout, tmp_path, monkeypatch, capsys):
     trainer = {"max_steps": 2, "accumulate_grad_batches": 2, "distributed_backend": "ddp", "max_epochs": 7}
     write_yaml({"model": {"base_learning_rate": 1e-4, **tree}, "data": data, "lightning": {"trainer": trainer}}, Path("theirs.yaml"))
     drawn = [f"data.{part}={{target: taming.data.DrawnLandscapes, params: {{size: 16, count: 4}}}}" for part in ("train", "validation")]
-    assert main(["train", "-b", "theirs.yaml", "model.params.n_embed=8", *drawn]) == 0
+    assert main(["train", "-b", "theirs.yaml", "model.params.n_embed=8", *drawn]) == 2
+    assert "'logs/gone.ckpt' does not exist" in capsys.readouterr().err
+    assert main(["train", "-b", "theirs.yaml", "model.params.n_embed=8", "model.params.ckpt_path=null", *drawn]) == 0
     told = capsys.readouterr().err
     assert "learning rate 0.0004 = 2 (accumulation) x 1 (devices) x 2 (batch) x 0.0001" in told
     assert "distributed_backend ddp" in told and "max_epochs: 7 is left aside" in told
@@ -459,6 +490,70 @@ def test_their_yaml_trains(layout, tmp_path, monkeypatch, capsys):
     assert "'quantizer.embedding.weight' has shape (8, 4), but its configuration says (16, 4) (number of codes" in capsys.readouterr().err
     assert main(["train", "-b", "theirs.yaml", "-n", "other", "--from", "back", "--fitting", "trainer.max_steps=1", *drawn]) == 0
     assert "1 tensors did not fit and start anew or are left: quantizer.embedding.weight" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda p: p["ddconfig"].update(attn_resolutions=16),
+        lambda p: p["ddconfig"].update(ch_mult=4),
+        lambda p: p["ddconfig"].update(resolution="256"),
+        lambda p: p.update(ddconfig=None),
+        lambda p: p.update(lossconfig="x"),
+        lambda p: p["ddconfig"].pop("ch"),
+    ],
+)
+def test_malformed_yaml_is_one_line(change, tmp_path, capsys):
+    tree = first_tree()
+    change(tree["params"])
+    write_yaml({"model": {"base_learning_rate": 1e-6, **tree}}, tmp_path / "m.yaml")
+    assert main(["convert", "--config", str(tmp_path / "m.yaml"), str(tmp_path / "o.yaml")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_prior_names_what_its_codes_come_from(tmp_path, monkeypatch, capsys):
+    """Their second-stage YAML names checkpoints; without them a prior would be trained on codes of an untrained model."""
+    monkeypatch.chdir(tmp_path)
+    first = first_tree(channels=32, multipliers=(1, 2), attention=(), codes=16, dim=4, latent=8)
+    first["params"]["ddconfig"]["resolution"] = 16
+    tree = second_tree(1, 2, 16, 16, 64, "__is_unconditional__", first, unconditional=True, sos_token=0)
+    data = [f"data.{part}={{target: taming.data.DrawnLandscapes, params: {{size: 16, count: 4}}}}" for part in ("train", "validation")]
+    arguments = ["train", "-b", "prior.yaml", "trainer.max_steps=1", "data.batch_size=2", *data]
+    write_yaml({"model": {"base_learning_rate": 1e-4, **tree}}, Path("prior.yaml"))
+    assert main(arguments) == 2
+    assert "names no ckpt_path" in capsys.readouterr().err
+    first["params"]["ckpt_path"] = "first.safetensors"
+    write_yaml({"model": {"base_learning_rate": 1e-4, **tree}}, Path("prior.yaml"))
+    assert main(arguments) == 2
+    assert "'first.safetensors' does not exist" in capsys.readouterr().err
+    plain = config.to_plain(config.from_plain({"model": published.translate({"model": first}).config["model"]}))
+    model = config.build(plain["model"])
+    checkpoint.save_safetensors("first.safetensors", checkpoint.Content("first", plain, model.state_dict(), 0, {}))
+    assert main(arguments) == 0
+    assert "learning rate 0.0002 = 1 (accumulation) x 1 (devices) x 2 (batch)" in capsys.readouterr().err
+    trained = taming.load("runs/prior")
+    assert torch.equal(trained.first_stage.encoder.conv_in.weight, model.encoder.conv_in.weight)
+    assert main([*arguments, "-n", "silent", "condition_dropout=0.1"]) == 2
+    assert "no token that says nothing" in capsys.readouterr().err
+
+
+def test_fitting_keeps_tokenizers_whole(layout, tmp_path):
+    """Another codebook in the first stage: its encoder must not come from the file while its codes do not."""
+    content = checkpoint.read(layout)
+    plain = dict(content.config)
+    params = plain["model"]["params"]
+    params["first_stage"]["params"]["quantizer"]["params"]["num_codes"] = params["prior"]["params"]["num_codes"] = 48
+    model = config.build(plain["model"])
+    before = model.first_stage.encoder.conv_in.weight.clone()
+    left = checkpoint.load_fitting(model, content.weights, layout)
+    assert torch.equal(model.first_stage.encoder.conv_in.weight, before) and "first_stage.encoder.conv_in.weight" in left
+    assert torch.equal(model.prior.head.weight, content.weights["priors.0.head.weight"])
+    params["prior"]["params"]["order"] = "z_curve"
+    other = config.build(plain["model"])
+    with pytest.raises(UserError, match="another order"):
+        checkpoint.load_fitting(other, {"priors.0.permutation": torch.arange(64)}, "x")
+    with pytest.raises(UserError, match="nothing in 'x' fits"):
+        checkpoint.load_fitting(model, {"decoder.x": torch.ones(1)}, "x")
 
 
 def test_what_has_no_counterpart_is_not_exported(tmp_path):
@@ -483,7 +578,7 @@ def test_loading_a_gigabyte_takes_seconds_and_one_extra_copy(tmp_path):
     write_yaml(tree, tmp_path / "model.yaml")
     with torch.device("meta"):
         model = config.build(published.translate(tree).config["model"])
-    plain = config.to_plain(config.from_plain(published.translate(tree).config))
+    plain = config.to_plain(config.from_plain(published.translate(tree).plain))
     _, raw = published.to_theirs(plain, {k: torch.zeros(v.shape) if v.is_floating_point() else v for k, v in model.state_dict().items()}, {}, 0)
     torch.save(raw, tmp_path / "model.ckpt")
     size = (tmp_path / "model.ckpt").stat().st_size

@@ -10,16 +10,16 @@ from taming.errors import UserError
 from taming.first_stage.interface import FirstStage
 
 
-def pretrained(checkpoint: str, config: str | None = None) -> FirstStage:
+def pretrained(checkpoint: str, config: str | None = None, yaml: str | None = None) -> FirstStage:
     """The first stage in `checkpoint`. `config` names the file it is trained by: for the message where the checkpoint is missing, and to build the
-    model without weights on the meta device.
+    model without weights on the meta device. yaml: what came with a published checkpoint, if it does not lie beside it.
     """
     if torch.get_default_device().type == "meta" and config:
         experiment = configs.load(config)
         return configs.build(experiment.model, experiment.allow)
     if config and not Path(checkpoint).exists():
         raise UserError(f"first stage '{checkpoint}' does not exist; train it first: taming train -b {config}")
-    return checkpoints.load(checkpoint, stage="first")
+    return checkpoints.load(checkpoint, yaml, stage="first")
 
 
 def inlined(node):
@@ -29,5 +29,5 @@ def inlined(node):
     if not isinstance(node, dict):
         return node
     if node.get("target") == "taming.first_stage.pretrained":
-        return checkpoints.read(node["params"]["checkpoint"]).config["model"]
+        return checkpoints.read(node["params"]["checkpoint"], node["params"].get("yaml")).config["model"]
     return {key: inlined(value) for key, value in node.items()}
