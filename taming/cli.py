@@ -192,14 +192,20 @@ def sample(arguments: list[str]) -> None:
         raise UserError("--accept A (a share above 0) and --classifier NAME go together: how many are kept, and who judges")
     if given.accept < 1 and given.classes is None:
         raise UserError("--accept judges classes, so it needs --classes; for masks use taming.second_stage.rejection in Python")
+    if given.from_png:
+        for name, value in vars(given).items():
+            if name not in ("checkpoint", "from_png", "out", "overwrite") and value != parser.get_default(name):
+                raise UserError(f"--{name.replace('_', '-')} {value}: --from-png draws what the PNG says; only -o and --overwrite go with it")
+    if given.animate and given.accept < 1:
+        raise UserError("--animate shows one picture growing, --accept draws several and keeps the best; leave one out")
     size = _size(given.size)
-    classes = _numbers(given.classes) if given.classes else None
+    classes = _numbers(given.classes) if given.classes is not None else None
     known = (given.known, given.known_mask) if given.known else None
 
     from taming import drawing
 
     if given.from_png:
-        print(drawing.sample_again(given.from_png, given.out))
+        print(drawing.sample_again(given.from_png, given.out, given.overwrite))
         return
     names = ("seed", "temperature", "top_k", "top_p", "min_p", "guidance", "accept", "classifier")
     settings = drawing.Settings(size, **{name: getattr(given, name) for name in names})

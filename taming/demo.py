@@ -84,7 +84,7 @@ def _samples(model, quick: bool) -> report.Section:
     """Layouts of a seed that no training saw."""
     held_out = DrawnLandscapes(64, 1000, seed=77)
     batch = {"segmentation": torch.stack([held_out[i]["segmentation"] for i in range(2 if quick else 12)])}
-    drawn = [model.sample(batch, seed=seed, top_k=100) for seed in (0, 1, 2)]
+    drawn = [model.sample(batch, seed=seed, top_k=100, guidance=2.0) for seed in (0, 1, 2)]
     half = len(batch["segmentation"]) // 2
     columns = [c[part] for part in (slice(0, half), slice(half, None)) for c in (model.conditioner.picture(batch), *drawn)]
     return report.Section(

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import io
+import math
 import os
 import sys
 import time
@@ -23,7 +24,7 @@ from taming.first_stage.interface import FirstStage, pad_to_multiple
 from taming.second_stage.model import SecondStage
 from taming.second_stage.rejection import class_score, judged
 from taming.second_stage.sampling import check_filters
-from taming.second_stage.window import CACHE_LIMIT, cache_bytes, origin
+from taming.second_stage.window import CACHE_LIMIT, TILE, cache_bytes, origin
 
 SHEET_ROWS = 24
 FRAMES = 32  # of an animation, at most
@@ -91,17 +92,23 @@ def sample_folder(
     kept = _known(known) if known else None
     if kept and not settings.size:
         settings.size = tuple(kept[0].shape[-2:])
-    stamp = {"checkpoint": str(path), "sha256": file_hash(checkpoint.find(path)), "version": __version__, "torch": torch.__version__, **asdict(settings)}
-    if yaml:
-        stamp["config"] = str(yaml)
-    if known:
-        stamp |= {"known": [str(Path(k)) for k in known]}
+    stamp = {
+        "checkpoint": str(path),
+        "sha256": file_hash(checkpoint.find(path)),
+        "config": yaml and [str(yaml), file_hash(Path(yaml))],
+        "known": known and [[str(k), file_hash(Path(k)) if Path(k).is_file() else ""] for k in known],
+        "device": device.type,
+        "version": __version__,
+        "torch": torch.__version__,
+        **asdict(settings),
+    }
     jobs = _jobs(model, out, settings, masks, pictures, classes, n)
-    check_memory(model, jobs[0].batch, settings, batch_size)
-    missing = [job for job in jobs if not _is_done(job, stamp, overwrite)]
-    mine = missing[rank::world]
-    if len(missing) < len(jobs):
-        print(f"{len(jobs) - len(missing)} of {len(jobs)} pictures are there already", file=sys.stderr)
+    mine = [job for job in jobs[rank::world] if not _is_done(job, stamp, overwrite, animate)]  # a share must not depend on what others have drawn by now
+    if len(mine) < len(jobs[rank::world]):
+        print(f"{len(jobs[rank::world]) - len(mine)} of {len(jobs[rank::world])} pictures are there already", file=sys.stderr)
+    batch_size = min(batch_size, max(1, len(mine)))
+    if mine:
+        check_memory(model, jobs[0].batch, settings, batch_size, animate)
     start = time.perf_counter()
     for done in range(0, len(mine), batch_size):
         part = mine[done : done + batch_size]
@@ -113,27 +120,33 @@ def sample_folder(
     return out
 
 
-def sample_again(png: str | Path, out: str | Path) -> Path:
+def sample_again(png: str | Path, out: str | Path, overwrite: bool = False) -> Path:
     """Draws the picture in a PNG of ours once more, with what it keeps about itself; to the bit on the same machine and versions. Returns its path."""
     about = images.read_about(png)
     if about is None or "checkpoint" not in about:
         raise UserError(f"'{png}' does not say how it was drawn; only PNGs that taming sample wrote do")
-    if file_hash(checkpoint.find(about["checkpoint"])) != about["sha256"]:
-        raise UserError(f"'{about['checkpoint']}' is not the file any more that drew '{png}' (its hash was {about['sha256']})")
+    target = Path(out) / f"{Path(png).stem}.png"
+    if target.is_file() and (not overwrite or target.resolve() == Path(png).resolve()):
+        raise UserError(f"'{target}' is there already; choose another folder with -o")
+    files = [[str(checkpoint.find(about["checkpoint"])), about["sha256"]], about["config"], *(about["known"] or []), about.get("image")]
+    for name, expected in [file for file in files if file and file[1]]:
+        if not Path(name).is_file() or file_hash(Path(name)) != expected:
+            raise UserError(f"'{name}' is not the file any more that '{png}' was drawn with (its hash was {expected})")
+    if about["device"] == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"'{png}' was drawn on a GPU, and torch sees none here")
     torch.set_num_threads(about["threads"])
-    model = checkpoint.load(about["checkpoint"], about.get("config"), stage="second")
+    model = checkpoint.load(about["checkpoint"], about["config"] and about["config"][0], stage="second").to(about["device"])
     settings = Settings(**{name: about[name] for name in Settings.__dataclass_fields__})
     if settings.size:
         settings.size = tuple(settings.size)
     batch = _told_batch(model, about, settings)
-    kept = _known(about["known"]) if "known" in about else None
-    job = Job(about["number"], Path(out) / f"{Path(png).stem}.png", batch)
-    (image,) = [image for _, image, row in _drawn(model, [job] * about["batch"], settings, kept, torch.device("cpu"), False) if row == about["row"]]
+    kept = _known([name for name, _ in about["known"]]) if about["known"] else None
+    job = Job(about["number"], target, batch)
+    drawn = _drawn(model, [job] * about["batch"], settings, kept, torch.device(about["device"]), False)
+    (image,) = [image for _, image, row in drawn if row == about["row"]]
     checkpoint.make_writable(Path(out))
-    if job.path.resolve() == Path(png).resolve():
-        raise UserError(f"-o {out} would overwrite '{png}'; choose another folder")
-    images.save(image, job.path, about)
-    return job.path
+    images.save(image, target, about)
+    return target
 
 
 def _drawn(model: SecondStage, part: list[Job], settings: Settings, kept: tuple | None, device: torch.device, animate: bool):
@@ -147,10 +160,10 @@ def _drawn(model: SecondStage, part: list[Job], settings: Settings, kept: tuple 
         drawn = judged(model, batch, score, settings.accept, size=settings.size, first=numbers, **settings.drawing(), **how)
     else:
         drawn = model.sample(batch, settings.size, first=numbers, on_row=frames, **settings.drawing(), **how)
-    if frames:
-        frames.write(drawn)
     for row, (job, image) in enumerate(zip(part, drawn.cpu())):
         yield job, image, row
+    if frames:
+        frames.write(drawn)
 
 
 class Frames:
@@ -162,7 +175,7 @@ class Frames:
         self.behind = None if shown is None else shown.cpu()
 
     def __call__(self, codes: Tensor, rows: int) -> None:
-        every = max(1, codes.shape[1] // FRAMES)
+        every = -(-codes.shape[1] // FRAMES)
         if rows % every and rows != codes.shape[1]:
             return
         done = rows * self.model.first_stage.stride
@@ -173,23 +186,24 @@ class Frames:
     def write(self, drawn: Tensor) -> None:
         height, width = drawn.shape[-2:]
         for row, job in enumerate(self.part):
-            frames = [images.to_pil(frame[row, :, :height, :width]) for frame in self.frames]
-            temporary = job.path.with_name(f".{job.path.stem}.{os.getpid()}.gif")
-            job.path.parent.mkdir(parents=True, exist_ok=True)
-            frames[0].save(temporary, save_all=True, append_images=[*frames[1:], *[frames[-1]] * 8], duration=80, loop=0)
-            temporary.replace(job.path.with_suffix(".gif"))
+            images.save_film([images.to_pil(frame[row, :, :height, :width]) for frame in self.frames], job.path.with_suffix(".gif"))
 
 
-def check_memory(model: SecondStage, batch: dict, settings: Settings, batch_size: int) -> None:
-    """Raises UserError where a batch would need more than there is, before anything is drawn."""
+def check_memory(model: SecondStage, batch: dict, settings: Settings, batch_size: int, animate: bool = False) -> None:
+    """Raises UserError where a batch would need more than there is, before anything is drawn: keys and values, pictures, and the largest maps of the networks
+    that read the condition whole and write the picture in tiles. An estimate, rather too large than too small.
+    """
     (height, width), stride = _size(model, batch, settings), model.first_stage.stride
     grid = (-(-height // stride), -(-width // stride))
     passes = batch_size * (2 if settings.guidance != 1 else 1)
     columns = len({origin(j, grid[1], model.prior.grid[1]) for j in range(grid[1])})
-    keys = min(columns * cache_bytes(model.prior, passes, model.prior.grid), CACHE_LIMIT)
-    labels = getattr(getattr(model.conditioner, "first_stage", None), "labels", 3)
-    pixels = 4 * height * width * batch_size * (9 + 4 * labels)  # the condition's one-hot and first layers, and the picture
-    needed, free = keys + pixels, _free_memory()
+    one = cache_bytes(model.prior, passes, model.prior.grid)
+    reader = getattr(model.conditioner, "first_stage", None)
+    told = 4 * (reader.in_channels + 4 * reader.encoder.conv_in.out_channels) * height * width * batch_size if hasattr(reader, "encoder") else 0
+    tile = min(height, TILE * stride) * min(width, TILE * stride)
+    channels = model.first_stage.last_layer.shape[1]
+    shown = 4 * height * width * batch_size * 3 * (3 + (FRAMES if animate else 0))
+    needed, free = max(one, min(columns * one, CACHE_LIMIT)) + told + 4 * 6 * channels * tile + shown, _free_memory()
     if needed > free:
         raise UserError(
             f"size {height}x{width} in batches of {batch_size} needs about {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free; "
@@ -198,6 +212,8 @@ def check_memory(model: SecondStage, batch: dict, settings: Settings, batch_size
 
 
 def _free_memory() -> float:
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0]
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
@@ -210,13 +226,13 @@ def _size(model: SecondStage, batch: dict, settings: Settings) -> tuple[int, int
     return settings.size or (tuple(shown.shape[-2:]) if isinstance(shown, Tensor) and shown.ndim >= 3 else model.trained_size)
 
 
-def _is_done(job: Job, stamp: dict, overwrite: bool) -> bool:
+def _is_done(job: Job, stamp: dict, overwrite: bool, animate: bool) -> bool:
     if not job.path.is_file() or overwrite:
         return False
     about = images.read_about(job.path)
-    wanted = {**stamp, **job.told, "number": job.number}
-    if about is not None and {k: about.get(k) for k in wanted} == _as_json(wanted):
-        return True
+    wanted = _as_json({**stamp, **job.told, "number": job.number})
+    if about is not None and {k: about.get(k) for k in wanted} == wanted:
+        return not animate or job.path.with_suffix(".gif").is_file()
     raise UserError(f"'{job.path}' is there already and was drawn otherwise; choose another folder with -o, or say --overwrite")
 
 
@@ -271,7 +287,9 @@ def _known(names: tuple[str, str]) -> tuple[Tensor, Tensor]:
         try:
             part = float(share or 0.5)
         except ValueError:
-            raise UserError(f"--known-mask {mask}: '{share}' is not a share such as 0.5") from None
+            part = math.nan
+        if not 0 <= part <= 1:
+            raise UserError(f"--known-mask {mask}: '{share}' is not a share such as 0.5")
         kept = torch.zeros(1, height, width, dtype=torch.bool)
         if side == "top":
             kept[:, : round(part * height)] = True
@@ -317,6 +335,9 @@ def _reconstruct(model: FirstStage, picture: Path, target: Path) -> float:
 
 
 def _jobs(model: SecondStage, out: Path, settings: Settings, masks, pictures, classes, n: int) -> list[Job]:
+    for folder in (masks, pictures):
+        if folder and Path(folder).is_dir() and Path(folder).resolve() in (out.resolve(), *out.resolve().parents):
+            raise UserError(f"-o {out} lies in '{folder}', where samples would be taken for conditions next time; choose another")
     conditions = _conditions(model, settings, masks, pictures, classes)
     return [Job((i << 20) + k, out / f"{name}-{k}.png", batch, told) for i, (name, batch, told) in enumerate(conditions) for k in range(n)]
 
@@ -332,8 +353,10 @@ def _conditions(model: SecondStage, settings: Settings, masks, pictures, classes
     if masks:
         return [_mask_condition(model, name, read_mask(path, model.conditioner.first_stage.labels), settings) for name, path in _files(masks)]
     if pictures:
-        return [(name, _picture_batch(model, path, settings), {"image": str(path)}) for name, path in _files(pictures)]
+        return [(name, _picture_batch(model, path, settings), {"image": [str(path), file_hash(path)]}) for name, path in _files(pictures)]
     if classes is not None:
+        if not classes or len(set(classes)) < len(classes):
+            raise UserError(f"--classes {','.join(map(str, classes))}: name each class once, for example 0,3; -n says how many of each")
         for c in classes:
             model.conditioner({"class": torch.tensor([c])})  # refuses classes that the prior does not know
         return [(f"class{c}", {"class": torch.tensor([c])}, {"class": c}) for c in classes]
@@ -359,7 +382,7 @@ def _told_batch(model: SecondStage, about: dict, settings: Settings) -> dict:
     if "segmentation" in about:
         return {"segmentation": mask_to_tensor(Image.open(io.BytesIO(base64.b64decode(about["segmentation"]))))[None]}
     if "image" in about:
-        return _picture_batch(model, Path(about["image"]), settings)
+        return _picture_batch(model, Path(about["image"][0]), settings)
     return {"class": torch.tensor([about["class"]])} if "class" in about else {"count": torch.ones(1)}
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from taming.errors import UserError
+
+CHUNK = 500_000  # characters of text in one piece
 
 # Ten landscape labels first (sky, tree, ground, grass, water, building or rock, mountain, foreground or sun, unknown or cloud, snow), then well-
 # separated hues for any others.
@@ -68,16 +71,29 @@ def sheet(images: Tensor, columns: int = 8, gap: int = 2) -> Tensor:
 
 
 def save(image: Tensor | Image.Image, path: str | Path, about: dict | None = None) -> None:
-    """Writes a PNG whole or not at all: to a temporary file in the same folder, then renamed. about: kept inside, see `read_about`."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes a PNG whole or not at all. about: kept inside, see `read_about`."""
     picture = to_pil(image) if isinstance(image, Tensor) else image
     texts = PngInfo()
     if about is not None:
-        texts.add_text("taming", json.dumps(about, sort_keys=True), zip=True)
+        text = json.dumps(about, sort_keys=True)
+        for number, start in enumerate(range(0, len(text), CHUNK)):  # readers refuse longer texts as possible bombs
+            texts.add_text("taming" if number == 0 else f"taming{number}", text[start : start + CHUNK], zip=True)
+    written(path, lambda file: picture.save(file, format="PNG", pnginfo=texts))
+
+
+def save_film(frames: list[Image.Image], path: str | Path) -> None:
+    """Writes a GIF, its last frame held, whole or not at all."""
+    shown = [*frames[1:], *[frames[-1]] * 8]
+    written(path, lambda file: frames[0].save(file, format="GIF", save_all=True, append_images=shown, duration=80, loop=0))
+
+
+def written(path: str | Path, write: Callable) -> None:
+    """Lets `write` fill a temporary file in the same folder, then renames it. Raises UserError where the disk is full or not writable."""
+    path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        picture.save(temporary, format="PNG", pnginfo=texts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
@@ -90,7 +106,13 @@ def read_about(path: str | Path) -> dict | None:
     """What `save` kept inside a PNG; None for a picture from elsewhere."""
     try:
         with Image.open(path) as picture:
-            text = getattr(picture, "text", {}).get("taming")
-    except OSError:
+            picture.load()
+            texts = getattr(picture, "text", {})
+    except (OSError, ValueError):
         return None
-    return json.loads(text) if text else None
+    if "taming" not in texts:
+        return None
+    parts = [texts["taming"]]
+    while f"taming{len(parts)}" in texts:
+        parts.append(texts[f"taming{len(parts)}"])
+    return json.loads("".join(parts))

@@ -312,7 +312,7 @@ def _conditioner(params: dict, first: dict, resolution: int, spare: int, data: d
                 inputs = stage["params"].pop("in_channels")
                 stage = {"target": "taming.first_stage.MaskVQGAN", "params": {"labels": inputs, **stage["params"]}}
     size = params.get("downsample_cond_size", -1)
-    how = {"first_stage": stage} | ({"size": [size, size]} if size > 0 else {})
+    how = {"first_stage": stage} | ({"size": [size, size], "trained_size": [resolution, resolution]} if size > 0 else {})
     side = (size if size > 0 else resolution) // 2 ** (len(stage["params"]["multipliers"]) - 1)
     made = {"target": "taming.second_stage.EncodedImage", "params": how}
     return made, {"vocabulary": _num_codes(stage["params"]["quantizer"]), "grid": [side, side]}

@@ -47,7 +47,10 @@ class DepthImages(ImageFolder):
 
 def read_depth(path: Path) -> Image.Image:
     """A depth map as a PIL picture of mode F."""
-    values = np.load(path) if path.suffix == ".npy" else np.array(Image.open(path))
+    try:
+        values = np.load(path) if path.suffix == ".npy" else np.array(Image.open(path))
+    except (OSError, ValueError) as error:
+        raise UserError(f"depth map '{path}' can't be read: {error}") from None
     if values.ndim != 2:
         raise UserError(f"depth map '{path}' has shape {values.shape}; one channel is wanted")
     return Image.fromarray(values.astype(np.float32), mode="F")

@@ -44,13 +44,14 @@ class ClassLabel(Conditioner):
 class EncodedImage(Conditioner):
     """The codes of another picture of the same scene: its mask, depth, edges, or a coarse version, by a first stage that read such pictures.
 
-    first_stage: the tokenizer; its `key` says which entry of the batch it reads. size: pictures are brought to (height, width) by nearest neighbour first.
+    first_stage: the tokenizer; its `key` says which entry of the batch it reads. size: pictures are brought to (height, width) by nearest neighbour first;
+    trained_size says from which size, so that larger ones are brought to proportionally more.
     """
 
-    def __init__(self, first_stage: FirstStage, size: list[int] | None = None):
+    def __init__(self, first_stage: FirstStage, size: list[int] | None = None, trained_size: list[int] | None = None):
         super().__init__()
         self.first_stage = first_stage.requires_grad_(False)
-        self.size = size
+        self.size, self.trained_size = size, trained_size or size
 
     @property
     def key(self) -> str:
@@ -59,7 +60,11 @@ class EncodedImage(Conditioner):
     def forward(self, batch: dict) -> Condition:
         shown = _entry(batch, self.key)
         if self.size:
-            shown = shown[..., _nearest(shown.shape[-2], self.size[0]), :][..., _nearest(shown.shape[-1], self.size[1])]
+            stride = self.first_stage.stride
+            rows, columns = (
+                max(stride, n * wanted // trained // stride * stride) for n, wanted, trained in zip(shown.shape[-2:], self.size, self.trained_size)
+            )
+            shown = shown[..., _nearest(shown.shape[-2], rows), :][..., _nearest(shown.shape[-1], columns)]
         return tuple(
             Part(codes.flatten(1), vocabulary, tuple(codes.shape[1:])) for codes, vocabulary in zip(self.first_stage.encode(shown), self.first_stage.num_codes)
         )
@@ -141,7 +146,8 @@ class Boxes(Conditioner):
         top, left, height, width = window
         corners = torch.tensor([[left / grid[1], top / grid[0]], [(left + width) / grid[1], (top + height) / grid[0]]])
         tokens = condition[0].tokens.clone()
-        tokens[:, -2:] = self._place(corners[:, 0], corners[:, 1]).to(tokens)
+        place = self._place(corners[:, 0], corners[:, 1]).to(tokens)
+        tokens[:, -2:] = torch.where(tokens[:, -2:] == condition[0].vocabulary, tokens[:, -2:], place)  # silence stays silence
         return (replace(condition[0], tokens=tokens),)
 
     def _place(self, x: Tensor, y: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ class Linear(nn.Linear):
             self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), None)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.packed is None:
+        if self.packed is None or x.dtype != torch.float32 or torch.is_autocast_enabled(x.device.type):
             return F.linear(x, self.weight, self.bias)
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
 

@@ -86,11 +86,15 @@ class SecondStage(nn.Module):
         height, width = size or (tuple(shown.shape[-2:]) if _is_picture(shown, key) else self.trained_size)
         if min(height, width) < 1:
             raise UserError(f"size {height}x{width} should be at least 1x1")
-        if _is_picture(shown, key) and not (tuple(shown.shape[-2:]) != (height, width) == self.trained_size):
+        smaller = getattr(self.conditioner, "size", None)  # conditions on small pictures may be given small
+        if _is_picture(shown, key) and (tuple(shown.shape[-2:]) == (height, width) or not smaller):
             batch = {**batch, key: self._fitted(shown, (height, width), key)}
         condition = self.conditioner(batch)
         if known is not None:
-            image, kept = (self._fitted(v, (height, width), "known") for v in known)
+            image, kept = (self._fitted(v, (height, width), "known") for v in (known[0], known[1].bool()))
+            if len({len(image), len(kept)} - {1, len(condition[0].tokens)}):
+                raise UserError(f"{len(image)} known pictures with {len(kept)} masks are given for {len(condition[0].tokens)} pictures to draw")
+            image, kept = (v.expand(len(condition[0].tokens), *v.shape[1:]) for v in (image, kept))
             kept = nn.functional.max_pool2d((~kept)[:, None].float(), stride)[:, 0] == 0
             known = (self.first_stage.encode(image)[0], kept)
         count = len(condition[0].tokens)

@@ -25,10 +25,17 @@ def judged(model: SecondStage, batch: dict, score: Score, accept: float, first: 
     if not 0 < accept <= 1:
         raise UserError(f"accept {accept} is a share, above 0 and at most 1")
     shift = lambda c: [i + (c << 32) for i in first] if isinstance(first, list) else first + (c << 32)  # noqa: E731
-    drawn = [model.sample(batch, first=shift(c), **how) for c in range(math.ceil(1 / accept))]
-    stacked = torch.stack(drawn, dim=1)  # (B, candidates, C, H, W)
-    best = [int(score(stacked[i], i).argmax()) for i in range(len(stacked))]
-    return torch.stack([stacked[i, b] for i, b in enumerate(best)])
+    best = scores = None
+    for c in range(math.ceil(1 / accept)):
+        drawn = model.sample(batch, first=shift(c), **how)
+        judged_now = torch.cat([score(drawn[i : i + 1], i) for i in range(len(drawn))])
+        if best is None:
+            best, scores = drawn, judged_now
+        else:
+            better = judged_now > scores
+            best = torch.where(better[:, None, None, None], drawn, best)
+            scores = torch.where(better, judged_now, scores)
+    return best
 
 
 def class_score(classifier: nn.Module | str, classes: Tensor) -> Score:
@@ -57,6 +64,7 @@ def _torchvision(name: str) -> nn.Module:
 
     class Prepared(nn.Module):
         def forward(self, pictures: Tensor) -> Tensor:
+            network.to(pictures.device)
             resized = nn.functional.interpolate(pictures, (224, 224), mode="bilinear", antialias=True)
             return network(((resized + 1) / 2 - mean.to(pictures)) / deviation.to(pictures))
 

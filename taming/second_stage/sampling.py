@@ -1,5 +1,6 @@
 """The one sampling loop."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -35,7 +36,7 @@ def filter_logits(logits: Tensor, temperature: float = 1.0, top_k: int | None = 
 
 
 def check_filters(temperature: float, top_k: int | None, top_p: float | None, min_p: float | None) -> None:
-    if temperature <= 0:
+    if not temperature > 0 or not math.isfinite(temperature):
         raise UserError(f"temperature {temperature} should be above 0, or 0 for greedy sampling")
     if top_k is not None and top_k < 1:
         raise UserError(f"top_k {top_k} should be at least 1")
@@ -66,10 +67,13 @@ def sample(
     temperature 0 is greedy. guidance: logits = null + guidance (conditioned - null) (Ho and Salimans 2022, arXiv 2207.12598); 1 does not compute the null
     pass. known: codes (B, h, w) and a bool mask (B, h, w) of positions to keep. A prior sees what was read before: given codes after the one being drawn
     are kept, but do not influence it. generators: one per picture, so that a picture does not depend on what it is batched with. crop: of the conditioner,
-    what a window is told. on_row: called with the codes so far (B, h, w) and the number of rows done.
+    what a window is told. on_row: called with the codes so far (B, h, w), 0 where none is drawn yet, and the
+    number of codes drawn, in rows.
     """
     if temperature:
         check_filters(temperature, top_k, top_p, min_p)
+    if not math.isfinite(guidance):
+        raise UserError(f"guidance {guidance} should be a finite number; 1 is none")
     count, device = len(condition[0].tokens), condition[0].tokens.device
     steps = grid[0] * grid[1]
     generators = generators or [torch.Generator().manual_seed(i) for i in range(count)]

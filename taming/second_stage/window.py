@@ -11,6 +11,7 @@ from taming.errors import UserError
 from taming.first_stage.interface import FirstStage
 from taming.second_stage.interface import Condition, Prior
 
+TILE, MARGIN = 64, 8  # codes
 CACHE_LIMIT = 2 << 30  # bytes of keys and values kept for windows that will be met again
 
 
@@ -26,7 +27,7 @@ def origin(position: int, size: int, window: int, step: int = 1) -> int:
         return 0
     if size - position < half:
         return size - window
-    return (position - half) // step * step
+    return min((position - half) // step * step, size - window)
 
 
 class WindowDecoder:
@@ -86,7 +87,7 @@ def cache_bytes(prior: Prior, count: int, window: tuple[int, int]) -> int:
 
 
 @torch.no_grad()
-def decode_tiled(first_stage: FirstStage, codes: tuple[Tensor, ...], tile: int = 64, margin: int = 8) -> Tensor:
+def decode_tiled(first_stage: FirstStage, codes: tuple[Tensor, ...], tile: int = TILE, margin: int = MARGIN) -> Tensor:
     """The picture (B, C, H, W) of a large grid, decoded in tiles of `tile` codes, each seen with `margin` codes around it and blended over the margins.
 
     Memory is that of one tile and the picture. Not exact: group normalisation and attention see the tile instead of the whole; grids of at most `tile` a
@@ -98,6 +99,8 @@ def decode_tiled(first_stage: FirstStage, codes: tuple[Tensor, ...], tile: int =
     height, width = grid.shape[1:]
     if max(height, width) <= tile:
         return first_stage.decode(codes)
+    if len(grid) > 1:
+        return torch.cat([decode_tiled(first_stage, (one[None],), tile, margin) for one in grid])
     stride = first_stage.stride
     total = weights = None
     for top in _starts(height, tile, margin):

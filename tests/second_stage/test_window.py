@@ -15,6 +15,7 @@ def scrambled(module):
 
 
 def masked(grid=(4, 4), part=(4, 4)):
+    torch.manual_seed(1)
     return scrambled(GPT(7, list(grid), [{"vocabulary": 5, "grid": list(part)}], layers=2, heads=2, width=16))
 
 
@@ -22,9 +23,9 @@ def generators(count=2):
     return [torch.Generator().manual_seed(i) for i in range(count)]
 
 
-def brute_force(prior, tokens, grid, uniform):
-    """The published rule, 16 replaced by 4: at each position a window around it, all of it computed anew."""
-    side, half = 4, 2
+def brute_force(prior, tokens, grid, uniform, side=4, guidance=1.0, known=None):
+    """The published rule, 16 replaced by `side`: at each position a window around it, all of it computed anew."""
+    half = side // 2
     codes = torch.zeros(len(tokens), *grid, dtype=torch.int64)
     rows, columns = grid
     for i in range(rows):
@@ -33,9 +34,14 @@ def brute_force(prior, tokens, grid, uniform):
             local_j = j if j <= half else side - (columns - j) if columns - j < half else half
             top, left = i - local_i, j - local_j
             part = Part(tokens[:, top : top + side, left : left + side].flatten(1), 5, (side, side))
-            logits = prior(codes[:, top : top + side, left : left + side], (part,))[:, local_i, local_j]
+            seen = codes[:, top : top + side, left : left + side]
+            logits = prior(seen, (part,))[:, local_i, local_j]
+            silent = prior(seen, (part.null(),))[:, local_i, local_j]
+            logits = silent + guidance * (logits - silent) if guidance != 1 else logits
             cumulative = logits.double().softmax(-1).cumsum(-1)
             codes[:, i, j] = (cumulative < uniform[:, i * columns + j, None]).sum(-1)
+            if known is not None:
+                codes[:, i, j] = torch.where(known[1][:, i, j], known[0][:, i, j], codes[:, i, j])
     return codes
 
 
@@ -64,8 +70,25 @@ def test_on_the_trained_grid_windows_change_nothing():
 def test_windows_keep_to_the_tokens_of_a_coarser_mask():
     assert [origin(i, 12, 4, 2) for i in range(12)] == [0, 0, 0, 0, 2, 2, 4, 4, 6, 6, 8, 8]
     prior = masked(part=(2, 2))
-    told = (Part(torch.randint(0, 5, (2, 6 * 4)), 5, (6, 4)),)
-    assert sample(prior, told, (12, 8), generators=generators()).shape == (2, 12, 8)
+    tokens = torch.randint(0, 5, (2, 6, 4))
+    told = (Part(tokens.flatten(1), 5, (6, 4)),)
+    codes = sample(prior, told, (12, 8), generators=generators())
+    decoder = WindowDecoder(prior, told, (12, 8), Unconditional().crop)
+    with torch.no_grad():
+        for i in range(12):
+            for j in range(8):
+                top, left = origin(i, 12, 4, 2), origin(j, 8, 4, 2)
+                part = Part(tokens[:, top // 2 : top // 2 + 2, left // 2 : left // 2 + 2].flatten(1), 5, (2, 2))
+                expected = prior(codes[:, top : top + 4, left : left + 4], (part,))[:, i - top, j - left]
+                assert torch.allclose(decoder.logits(), expected, atol=1e-5)
+                decoder.extend(codes[:, i, j, None])
+
+
+def test_conditions_brought_to_a_size_grow_with_the_picture():
+    stage = scrambled(VQGAN(8, [1, 2], VectorQuantizer(5, 4), blocks=1, latent_channels=8, key="lr"))
+    conditioner = EncodedImage(stage, [8, 8], [16, 16])
+    assert conditioner({"lr": torch.zeros(1, 3, 16, 16)})[0].grid == (4, 4)
+    assert conditioner({"lr": torch.zeros(1, 3, 32, 64)})[0].grid == (8, 16)
 
 
 def test_codes_are_read_once_while_the_origin_stands_still():
@@ -83,13 +106,33 @@ def test_codes_are_read_once_while_the_origin_stands_still():
     assert read <= windows * (16 + 16)  # condition and codes of each window at most once; anew at each step it would be 80 times as many
 
 
+def uniforms(grid):
+    return torch.stack([torch.rand(grid[0] * grid[1], generator=g, dtype=torch.float64) for g in generators()])
+
+
 def test_guidance_and_known_codes_go_through_windows():
     prior, tokens = masked(), torch.randint(0, 5, (2, 6, 7))
     told = (Part(tokens.flatten(1), 5, (6, 7)),)
-    known, where = torch.randint(0, 7, (2, 6, 7)), torch.rand(2, 6, 7) < 0.5
-    codes = sample(prior, told, (6, 7), guidance=2.0, known=(known, where), generators=generators())
-    assert torch.equal(codes[where], known[where])
-    assert not torch.equal(codes, sample(prior, told, (6, 7), known=(known, where), generators=generators()))
+    known = torch.randint(0, 7, (2, 6, 7)), torch.rand(2, 6, 7) < 0.5
+    codes = sample(prior, told, (6, 7), guidance=2.0, known=known, generators=generators())
+    with torch.no_grad():
+        assert torch.equal(codes, brute_force(prior, tokens, (6, 7), uniforms((6, 7)), guidance=2.0, known=known))
+
+
+def test_windows_of_odd_size():
+    assert [origin(i, 9, 5) for i in range(9)] == [0, 0, 0, 1, 2, 3, 4, 4, 4]
+    prior, tokens = masked((5, 5), (5, 5)), torch.randint(0, 5, (2, 8, 9))
+    codes = sample(prior, (Part(tokens.flatten(1), 5, (8, 9)),), (8, 9), generators=generators())
+    assert codes.shape == (2, 8, 9)
+    decoder = WindowDecoder(prior, (Part(tokens.flatten(1), 5, (8, 9)),), (8, 9), Unconditional().crop)
+    with torch.no_grad():
+        for i in range(8):
+            for j in range(9):
+                top, left = origin(i, 8, 5), origin(j, 9, 5)
+                part = Part(tokens[:, top : top + 5, left : left + 5].flatten(1), 5, (5, 5))
+                expected = prior(codes[:, top : top + 5, left : left + 5], (part,))[:, i - top, j - left]
+                assert torch.allclose(decoder.logits(), expected, atol=1e-5)
+                decoder.extend(codes[:, i, j, None])
 
 
 def pair(order="raster"):
@@ -134,6 +177,8 @@ def test_a_window_of_boxes_tells_what_is_seen_of_the_picture():
     told = conditioner({"boxes": torch.tensor([[[1, 0.0, 0.0, 1.0, 1.0]]])})
     cut = conditioner.crop(told, (4, 0, 4, 8), (8, 16))
     assert torch.equal(cut[0].tokens[:, :-2], told[0].tokens[:, :-2])
+    silent = (told[0].null(),)
+    assert torch.equal(conditioner.crop(silent, (4, 0, 4, 8), (8, 16))[0].tokens, silent[0].tokens)
     assert cut[0].tokens[0, -2:].tolist() == [4 * 10, 9 * 10 + 4]  # halves round to even: (0, 4.5) -> row 4; (4.5, 9) -> column 4
 
 
