@@ -102,6 +102,8 @@ def sample_folder(
         "torch": torch.__version__,
         **asdict(settings),
     }
+    if settings.size:
+        check_memory(model, {}, settings, 1, animate)  # even one, before layouts of that size are made
     jobs = _jobs(model, out, settings, masks, pictures, classes, n)
     mine = [job for job in jobs[rank::world] if not _is_done(job, stamp, overwrite, animate)]  # a share must not depend on what others have drawn by now
     if len(mine) < len(jobs[rank::world]):
