@@ -1,6 +1,7 @@
 """Folders of samples: any size, restartable, shared out, repeatable from a PNG."""
 
 import errno
+import io
 import os
 
 import numpy as np
@@ -73,7 +74,7 @@ def test_only_what_is_missing_is_drawn_again(here, capsys):
     assert "5 of 6 pictures are there already" in capsys.readouterr().err
     after = {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in here.glob("out/m*.png")}
     assert [name for name in before if before[name][1] != after[name][1]] == ["m1-0.png"]
-    drawn = np.abs(pixels("out/m1-0.png").astype(int) - np.array(Image.open(__import__("io").BytesIO(before["m1-0.png"][0]))))
+    drawn = np.abs(pixels("out/m1-0.png").astype(int) - np.array(Image.open(io.BytesIO(before["m1-0.png"][0]))))
     assert drawn.max() <= 1  # alone in its batch now: the same codes, and pixels up to the last digit
     assert run(*arguments, "--seed", "1") == 2
     assert "drawn otherwise" in capsys.readouterr().err

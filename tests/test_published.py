@@ -1,5 +1,6 @@
 """Checkpoints and YAML of the published code give, here, the values that they gave there (tests/golden, ../shared/golden)."""
 
+import io
 import json
 import math
 import os
@@ -345,7 +346,7 @@ def test_disguised_programs_and_broken_archives_are_refused(tmp_path):
         checkpoint.read(tmp_path / "broken.ckpt")
     change = b"\x80\x02ctorch._utils\n_rebuild_tensor\nN}(X\x08\x00\x00\x00__name__X\x01\x00\x00\x00xu\x86b."  # BUILD with a slot state
     with pytest.raises(UserError, match="it asks to change '_rebuild_tensor'"):
-        published._Unpickler(__import__("io").BytesIO(change)).load()
+        published._Unpickler(io.BytesIO(change)).load()
     assert torch._utils._rebuild_tensor.__name__ == "_rebuild_tensor"
 
 
@@ -353,13 +354,13 @@ def test_a_numpy_scalar_is_harmless():
     import numpy as np
 
     stream = pickle.dumps({"rate": np.float64(0.5)}, protocol=2)
-    assert "rate" in published._Unpickler(__import__("io").BytesIO(stream)).load()
+    assert "rate" in published._Unpickler(io.BytesIO(stream)).load()
 
 
 def test_classes_of_an_old_lightning_are_inert(tmp_path):
     """Named as keys, made with a state: neither needs the package, nor imports it."""
     stream = b"\x80\x02}(cpytorch_lightning.no_such_module\nModelCheckpoint\n}cpathlib\nNoSuchPath\n)\x81}b}u."
-    found = published._Unpickler(__import__("io").BytesIO(stream)).load()
+    found = published._Unpickler(io.BytesIO(stream)).load()
     assert len(found) == 2 and "pytorch_lightning.no_such_module" not in sys.modules
     assert pickle.loads(pickle.dumps(1)) == 1  # the ordinary unpickler is untouched
 
