@@ -29,6 +29,7 @@ class Optimizer:
     weight_decay: float = 0.0
     warmup: int = 50
     final: float = 0.02
+    decay_steps: int | None = None  # the cosine's end; default: trainer.max_steps
     discriminator_learning_rate: float | None = None  # default: learning_rate
 
 

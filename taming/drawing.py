@@ -20,7 +20,7 @@ from taming.data.depth import read_depth, spread
 from taming.data.folder import found
 from taming.data.transforms import View, mask_to_tensor, read_image, read_mask, to_tensor
 from taming.errors import UserError
-from taming.first_stage.interface import FirstStage, pad_to_multiple
+from taming.first_stage.interface import Autoencoder, Codes, pad_to_multiple
 from taming.second_stage.model import SecondStage
 from taming.second_stage.rejection import class_score, judged
 from taming.second_stage.sampling import check_filters
@@ -176,12 +176,12 @@ class Frames:
         shown = model.conditioner.picture(batch)
         self.behind = None if shown is None else shown.cpu()
 
-    def __call__(self, codes: Tensor, rows: int) -> None:
-        every = -(-codes.shape[1] // FRAMES)
-        if rows % every and rows != codes.shape[1]:
+    def __call__(self, codes: Codes, rows: int) -> None:
+        every = -(-codes[-1].shape[1] // FRAMES)
+        if rows % every and rows != codes[-1].shape[1]:
             return
         done = rows * self.model.first_stage.stride
-        picture = self.model.decode((codes,)).cpu()
+        picture = self.model.decode(codes).cpu()
         ground = torch.zeros_like(picture) if self.behind is None else torch.nn.functional.interpolate(self.behind, picture.shape[-2:])
         self.frames.append(torch.cat([picture[..., :done, :], ground[..., done:, :]], dim=-2))
 
@@ -198,12 +198,17 @@ def check_memory(model: SecondStage, batch: dict, settings: Settings, batch_size
     (height, width), stride = _size(model, batch, settings), model.first_stage.stride
     grid = (-(-height // stride), -(-width // stride))
     passes = batch_size * (2 if settings.guidance != 1 else 1)
-    columns = len({origin(j, grid[1], model.prior.grid[1]) for j in range(grid[1])})
-    one = cache_bytes(model.prior, passes, model.prior.grid)
+    prior = model.priors[-1]
+    columns = len({origin(j, grid[1], prior.grid[1]) for j in range(grid[1])})
+    one = cache_bytes(prior, passes, prior.grid)
     reader = getattr(model.conditioner, "first_stage", None)
-    told = 4 * (reader.in_channels + 4 * reader.encoder.conv_in.out_channels) * height * width * batch_size if hasattr(reader, "encoder") else 0
+    told = (
+        4 * (reader.in_channels + 4 * reader.encoder.conv_in.out_channels) * height * width * batch_size
+        if hasattr(getattr(reader, "encoder", None), "conv_in")
+        else 0
+    )
     tile = min(height, TILE * stride) * min(width, TILE * stride)
-    channels = model.first_stage.last_layer.shape[1]
+    channels = max(model.first_stage.last_layer.shape[:2])  # transposed convolutions have inputs first
     shown = 4 * height * width * batch_size * 3 * (3 + (FRAMES if animate else 0))
     needed, free = max(one, min(columns * one, CACHE_LIMIT)) + told + 4 * 6 * channels * tile + shown, _free_memory()
     if needed > free:
@@ -321,13 +326,13 @@ def reconstruct_folder(path: str, folder: str | Path, out: str | Path, yaml: str
 
 
 @torch.no_grad()
-def _reconstruct(model: FirstStage, picture: Path, target: Path) -> float:
+def _reconstruct(model: Autoencoder, picture: Path, target: Path) -> float:
     """Any size: padded to a multiple of the stride, and cropped back."""
     is_mask = model.key == "segmentation"
     original = (mask_to_tensor(read_mask(picture)) if is_mask else to_tensor(read_image(picture)))[None]
     height, width = original.shape[-2:]
-    padded = pad_to_multiple(original, model.stride)
-    decoded = model.decode(model.encode(padded))[..., :height, :width]
+    padded = pad_to_multiple(original, model.multiple)
+    decoded = model.reconstruct(padded)[..., :height, :width]
     if is_mask:
         labels = decoded.argmax(dim=1)
         images.save(Image.fromarray(labels[0].byte().numpy()), target)

@@ -14,7 +14,7 @@ from taming import callbacks, checkpoint, config
 from taming.config import Experiment
 from taming.data.module import DataModule, SkippingBroken
 from taming.errors import UserError
-from taming.first_stage.interface import FirstStage
+from taming.first_stage.interface import Autoencoder
 from taming.first_stage.training import FirstStageTraining
 from taming.second_stage.codes import cached_codes, parts_of
 from taming.second_stage.model import SecondStage
@@ -133,7 +133,7 @@ def prepare(experiment: Experiment, weights: dict | None = None, source: str | P
         for name, node in (("train", experiment.data.train), ("validation", experiment.data.validation))
     ]
     views = None
-    if isinstance(model, FirstStage):
+    if isinstance(model, Autoencoder):
         if experiment.loss is None:
             raise UserError("loss: missing; a first stage needs one, for example {target: taming.first_stage.VQGANLoss}")
         for key, value in (("noise", experiment.noise), ("condition_dropout", experiment.condition_dropout), ("data.views", experiment.data.views)):
@@ -144,9 +144,9 @@ def prepare(experiment: Experiment, weights: dict | None = None, source: str | P
     elif isinstance(model, SecondStage):
         if experiment.loss is not None:
             raise UserError("loss: a prior is trained by cross-entropy, so this key is for first stages; leave it out")
-        if experiment.condition_dropout and getattr(model.prior, "tied", False):
+        if experiment.condition_dropout and any(getattr(prior, "tied", False) for prior in model.priors):
             raise UserError("condition_dropout: a prior with shared_vocabulary has no token that says nothing; leave it out")
-        check_sets(model.first_stage, sets, model.prior.grid)
+        check_sets(model.first_stage, sets, [prior.grid for prior in model.priors])
         check_condition(model, sets[0])
         module = SecondStageTraining(experiment, model, parts_of(model, sets[0]))
         views = experiment.data.views
@@ -177,7 +177,7 @@ def tell_left(left: list[str], source: str | Path | None) -> None:
         print(f"of {source} and the model, {len(left)} tensors did not fit and start anew or are left: {shown}", file=sys.stderr)
 
 
-def check_sets(model: FirstStage, sets: list, grid: tuple[int, int] | None = None) -> None:
+def check_sets(model: Autoencoder, sets: list, grids: list[tuple[int, int]] = ()) -> None:
     """The first picture of each data set fits the model: entry, size, labels, and the prior's grid."""
     for name, dataset in zip(("train", "validation"), sets):
         if dataset is None:
@@ -187,15 +187,19 @@ def check_sets(model: FirstStage, sets: list, grid: tuple[int, int] | None = Non
             raise UserError(f"the model reads '{model.key}', but data.{name} gives {', '.join(k for k in item if k not in ('name', 'skipped'))}")
         height, width = item[model.key].shape[-2:]
         try:
-            found = model.grids(height, width)[-1]
+            found = model.grids(height, width)
         except UserError as error:
             raise UserError(f"data.{name}.params.size: {error}") from None
-        if grid and found != grid:
-            raise UserError(f"model.params.prior.params.grid: {list(grid)}, but data.{name} of {height}x{width} gives {list(found)} codes; make them equal")
+        for i, (own, given) in enumerate(zip(grids, found)):
+            if own != given:
+                place = "prior" if len(grids) == 1 else f"priors[{i}]"
+                raise UserError(
+                    f"model.params.{place}.params.grid: {list(own)}, but data.{name} of {height}x{width} gives {list(given)} codes; make them equal"
+                )
         check_labels(model, dataset, name)
 
 
-def check_labels(model: FirstStage, dataset, name: str) -> None:
+def check_labels(model: Autoencoder, dataset, name: str) -> None:
     labels, classes = getattr(model, "labels", None), getattr(dataset, "classes", None)
     if labels and classes and len(classes) > labels:
         raise UserError(f"model.params.labels: {labels}, but data.{name} has {len(classes)} classes; set it to {len(classes)}")
@@ -207,7 +211,10 @@ def check_condition(model: SecondStage, dataset) -> None:
         check_labels(model.conditioner.first_stage, dataset, "train")
     item = SkippingBroken(dataset)[0]
     batch = {k: v[None] if isinstance(v, torch.Tensor) else torch.tensor([v]) for k, v in item.items() if not isinstance(v, str | list)}
-    model.prior.decoder(model.conditioner(batch), model.prior.grid)
+    condition = model.conditioner(batch)
+    codes = tuple(torch.zeros(1, *prior.grid, dtype=torch.int64) for prior in model.priors)
+    for level, prior in enumerate(model.priors):
+        prior.decoder(model.told(condition, codes[:level]), prior.grid)
 
 
 def check_hardware(experiment: Experiment) -> None:

@@ -206,7 +206,8 @@ def schedule(optimizer: Optimizer, batch: int, max_steps: int) -> float:
     """Factor on the learning rate of the batch with this number (from 0): linear warm-up, then half a cosine down to `final`."""
     if batch < optimizer.warmup:
         return (batch + 1) / optimizer.warmup
-    progress = min(1.0, (batch - optimizer.warmup) / max(1, max_steps - optimizer.warmup))
+    end = optimizer.decay_steps or max_steps
+    progress = min(1.0, (batch - optimizer.warmup) / max(1, end - optimizer.warmup))
     return optimizer.final + (1 - optimizer.final) * (1 + math.cos(math.pi * progress)) / 2
 
 

@@ -1,8 +1,10 @@
 """First stage: image <-> codes."""
 
 from taming.first_stage.discriminator import PatchDiscriminator
-from taming.first_stage.interface import Codes, FirstStage, Quantized, Quantizer, Reconstruction
-from taming.first_stage.losses import MaskLoss, VQGANLoss
+from taming.first_stage.dvae import DVAE
+from taming.first_stage.interface import Autoencoder, Codes, FirstStage, Quantized, Quantizer, Reconstruction
+from taming.first_stage.likelihood import GaussianLikelihood, LogitLaplaceLikelihood
+from taming.first_stage.losses import LikelihoodLoss, MaskLoss, VQGANLoss
 from taming.first_stage.pretrained import pretrained
 from taming.first_stage.quantizers import (
     EMAQuantizer,
@@ -14,9 +16,20 @@ from taming.first_stage.quantizers import (
     ScalarQuantizer,
     VectorQuantizer,
 )
+from taming.first_stage.vae import VAE
 from taming.first_stage.vqgan import VQGAN, MaskVQGAN
+from taming.first_stage.vqvae import VQVAE
+from taming.first_stage.vqvae2 import VQVAE2
 
 __all__ = [
+    "DVAE",
+    "VAE",
+    "VQVAE",
+    "VQVAE2",
+    "Autoencoder",
+    "GaussianLikelihood",
+    "LikelihoodLoss",
+    "LogitLaplaceLikelihood",
     "Codes",
     "EMAQuantizer",
     "FirstStage",

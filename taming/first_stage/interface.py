@@ -25,6 +25,11 @@ class Quantizer(nn.Module):
     num_codes: tuple[int, ...]
     dim: int
 
+    @property
+    def code_dim(self) -> int:
+        """Of the latents that come out; D, but for relaxations that read logits."""
+        return self.dim
+
     def forward(self, latent: Tensor) -> Quantized:
         raise NotImplementedError(f"{type(self).__name__} does not quantize")
 
@@ -36,23 +41,55 @@ class Quantizer(nn.Module):
         """Before each training batch, for what follows a schedule; most have none."""
 
 
+def check_count(num_codes: int) -> None:
+    """Raises ValueError for a codebook that can't say anything."""
+    if num_codes < 2:
+        raise ValueError(f"num_codes {num_codes} should be at least 2: one code says nothing")
+
+
 @dataclass
 class Reconstruction:
     image: Tensor  # (B, C, H, W), what a person would look at
     output: Tensor  # what the loss reads: logits of a mask, parameters of a likelihood, else the image
     codes: Codes
     quantizer_loss: Tensor  # ()
+    likelihood: nn.Module | None = None  # what reads `output`, where it holds the parameters of one
 
 
-class FirstStage(nn.Module):
-    """A tokenizer of images. Images are float (B, C, H, W) in [-1, 1]; a mask tokenizer takes int64 labels (B, H, W) and one-hots inside."""
+class Autoencoder(nn.Module):
+    """Images -> a latent -> images. Images are float (B, C, H, W) in [-1, 1]."""
 
-    num_codes: tuple[int, ...]  # per level
-    stride: int  # pixels per code, H / h of the finest level
+    stride: int  # pixels per latent position, H / h of the finest level
     key: str  # which entry of a batch it reads
+    num_codes: tuple[int, ...] = ()  # per level
+
+    @property
+    def multiple(self) -> int:
+        """Sides of an image are multiples of this: the stride of the coarsest level."""
+        return self.stride
 
     def forward(self, image: Tensor) -> Reconstruction:
         raise NotImplementedError(f"{type(self).__name__} does not reconstruct")
+
+    def reconstruct(self, image: Tensor) -> Tensor:
+        """What `image` becomes, without anything random."""
+        raise NotImplementedError(f"{type(self).__name__} does not reconstruct")
+
+    def grids(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
+        """The grid of each level for an image of this size."""
+        raise NotImplementedError(f"{type(self).__name__} has no grids")
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """The weight that the adaptive weight of the adversarial loss compares gradients at."""
+        raise NotImplementedError(f"{type(self).__name__} has no last layer")
+
+
+class FirstStage(Autoencoder):
+    """A tokenizer of images; one of masks takes int64 labels (B, H, W) and one-hots inside."""
+
+    def reconstruct(self, image: Tensor) -> Tensor:
+        return self.decode(self.encode(image))
 
     def encode(self, image: Tensor) -> Codes:
         """No gradient, deterministic, dropout off."""
@@ -61,15 +98,6 @@ class FirstStage(nn.Module):
     def decode(self, codes: Codes) -> Tensor:
         """(B, C, H, W)"""
         raise NotImplementedError(f"{type(self).__name__} does not decode")
-
-    def grids(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
-        """The code grid of each level for an image of this size."""
-        raise NotImplementedError(f"{type(self).__name__} has no grids")
-
-    @property
-    def last_layer(self) -> nn.Parameter:
-        """The weight that the adaptive weight of the adversarial loss compares gradients at."""
-        raise NotImplementedError(f"{type(self).__name__} has no last layer")
 
 
 def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:

@@ -68,7 +68,10 @@ class VQGANLoss(nn.Module):
             return 0.0
         return self.adversarial * min(1.0, (step - self.start + 1) / (self.ramp + 1))
 
-    def reconstruction(self, image: Tensor, output: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def reconstruction(self, image: Tensor, reconstruction: Reconstruction) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.distance(image, reconstruction.output)
+
+    def distance(self, image: Tensor, output: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """L1 and perceptual part, means over pictures and pixels."""
         l1 = (image - output).abs().mean()
         terms = {"l1": l1}
@@ -88,10 +91,10 @@ class VQGANLoss(nn.Module):
         output = reconstruction.output
         weight = self.adversary_weight(step)
         if not (weight and output.requires_grad):
-            nll, terms = self.reconstruction(image, output)
+            nll, terms = self.distance(image, output)
             return nll + reconstruction.quantizer_loss, {**terms, "quantizer": reconstruction.quantizer_loss}
         leaf = output.detach().requires_grad_()
-        nll, terms = self.reconstruction(image, leaf)
+        nll, terms = self.distance(image, leaf)
         adversarial = -self.discriminator(leaf).mean()
         nll_gradient = torch.autograd.grad(nll, leaf)[0]
         adversarial_gradient = torch.autograd.grad(adversarial, leaf)[0]
@@ -132,18 +135,10 @@ def _with_gradient(output: Tensor, gradient: Tensor, value: Tensor) -> Tensor:
     return carrier + (value - carrier).detach()
 
 
-class MaskLoss(nn.Module):
-    """For a mask tokenizer: cross-entropy over the labels of a pixel, or `bce`, the published binary cross-entropy of each label by itself; no
-    discriminator.
-    """
+class WithoutDiscriminator(nn.Module):
+    """A loss for the autoencoder alone: what `reconstruction` says, and the quantizer's part."""
 
     discriminator = None
-
-    def __init__(self, form: str = "cross_entropy"):
-        super().__init__()
-        if form not in ("cross_entropy", "bce"):
-            raise UserError(f"loss.params.form: '{form}' is unknown{did_you_mean(form, ['cross_entropy', 'bce'])}")
-        self.form = form
 
     def set_length(self, max_steps: int) -> None:
         """Nothing here depends on the length of the run."""
@@ -151,14 +146,47 @@ class MaskLoss(nn.Module):
     def adversary_weight(self, step: int) -> float:
         return 0.0
 
-    def reconstruction(self, labels: Tensor, output: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """labels int64 (B, H, W); output: logits (B, labels, H, W)."""
+    def reconstruction(self, image: Tensor, reconstruction: Reconstruction) -> tuple[Tensor, dict[str, Tensor]]:
+        raise NotImplementedError(f"{type(self).__name__} compares nothing")
+
+    def autoencoder(self, image: Tensor, reconstruction: Reconstruction, last_layer: nn.Parameter, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, terms = self.reconstruction(image, reconstruction)
+        return loss + reconstruction.quantizer_loss, {**terms, "quantizer": reconstruction.quantizer_loss}
+
+
+class LikelihoodLoss(WithoutDiscriminator):
+    """weight * -log p(x | z), nats per number of the image, + quantizer loss; the model's `likelihood` says what p is.
+
+    With weight 1 this is the negative ELBO of a VAE, VQ-VAE's eq. 3 with all three terms as means over what they sum over, and dVAE's objective.
+    """
+
+    def __init__(self, weight: float = 1.0):
+        super().__init__()
+        self.weight = weight
+
+    def reconstruction(self, image: Tensor, reconstruction: Reconstruction) -> tuple[Tensor, dict[str, Tensor]]:
+        if reconstruction.likelihood is None:
+            raise UserError("loss: LikelihoodLoss reads a likelihood, and the model has none; add model.params.likelihood, or take VQGANLoss")
+        nll = reconstruction.likelihood.negative_log(image, reconstruction.output).mean()
+        return self.weight * nll, {"nll": nll, "mse": (image - reconstruction.image).square().mean()}
+
+
+class MaskLoss(WithoutDiscriminator):
+    """For a mask tokenizer: cross-entropy over the labels of a pixel, or `bce`, the published binary cross-entropy of each label by itself; no
+    discriminator.
+    """
+
+    def __init__(self, form: str = "cross_entropy"):
+        super().__init__()
+        if form not in ("cross_entropy", "bce"):
+            raise UserError(f"loss.params.form: '{form}' is unknown{did_you_mean(form, ['cross_entropy', 'bce'])}")
+        self.form = form
+
+    def reconstruction(self, labels: Tensor, reconstruction: Reconstruction) -> tuple[Tensor, dict[str, Tensor]]:
+        """labels int64 (B, H, W); of logits (B, labels, H, W)."""
+        output = reconstruction.output
         if self.form == "bce":
             loss = F.binary_cross_entropy_with_logits(output, F.one_hot(labels, output.shape[1]).permute(0, 3, 1, 2).to(output))
         else:
             loss = F.cross_entropy(output, labels)
         return loss, {self.form: loss}
-
-    def autoencoder(self, labels: Tensor, reconstruction: Reconstruction, last_layer: nn.Parameter, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, terms = self.reconstruction(labels, reconstruction.output)
-        return loss + reconstruction.quantizer_loss, {**terms, "quantizer": reconstruction.quantizer_loss}

@@ -4,17 +4,17 @@ maps.
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from taming.errors import UserError
-from taming.first_stage.interface import Codes, FirstStage, Quantizer, Reconstruction
+from taming.first_stage.interface import Quantizer
 from taming.first_stage.resnet import Decoder, Encoder
+from taming.first_stage.tokenizer import Tokenizer
 from taming.images import colour_labels
 
 
-class VQGAN(FirstStage):
+class VQGAN(Tokenizer):
     """Images (B, in_channels, H, W) in [-1, 1] <-> one grid of codes (B, H / f, W / f), f = 2^(len(multipliers) - 1).
 
     channels, multipliers: width of each scale, fine to coarse. blocks: residual blocks per scale (the decoder has one more). attention: indices of scales
@@ -35,65 +35,24 @@ class VQGAN(FirstStage):
         key: str = "image",
         middle_attention: bool = True,
     ):
-        super().__init__()
+        super().__init__(quantizer, 2 ** (len(multipliers) - 1), in_channels, key)
         if any(level not in range(len(multipliers)) for level in attention):
             raise ValueError(f"attention {list(attention)} should be indices of the {len(multipliers)} scales, 0 to {len(multipliers) - 1}, not resolutions")
         shape = (channels, tuple(multipliers), blocks, tuple(attention), latent_channels, dropout, middle_attention)
         self.encoder = Encoder(in_channels, *shape)
         self.decoder = Decoder(in_channels, *shape)
-        self.quantizer = quantizer
         self.quant_conv = nn.Conv2d(latent_channels, quantizer.dim, 1)
-        self.post_quant_conv = nn.Conv2d(quantizer.dim, latent_channels, 1)
-        self.num_codes = quantizer.num_codes
-        self.stride = 2 ** (len(multipliers) - 1)
-        self.in_channels, self.key = in_channels, key
-
-    def forward(self, image: Tensor) -> Reconstruction:
-        quantized = self.quantizer(self.latent(image))
-        output = self.decoder(self.post_quant_conv(quantized.latent))
-        return Reconstruction(self._picture(output), output, quantized.codes, quantized.loss)
-
-    @torch.no_grad()
-    def encode(self, image: Tensor) -> Codes:
-        with _evaluating(self):
-            return self.quantizer(self.latent(image)).codes
-
-    def decode(self, codes: Codes) -> Tensor:
-        for grid, known in zip(codes, self.num_codes, strict=True):
-            if grid.numel() and not 0 <= int(grid.min()) <= int(grid.max()) < known:
-                told = f"codes span {int(grid.min())} to {int(grid.max())} but this first stage knows 0 to {known - 1}"
-                raise UserError(f"{told}; were they made by another one?")
-        return self.decoder(self.post_quant_conv(self.quantizer.embed(codes)))
-
-    def grids(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
-        if height % self.stride or width % self.stride:
-            raise UserError(
-                f"size {height}x{width} is not divisible by the downsampling factor {self.stride}; "
-                f"take {height // self.stride * self.stride}x{width // self.stride * self.stride}"
-            )
-        return ((height // self.stride, width // self.stride),) * len(self.num_codes)
+        self.post_quant_conv = nn.Conv2d(quantizer.code_dim, latent_channels, 1)
 
     @property
     def last_layer(self) -> nn.Parameter:
         return self.decoder.conv_out.weight
 
     def latent(self, image: Tensor) -> Tensor:
-        """(B, D, h, w) before it is quantized: what latent diffusion works on."""
         return self.quant_conv(self.encoder(self._input(image)))
 
-    def decode_latent(self, latent: Tensor) -> Tensor:
-        """The picture (B, C, H, W) of a latent (B, D, h, w), which is quantized first."""
-        with _evaluating(self):
-            return self.decoder(self.post_quant_conv(self.quantizer(latent).latent))
-
-    def _input(self, image: Tensor) -> Tensor:
-        if image.ndim != 4 or image.shape[1] != self.in_channels:
-            raise UserError(f"an image batch of shape {tuple(image.shape)} was given, (B, {self.in_channels}, H, W) in [-1, 1] is wanted")
-        self.grids(*image.shape[-2:])
-        return image
-
-    def _picture(self, output: Tensor) -> Tensor:
-        return output
+    def decoded(self, latent: Tensor) -> Tensor:
+        return self.decoder(self.post_quant_conv(latent))
 
 
 class MaskVQGAN(VQGAN):
@@ -126,16 +85,3 @@ class MaskVQGAN(VQGAN):
 
     def _picture(self, output: Tensor) -> Tensor:
         return colour_labels(output.argmax(dim=1), self.labels)
-
-
-class _evaluating:
-    """Dropout and restarts off for a while."""
-
-    def __init__(self, module: nn.Module):
-        self.module, self.was = module, module.training
-
-    def __enter__(self):
-        self.module.eval()
-
-    def __exit__(self, *_):
-        self.module.train(self.was)

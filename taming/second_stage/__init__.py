@@ -1,22 +1,25 @@
 """Second stage: codes ~ p(codes | condition)."""
 
-from taming.second_stage.conditioners import Boxes, ClassLabel, Coordinates, EncodedImage, Unconditional
+from taming.second_stage.conditioners import Boxes, ClassLabel, CoarserCodes, Coordinates, EncodedImage, Unconditional
 from taming.second_stage.gpt import GPT
 from taming.second_stage.interface import Condition, Conditioner, Part, Prior
 from taming.second_stage.model import SecondStage
 from taming.second_stage.pixelcnn import GatedPixelCNN
+from taming.second_stage.pixelsnail import PixelSNAIL
 from taming.second_stage.sampling import filter_logits, sample
 
 __all__ = [
     "GPT",
     "Boxes",
     "ClassLabel",
+    "CoarserCodes",
     "Condition",
     "Conditioner",
     "Coordinates",
     "EncodedImage",
     "GatedPixelCNN",
     "Part",
+    "PixelSNAIL",
     "Prior",
     "SecondStage",
     "Unconditional",

@@ -1,4 +1,4 @@
-"""What a prior can be told: nothing, a class, an encoded image such as a mask, where in a larger picture it is, objects in boxes."""
+"""What a prior can be told: nothing, a class, an encoded image such as a mask, the coarser levels, where in a larger picture it is, objects in boxes."""
 
 import math
 from dataclasses import replace
@@ -74,6 +74,19 @@ class EncodedImage(Conditioner):
         if not shown.is_floating_point():
             return colour_labels(shown, self.first_stage.labels)
         return shown if shown.shape[1] == 3 else shown.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+
+
+class CoarserCodes(Conditioner):
+    """What a level of a hierarchy is told beside its condition: the codes of the levels above, in batch["codes"] (Razavi et al. 2019, arXiv 1906.00446,
+    section 3.2). num_codes: of each level, coarse to fine. Guidance and condition dropout leave them alone.
+    """
+
+    def __init__(self, num_codes: tuple[int, ...]):
+        super().__init__()
+        self.num_codes = num_codes
+
+    def forward(self, batch: dict) -> Condition:
+        return tuple(Part(codes.flatten(1), known, tuple(codes.shape[1:]), always=True) for codes, known in zip(batch["codes"], self.num_codes))
 
 
 class Coordinates(Conditioner):

@@ -17,9 +17,12 @@ class Part:
     tokens: Tensor  # int64 (B, M) in [0, vocabulary]; the id `vocabulary` is the null condition, for guidance
     vocabulary: int
     grid: tuple[int, int] | None = None  # if the tokens are a raster aligned with the codes
+    always: bool = False  # said even where nothing is said: the coarser level's codes
 
     def null(self, which: Tensor | None = None) -> "Part":
         """The same part with nothing said, for all pictures or for those that `which` (B,) bool marks."""
+        if self.always:
+            return self
         empty = torch.full_like(self.tokens, self.vocabulary)
         return replace(self, tokens=empty if which is None else torch.where(which[:, None], empty, self.tokens))
 

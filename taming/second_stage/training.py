@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from taming.config import Experiment
+from taming.first_stage.interface import Codes
 from taming.first_stage.pretrained import inlined
 from taming.images import grid
 from taming.second_stage.codes import as_condition
@@ -36,38 +37,50 @@ class SecondStageTraining(Training):
 
     def micro_batch(self, batch: dict, last: bool) -> dict[str, Tensor]:
         codes, condition = self.inputs(self.to_device(batch))
-        seen = corrupt(codes, self.experiment.noise, self.model.prior.num_codes)
         if self.experiment.condition_dropout:
-            silent = torch.rand(len(codes), device=codes.device) < self.experiment.condition_dropout
+            silent = torch.rand(len(codes[0]), device=codes[0].device) < self.experiment.condition_dropout
             condition = tuple(part.null(silent) for part in condition)
-        logits = self.model.prior(seen, condition)
-        loss = F.cross_entropy(logits.flatten(0, 2).float(), codes.flatten())
-        self.manual_backward(loss / self.experiment.trainer.accumulate_grad_batches)
+        losses = []
+        for level, (prior, own) in enumerate(zip(self.model.priors, codes)):
+            logits = prior(corrupt(own, self.experiment.noise, prior.num_codes), self.model.told(condition, codes[:level]))
+            losses.append(F.cross_entropy(logits.flatten(0, 2).float(), own.flatten()))
+        self.manual_backward(sum(losses) / self.experiment.trainer.accumulate_grad_batches)  # levels share no weights: as if each were trained by itself
         if last:
             self.step(self.optimizers(), self.model.priors.parameters(), counts=True)
-        return {"nll": loss.detach()}
+        counts = [level.numel() for level in codes]
+        terms = {"nll": sum(loss.detach() * n for loss, n in zip(losses, counts)) / sum(counts)}
+        return terms if len(losses) == 1 else terms | {f"nll_{level}": loss.detach() for level, loss in enumerate(losses)}
 
-    def inputs(self, batch: dict) -> tuple[Tensor, Condition]:
-        """Codes (B, h, w) and condition: from the cache, or encoded on the fly."""
+    def inputs(self, batch: dict) -> tuple[Codes, Condition]:
+        """Codes (B, h, w) of each level and condition: from the cache, or encoded on the fly."""
         if "codes" in batch:
-            return batch["codes"][0], as_condition(batch["condition"], self.parts)
+            return tuple(batch["codes"]), as_condition(batch["condition"], self.parts)
         with torch.no_grad():
-            return self.model.first_stage.encode(batch[self.model.first_stage.key])[0], self.model.conditioner(batch)
+            return self.model.first_stage.encode(batch[self.model.first_stage.key]), self.model.conditioner(batch)
 
     def validation_sums(self, batch: dict) -> dict[str, Tensor]:
         codes, condition = self.inputs(batch)
-        prior = self.evaluated().prior
-        return {
-            "nll": -prior.log_prob(codes, condition).double().sum(),
-            "count": torch.tensor(float(codes.numel()), dtype=torch.float64, device=codes.device),
-            "codes": torch.bincount(codes.flatten(), minlength=prior.num_codes).double(),
-        }
+        model, sums = self.evaluated(), {}
+        for level, (prior, own) in enumerate(zip(model.priors, codes)):
+            sums[f"nll/{level}"] = -prior.log_prob(own, model.told(condition, codes[:level])).double().sum()
+            sums[f"codes/{level}"] = torch.bincount(own.flatten(), minlength=prior.num_codes).double()
+        return sums
 
     def figures(self, sums: dict[str, Tensor]) -> dict[str, float]:
-        """nll, bits: per code; unigram: entropy in nats of the validation codes' frequencies, what a prior that sees nothing could reach."""
-        nll = float(sums["nll"] / sums["count"])
-        unigram = float(torch.special.entr(sums["codes"] / sums["codes"].sum()).sum())
-        return {"nll": nll, "bits": nll / math.log(2), "unigram": unigram, "unigram_bits": unigram / math.log(2)}
+        """nll, bits: per code, over all levels; unigram: entropy in nats of the validation codes' frequencies, what a prior that sees nothing could reach.
+        Where there are several levels, also of each.
+        """
+        levels = range(len(self.model.priors))
+        totals = [float(sums[f"nll/{level}"]) for level in levels]
+        counts = [float(sums[f"codes/{level}"].sum()) for level in levels]
+        entropies = [float(torch.special.entr(sums[f"codes/{level}"] / counts[level]).sum()) for level in levels]
+        nll = sum(totals) / sum(counts)
+        unigram = sum(h * n for h, n in zip(entropies, counts)) / sum(counts)
+        found = {"nll": nll, "bits": nll / math.log(2), "unigram": unigram, "unigram_bits": unigram / math.log(2)}
+        if len(totals) > 1:
+            for level in levels:
+                found |= {f"nll_{level}": totals[level] / counts[level], f"unigram_{level}": entropies[level]}
+        return found
 
     def config(self) -> dict:
         return self._config

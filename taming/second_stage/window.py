@@ -91,22 +91,20 @@ def decode_tiled(first_stage: FirstStage, codes: tuple[Tensor, ...], tile: int =
     """The picture (B, C, H, W) of a large grid, decoded in tiles of `tile` codes, each seen with `margin` codes around it and blended over the margins.
 
     Memory is that of one tile and the picture. Not exact: group normalisation and attention see the tile instead of the whole; grids of at most `tile` a
-    side are decoded whole. How far it is off: docs/sampling.md.
+    side are decoded whole, and so are hierarchies, whose levels have grids of different sizes. How far it is off: docs/sampling.md.
     """
-    if len(codes) != 1:
-        raise UserError(f"codes of {len(codes)} levels can't be decoded in tiles")
-    (grid,) = codes
+    grid = codes[-1]
     height, width = grid.shape[1:]
-    if max(height, width) <= tile:
+    if max(height, width) <= tile or any(level.shape != grid.shape for level in codes):
         return first_stage.decode(codes)
     if len(grid) > 1:
-        return torch.cat([decode_tiled(first_stage, (one[None],), tile, margin) for one in grid])
+        return torch.cat([decode_tiled(first_stage, tuple(level[i : i + 1] for level in codes), tile, margin) for i in range(len(grid))])
     stride = first_stage.stride
     total = weights = None
     for top in _starts(height, tile, margin):
         for left in _starts(width, tile, margin):
-            part = grid[:, top : top + tile, left : left + tile]
-            picture = first_stage.decode((part.contiguous(),))
+            parts = tuple(level[:, top : top + tile, left : left + tile].contiguous() for level in codes)
+            part, picture = parts[-1], first_stage.decode(parts)
             if total is None:
                 total = picture.new_zeros(len(grid), picture.shape[1], height * stride, width * stride)
                 weights = picture.new_zeros(height * stride, width * stride)

@@ -6,15 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from taming.first_stage.interface import Codes, Quantized, Quantizer
+from taming.first_stage.interface import Codes, Quantized, Quantizer, check_count
 
 
 class GumbelQuantizer(Quantizer):
     """Latents become logits over the codes by a 1x1 convolution. In training a softmax of logits and Gumbel noise, over the temperature, mixes the codes; in
     evaluation, and in `encode`, the most probable code is taken, without noise.
 
-    loss = kl_weight KL(q || uniform), summed over the codes, mean over positions. The temperature falls along half a cosine from `temperature[0]` to
-    `temperature[1]` within `temperature_batches`. hard: the forward pass takes one code, the gradient is the mixture's.
+    loss = kl_weight KL(q || uniform), summed over the codes, mean over positions. The temperature goes along half a cosine from `temperature[0]` to
+    `temperature[1]` within `temperature_batches`; the KL weight likewise from 0 to `kl_weight` within `kl_batches`, 0 for at once. hard: the forward pass
+    takes one code, the gradient is the mixture's. code_dim: of the vectors that codes stand for, D if not said.
     """
 
     def __init__(
@@ -25,19 +26,29 @@ class GumbelQuantizer(Quantizer):
         temperature: tuple[float, float] = (1.0, 1 / 16),
         temperature_batches: int = 150_000,
         hard: bool = True,
+        kl_batches: int = 0,
+        code_dim: int | None = None,
     ):
         super().__init__()
+        check_count(num_codes)
+        if min(temperature) <= 0:
+            raise ValueError(f"temperature {list(temperature)} should be above 0 at both ends")
+        self._code_dim = code_dim or dim
         self.num_codes, self.dim = (num_codes,), dim
-        self.kl_weight, self.hard = kl_weight, hard
+        self.last_kl_weight, self.kl_batches, self.hard = kl_weight, kl_batches, hard
+        self.kl_weight = 0.0 if kl_batches else kl_weight
         self.temperatures, self.temperature_batches = tuple(temperature), temperature_batches
         self.temperature = self.temperatures[0]
         self.proj = nn.Conv2d(dim, num_codes, 1)
-        self.embedding = nn.Embedding(num_codes, dim)
+        self.embedding = nn.Embedding(num_codes, self._code_dim)
+
+    @property
+    def code_dim(self) -> int:
+        return self._code_dim
 
     def set_step(self, batch: int) -> None:
-        first, last = self.temperatures
-        share = min(1.0, batch / self.temperature_batches)
-        self.temperature = last + (first - last) * (1 + math.cos(math.pi * share)) / 2
+        self.temperature = half_cosine(*self.temperatures, batch, self.temperature_batches)
+        self.kl_weight = half_cosine(0.0, self.last_kl_weight, batch, self.kl_batches)
 
     def forward(self, latent: Tensor) -> Quantized:
         with torch.autocast(latent.device.type, enabled=False):
@@ -53,3 +64,9 @@ class GumbelQuantizer(Quantizer):
 
     def embed(self, codes: Codes) -> Tensor:
         return F.embedding(codes[0], self.embedding.weight).permute(0, 3, 1, 2)
+
+
+def half_cosine(first: float, last: float, batch: int, batches: int) -> float:
+    """From first to last within so many batches, and there it stays."""
+    share = min(1.0, batch / batches) if batches else 1.0
+    return last + (first - last) * (1 + math.cos(math.pi * share)) / 2

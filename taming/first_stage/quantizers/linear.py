@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from taming.first_stage.interface import Codes, Quantized, Quantizer
+from taming.first_stage.interface import Codes, Quantized, Quantizer, check_count
 from taming.first_stage.quantizers.gradient import straight_through
 from taming.first_stage.quantizers.nearest import nearest
 
@@ -15,6 +15,7 @@ class LinearQuantizer(Quantizer):
 
     def __init__(self, num_codes: int, dim: int, codebook_weight: float = 1.0, commitment_weight: float = 0.25):
         super().__init__()
+        check_count(num_codes)
         self.num_codes, self.dim = (num_codes,), dim
         self.codebook_weight, self.commitment_weight = codebook_weight, commitment_weight
         self.register_buffer("basis", torch.randn(num_codes, dim) * dim**-0.5)

@@ -1,6 +1,7 @@
 """The one nearest-code search: tiled, in float32, safe against a common offset."""
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 TILE = 1 << 22  # entries of the distance matrix held at once (16 MB)
@@ -20,3 +21,11 @@ def nearest(latent: Tensor, codebook: Tensor) -> Tensor:
         half_norms = codebook.square().sum(dim=1) / 2
         rows = max(1, TILE // len(codebook))
         return torch.cat([torch.addmm(half_norms, part.float() - centre, codebook.T, alpha=-1).argmin(dim=1) for part in latent.split(rows)])
+
+
+def drawn_latents(flat: Tensor, count: int) -> Tensor:
+    """(count, D) of the latents (N, D), drawn evenly; the same ones in all processes, so that they keep one codebook."""
+    drawn = flat[torch.randint(len(flat), (count,), device=flat.device)]
+    if dist.is_available() and dist.is_initialized():
+        dist.broadcast(drawn, 0)
+    return drawn

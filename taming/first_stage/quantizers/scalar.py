@@ -24,8 +24,8 @@ class ScalarQuantizer(Quantizer):
         if num_codes is not None and num_codes != math.prod(levels):
             raise ValueError(f"levels {list(levels)} multiply to {math.prod(levels)} codes, not {num_codes}")
         self.num_codes, self.dim = (math.prod(levels),), len(levels)
-        self.register_buffer("levels", torch.tensor(levels), persistent=False)
-        self.register_buffer("places", torch.tensor([math.prod(levels[:i]) for i in range(len(levels))]), persistent=False)
+        self.register_buffer("levels", torch.tensor(levels))
+        self.register_buffer("places", torch.tensor([math.prod(levels[:i]) for i in range(len(levels))]))
 
     def forward(self, latent: Tensor) -> Quantized:
         with torch.autocast(latent.device.type, enabled=False):

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from taming.first_stage.interface import Codes, Quantized, Quantizer
+from taming.first_stage.interface import Codes, Quantized, Quantizer, check_count
 from taming.first_stage.quantizers.gradient import rotated, straight_through
-from taming.first_stage.quantizers.nearest import nearest
+from taming.first_stage.quantizers.nearest import drawn_latents, nearest
 
 GRADIENTS = {"straight_through": straight_through, "rotated": rotated}
 
@@ -21,7 +21,7 @@ class VectorQuantizer(Quantizer):
 
     loss = codebook_weight |sg[z] - e|^2 + commitment_weight |z - sg[e]|^2, means over all entries. The paper has (1, 0.25), the published VQ-GANs (0.25,
     1). normalize: latents and codes lie on the unit sphere. restart: in training, every so many batches, codes not chosen for that long are put on latents
-    of the batch at hand; 0 never does. gradient: straight_through, or rotated (see gradient.py).
+    of the batch at hand; 0 never does. from_data: codes begin as latents of the first training batch. gradient: straight_through, or rotated (see gradient.py).
     """
 
     def __init__(
@@ -33,8 +33,10 @@ class VectorQuantizer(Quantizer):
         normalize: bool = False,
         restart: int = 0,
         gradient: str = "straight_through",
+        from_data: bool = False,
     ):
         super().__init__()
+        check_count(num_codes)
         if gradient not in GRADIENTS:
             raise ValueError(f"gradient '{gradient}' is unknown; {' and '.join(GRADIENTS)} are")
         self.gradient = gradient
@@ -46,6 +48,7 @@ class VectorQuantizer(Quantizer):
             nn.init.normal_(self.embedding.weight)
         else:
             nn.init.uniform_(self.embedding.weight, -1 / num_codes, 1 / num_codes)
+        self.register_buffer("started", torch.tensor(False) if from_data else None)
         if restart:
             self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
             self.register_buffer("unseen", torch.zeros(num_codes, dtype=torch.int64))  # batches since a code was last chosen
@@ -61,6 +64,8 @@ class VectorQuantizer(Quantizer):
             if self.normalize:
                 z = F.normalize(z, dim=-1)
             flat = z.detach().flatten(0, 2)
+            if self.training and self.started is not None and not self.started:
+                self._start(flat)
             if self.training and self.restart:
                 self._restart_dead(flat)
             codebook = self.codebook()
@@ -81,11 +86,14 @@ class VectorQuantizer(Quantizer):
         if self.batches % self.restart:
             return
         dead = self.unseen >= self.restart
-        fresh = flat[torch.randint(len(flat), (len(dead),), device=flat.device)]
-        if dist.is_available() and dist.is_initialized():
-            dist.broadcast(fresh, 0)  # all processes must keep one codebook
+        fresh = drawn_latents(flat, len(dead))
         self.embedding.weight.copy_(torch.where(dead[:, None], fresh.to(self.embedding.weight), self.embedding.weight))
         self.unseen.masked_fill_(dead, 0)
+
+    @torch.no_grad()
+    def _start(self, flat: Tensor) -> None:
+        self.embedding.weight.copy_(drawn_latents(flat, self.num_codes[0]))
+        self.started.fill_(True)
 
     @torch.no_grad()
     def _note_seen(self, codes: Tensor) -> None:

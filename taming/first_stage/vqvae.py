@@ -1,0 +1,44 @@
+"""VQ-VAE (van den Oord et al. 2017, arXiv 1711.00937): -log p(x | z_q) + |sg[z_e] - e|^2 + beta |z_e - sg[e]|^2 (eq. 3).
+
+The first term is the likelihood's (likelihood.py, through LikelihoodLoss), the other two the quantizer's.
+"""
+
+from torch import Tensor, nn
+
+from taming.first_stage.interface import Quantizer
+from taming.first_stage.likelihood import Likelihood
+from taming.first_stage.strided import Decoder, Encoder
+from taming.first_stage.tokenizer import Tokenizer
+
+
+class VQVAE(Tokenizer):
+    """Images (B, in_channels, H, W) in [-1, 1] <-> codes (B, H / f, W / f), f = 2^halvings.
+
+    width, residual_width, blocks: of encoder and decoder (paper: 256, 256, 2). likelihood: None for a loss that reads the picture itself.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        residual_width: int,
+        quantizer: Quantizer,
+        blocks: int = 2,
+        halvings: int = 2,
+        likelihood: Likelihood | None = None,
+        in_channels: int = 3,
+        key: str = "image",
+    ):
+        super().__init__(quantizer, 2**halvings, in_channels, key, likelihood)
+        maps = likelihood.maps if likelihood is not None else 1
+        self.encoder = nn.Sequential(Encoder(in_channels, width, residual_width, blocks, halvings), nn.Conv2d(width, quantizer.dim, 1))
+        self.decoder = Decoder(quantizer.code_dim, width, residual_width, blocks, halvings, maps * in_channels)
+
+    def latent(self, image: Tensor) -> Tensor:
+        return self.encoder(self._input(image))
+
+    def decoded(self, latent: Tensor) -> Tensor:
+        return self.decoder(latent)
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        return self.decoder.up[-1].weight
