@@ -228,6 +228,46 @@ def reconstruct(arguments: list[str]) -> None:
     print(drawing.reconstruct_folder(given.checkpoint, given.folder, given.out, given.config))
 
 
+def encode(arguments: list[str]) -> None:
+    """Write the codes of every picture of a folder into one file."""
+    parser = Parser(prog="taming encode", description=encode.__doc__)
+    parser.add_argument("checkpoint", metavar="CKPT")
+    parser.add_argument("--config", metavar="YAML", help="what came with a published checkpoint; default: what lies beside it")
+    parser.add_argument("folder", metavar="DIR", help="pictures; for a mask tokenizer label maps")
+    parser.add_argument("-o", "--out", required=True, metavar="CODES.npz", help="NAME: int32 (h, w); with several levels NAME/0, NAME/1, ...")
+    given = parser.parse(arguments)
+
+    from taming import drawing
+
+    print(drawing.encode_folder(given.checkpoint, given.folder, given.out, given.config))
+
+
+def compress(arguments: list[str]) -> None:
+    """Write a picture as a few bytes: its codes, coded with the prior's probabilities."""
+    parser = Parser(prog="taming compress", description=compress.__doc__)
+    parser.add_argument("checkpoint", metavar="CKPT", help="of a second stage")
+    parser.add_argument("image", metavar="IMAGE", help="of any size")
+    parser.add_argument("-o", "--out", required=True, metavar="FILE")
+    given = parser.parse(arguments)
+
+    from taming import compression
+
+    print(compression.compress_file(given.checkpoint, given.image, given.out))
+
+
+def decompress(arguments: list[str]) -> None:
+    """Read what taming compress wrote, with the same checkpoint, into a PNG."""
+    parser = Parser(prog="taming decompress", description=decompress.__doc__)
+    parser.add_argument("checkpoint", metavar="CKPT")
+    parser.add_argument("file", metavar="FILE")
+    parser.add_argument("-o", "--out", required=True, metavar="IMAGE")
+    given = parser.parse(arguments)
+
+    from taming import compression
+
+    print(compression.decompress_file(given.checkpoint, given.file, given.out))
+
+
 def inspect(arguments: list[str]) -> None:
     """Say what a checkpoint is, without building its model."""
     parser = Parser(prog="taming inspect", description=inspect.__doc__)
@@ -295,7 +335,18 @@ def demo(arguments: list[str]) -> None:
     print(whole.run(given.out, given.quick))
 
 
-VERBS = {"train": train, "sample": sample, "reconstruct": reconstruct, "inspect": inspect, "convert": convert, "export": export, "demo": demo}
+VERBS = {
+    "train": train,
+    "sample": sample,
+    "reconstruct": reconstruct,
+    "encode": encode,
+    "compress": compress,
+    "decompress": decompress,
+    "inspect": inspect,
+    "convert": convert,
+    "export": export,
+    "demo": demo,
+}
 
 
 def _run_folder(name: str) -> Path:

@@ -20,7 +20,7 @@ from taming.data.depth import read_depth, spread
 from taming.data.folder import found
 from taming.data.transforms import View, mask_to_tensor, read_image, read_mask, to_tensor
 from taming.errors import UserError
-from taming.first_stage.interface import Autoencoder, Codes, pad_to_multiple
+from taming.first_stage.interface import Autoencoder, Codes, FirstStage, pad_to_multiple
 from taming.second_stage.model import SecondStage
 from taming.second_stage.rejection import class_score, judged
 from taming.second_stage.sampling import check_filters
@@ -323,6 +323,28 @@ def reconstruct_folder(path: str, folder: str | Path, out: str | Path, yaml: str
         scores.append(_reconstruct(model, picture, Path(out) / f"{name}.png"))
     unit = "dB PSNR" if model.key != "segmentation" else "of the labels right"
     return f"{len(scores)} pictures in '{out}': {sum(scores) / len(scores):.4g} {unit} on average"
+
+
+def encode_folder(path: str, folder: str | Path, out: str | Path, yaml: str | None = None) -> str:
+    """Writes the codes of each picture under `folder`, padded to what the strides divide, into OUT (.npz); returns a line that says so."""
+    model = checkpoint.load(path, yaml)
+    model = model.first_stage if isinstance(model, SecondStage) else model
+    if not isinstance(model, FirstStage):
+        raise UserError(f"'{path}' is a {type(model).__name__}, which has no codes")
+    if not Path(folder).is_dir():
+        raise UserError(f"picture folder '{folder}' does not exist")
+    codes = {}
+    for name, picture in _named(found(Path(folder), folder), Path(folder)):
+        original = mask_to_tensor(read_mask(picture)) if model.key == "segmentation" else to_tensor(read_image(picture))
+        levels = model.encode(pad_to_multiple(original[None], model.multiple))
+        codes |= {name if len(levels) == 1 else f"{name}/{i}": level[0].to(torch.int32).numpy() for i, level in enumerate(levels)}
+
+    def write(file: Path) -> None:
+        with open(file, "wb") as stream:
+            np.savez_compressed(stream, **codes)
+
+    images.written(out, write)
+    return f"codes of {len(codes) // len(model.num_codes)} pictures in '{out}', from 0 to {', '.join(str(n - 1) for n in model.num_codes)}"
 
 
 @torch.no_grad()

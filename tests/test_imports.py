@@ -42,6 +42,7 @@ FLOORS = {  # the longest prefix that matches decides
     "taming.cli": 5,
     "taming.demo": 5,
     "taming.drawing": 5,
+    "taming.compression": 5,
     "taming": 5,
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))

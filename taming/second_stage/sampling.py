@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from taming.errors import UserError
-from taming.second_stage.interface import Condition, Conditioner, Part, Prior
+from taming.second_stage.interface import Condition, Conditioner, Decoder, Part, Prior
 from taming.second_stage.window import WindowDecoder
 
 
@@ -80,12 +80,10 @@ def sample(
     uniform = torch.stack([torch.rand(steps, generator=g, dtype=torch.float64) for g in generators]).to(device)
     guided = guidance != 1.0
     told = tuple(_doubled(part) for part in condition) if guided else condition
-    fits = grid[0] <= prior.grid[0] and grid[1] <= prior.grid[1]
-    order = prior.order(grid) if fits else None
     codes = torch.zeros(count, steps, dtype=torch.int64, device=device)
     with prior.decoding():
-        decoder = prior.decoder(told, grid) if fits else WindowDecoder(prior, told, grid, crop or Conditioner().crop)
-        for i, place in enumerate(range(steps) if order is None else order.tolist()):
+        decoder, order = reader(prior, told, grid, crop or Conditioner().crop)
+        for i, place in enumerate(order):
             if known is not None and bool(known[1].flatten(1)[:, place].all()):
                 code = known[0].flatten(1)[:, place]  # nothing to draw: it is read together with what comes next
             else:
@@ -102,6 +100,14 @@ def sample(
             if on_row is not None and (i + 1) % grid[1] == 0:
                 on_row(codes.view(count, *grid), (i + 1) // grid[1])
     return codes.view(count, *grid)
+
+
+def reader(prior: Prior, condition: Condition, grid: tuple[int, int], crop: Callable) -> tuple[Decoder | WindowDecoder, Sequence[int]]:
+    """What gives the logits of one code after another, through windows where the grid is larger than the prior's; and the codes' places in that order."""
+    if grid[0] > prior.grid[0] or grid[1] > prior.grid[1]:
+        return WindowDecoder(prior, condition, grid, crop), range(grid[0] * grid[1])
+    order = prior.order(grid)
+    return prior.decoder(condition, grid), range(grid[0] * grid[1]) if order is None else order.tolist()
 
 
 def draw(logits: Tensor, uniform: Tensor, temperature: float, top_k: int | None, top_p: float | None, min_p: float | None = None) -> Tensor:
