@@ -27,7 +27,10 @@ def origin(position: int, size: int, window: int, step: int = 1) -> int:
         return 0
     if size - position < half:
         return size - window
-    return min((position - half) // step * step, size - window)
+    start = (position - half) // step * step
+    if position - start >= window:  # a window hardly larger than the step: better too far than not seen
+        start += step
+    return min(start, size - window)
 
 
 class WindowDecoder:

@@ -197,3 +197,12 @@ def test_tiles_agree_with_the_whole_where_nothing_looks_far():
     whole = first.decode((codes % 7,))
     assert torch.equal(decode_tiled(first, (codes % 7,), tile=40), whole)
     assert decode_tiled(first, (codes % 7,), tile=16, margin=3).shape == whole.shape
+
+
+@pytest.mark.parametrize("window, step", [(2, 2), (3, 3), (4, 2), (16, 4), (6, 5)])
+def test_every_position_lies_in_its_window(window, step):
+    for size in range(window, 40):
+        if size % step == 0:
+            for position in range(size):
+                start = origin(position, size, window, step)
+                assert start <= position < start + window and 0 <= start <= size - window
