@@ -105,3 +105,31 @@ def part_of(paths: list[Path], split: Sequence, seed: int) -> list[Path]:
     if not part:
         raise UserError(f"split {list(split)} of {len(paths)} pictures leaves none; add pictures")
     return part
+
+
+class ClassFolders(ImageFolder):
+    """As ImageFolder, with a folder for each class right under `root` (as ImageNet has it); items also have "class": int, the folder's place in alphabetical
+    order.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        size: int | list[int],
+        list: str | None = None,
+        split: list | None = None,
+        scale: float = 1.5,
+        flip: bool = True,
+        upscale: bool = False,
+        seed: int = 0,
+    ):
+        super().__init__(root, size, list, split, scale, flip, upscale, seed)
+        self.folders = sorted(p.name for p in self.root.iterdir() if p.is_dir() and not p.name.startswith("."))
+        for path in self.paths:
+            if path.parent.absolute() == self.root.absolute() or not path.absolute().is_relative_to(self.root.absolute()):
+                raise UserError(f"picture '{path}' lies in no class's folder; '{root}' should hold one folder for each class")
+
+    def __getitem__(self, key: int | tuple[int, int | None]) -> dict:
+        index = key[0] if isinstance(key, tuple) else key
+        folder = self.paths[index].absolute().relative_to(self.root.absolute()).parts[0]
+        return {**super().__getitem__(key), "class": self.folders.index(folder)}

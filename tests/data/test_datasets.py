@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from taming.data import DrawnLandscapes, ImageFolder, SegmentedImages
+from taming.data import ClassFolders, DrawnLandscapes, ImageFolder, SegmentedImages
 from taming.data.landscapes import CLASSES, draw
 from taming.data.module import DataModule, EndlessBatches
 from taming.errors import UserError
@@ -140,3 +140,14 @@ def test_drawing_is_fast_enough():
     for i in range(20):
         data[i]
     assert time.process_time() - started < 1.0
+
+
+def test_folders_are_classes(tmp_path):
+    for i, name in enumerate(("b", "a", "c")):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (20, 20), (i, 0, 0)).save(tmp_path / name / f"{i}.png")
+    dataset = ClassFolders(str(tmp_path), 16)
+    assert {dataset.name(i): dataset[i]["class"] for i in range(3)} == {"1": 0, "0": 1, "2": 2} and dataset[(0, 3)]["image"].shape == (3, 16, 16)
+    Image.new("RGB", (20, 20)).save(tmp_path / "stray.png")
+    with pytest.raises(UserError, match="no class's folder"):
+        ClassFolders(str(tmp_path), 16)
