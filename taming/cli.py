@@ -173,6 +173,9 @@ def sample(arguments: list[str]) -> None:
     parser.add_argument("--top-p", type=float, help="draw from the fewest codes with this probability together")
     parser.add_argument("--min-p", type=float, help="draw from codes at least this times as probable as the most probable")
     parser.add_argument("--guidance", type=float, default=1.0, help="1: none; above: follow the condition more closely")
+    parser.add_argument(
+        "--hop", type=int, default=1, metavar="CODES", help="large pictures: windows move so many codes at a time; larger is faster, 1 is the published rule"
+    )
     parser.add_argument("--known", metavar="IMAGE", help="a picture of which part is kept")
     parser.add_argument("--known-mask", metavar="MASK", help="what is kept of it: a mask (where not black), or top, left, top:0.3, ...")
     parser.add_argument("--accept", type=float, default=1.0, metavar="A", help="draw 1 / A times as many and keep those that the classifier likes best")
@@ -207,7 +210,7 @@ def sample(arguments: list[str]) -> None:
     if given.from_png:
         print(drawing.sample_again(given.from_png, given.out, given.overwrite))
         return
-    names = ("seed", "temperature", "top_k", "top_p", "min_p", "guidance", "accept", "classifier")
+    names = ("seed", "temperature", "top_k", "top_p", "min_p", "guidance", "hop", "accept", "classifier")
     settings = drawing.Settings(size, **{name: getattr(given, name) for name in names})
     conditions = {"masks": given.masks, "pictures": given.images, "classes": classes, "known": known, "n": given.n}
     how = {"yaml": given.config, "batch_size": given.batch_size, "animate": given.animate, "overwrite": given.overwrite}

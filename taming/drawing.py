@@ -41,12 +41,13 @@ class Settings:
     top_p: float | None = None
     min_p: float | None = None
     guidance: float = 1.0
+    hop: int = 1  # of the windows of large pictures
     accept: float = 1.0  # rejection sampling: the share of pictures kept
     classifier: str | None = None
 
     def drawing(self) -> dict:
         """The keywords of SecondStage.sample."""
-        return {name: getattr(self, name) for name in ("seed", "temperature", "top_k", "top_p", "min_p", "guidance")}
+        return {name: getattr(self, name) for name in ("seed", "temperature", "top_k", "top_p", "min_p", "guidance", "hop")}
 
 
 @dataclass
@@ -138,7 +139,7 @@ def sample_again(png: str | Path, out: str | Path, overwrite: bool = False) -> P
         raise UserError(f"'{png}' was drawn on a GPU, and torch sees none here")
     torch.set_num_threads(about["threads"])
     model = checkpoint.load(about["checkpoint"], about["config"] and about["config"][0], stage="second").to(about["device"])
-    settings = Settings(**{name: about[name] for name in Settings.__dataclass_fields__})
+    settings = Settings(**{name: about[name] for name in Settings.__dataclass_fields__ if name in about})  # older pictures know fewer
     if settings.size:
         settings.size = tuple(settings.size)
     batch = _told_batch(model, about, settings)

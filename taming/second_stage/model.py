@@ -98,6 +98,7 @@ class SecondStage(nn.Module):
         known: tuple[Tensor, Tensor] | None = None,
         seed: int = 0,
         first: int | list[int] = 0,
+        hop: int = 1,
         on_row: Callable[[Codes, int], None] | None = None,
     ) -> Tensor:
         """Pictures (B, C, H, W) in [-1, 1] for what the batch says (see the conditioner): {"segmentation": int64 (B, H, W)}, {"class": int64 (B,)},
@@ -106,7 +107,8 @@ class SecondStage(nn.Module):
         size: (H, W), by default that of the condition's picture, else what the prior was trained on; any size will do. Where the code grid needs more,
         rasters of the condition and known pictures are continued by their last row and column, and what was drawn there is cut off. known: an image
         (B, C, H, W) and a bool mask (B, H, W); codes whose whole patch is marked are kept. Picture i draws from (seed, first + i), or `first` lists the
-        number of each. on_row: called with the codes so far (of the finest level, behind those of the coarser ones) and the number of its rows.
+        number of each. hop: how many codes the windows of large pictures move at a time. on_row: called with the codes so far (of the finest level, behind
+        those of the coarser ones) and the number of its rows.
         """
         if guidance != 1.0:
             self.check_guidance()
@@ -127,7 +129,7 @@ class SecondStage(nn.Module):
             given = self.first_stage.encode(image)
         rows, columns = (n + -n % self.multiple for n in (height, width))
         grids = self.first_stage.grids(rows, columns)
-        how = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "guidance": guidance}
+        how = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "guidance": guidance, "hop": hop}
         how |= {"generators": generators(seed, first, len(condition[0].tokens)), "crop": self.crop}
         codes: Codes = ()
         for level, (prior, grid) in enumerate(zip(self.priors, grids)):

@@ -60,6 +60,7 @@ def sample(
     known: tuple[Tensor, Tensor] | None = None,
     generators: Sequence[torch.Generator] | None = None,
     crop: Callable | None = None,
+    hop: int = 1,
     on_row: Callable[[Tensor, int], None] | None = None,
 ) -> Tensor:
     """Codes (B, h, w) drawn from the prior in the order that it reads them; on grids larger than it was trained on, through a window (see window.py).
@@ -67,7 +68,7 @@ def sample(
     temperature 0 is greedy. guidance: logits = null + guidance (conditioned - null) (Ho and Salimans 2022, arXiv 2207.12598); 1 does not compute the null
     pass. known: codes (B, h, w) and a bool mask (B, h, w) of positions to keep. A prior sees what was read before: given codes after the one being drawn
     are kept, but do not influence it. generators: one per picture, so that a picture does not depend on what it is batched with. crop: of the conditioner,
-    what a window is told. on_row: called with the codes so far (B, h, w), 0 where none is drawn yet, and the
+    what a window is told. hop: of windows. on_row: called with the codes so far (B, h, w), 0 where none is drawn yet, and the
     number of codes drawn, in rows.
     """
     if temperature:
@@ -82,7 +83,7 @@ def sample(
     told = tuple(_doubled(part) for part in condition) if guided else condition
     codes = torch.zeros(count, steps, dtype=torch.int64, device=device)
     with prior.decoding():
-        decoder, order = reader(prior, told, grid, crop or Conditioner().crop)
+        decoder, order = reader(prior, told, grid, crop or Conditioner().crop, hop)
         for i, place in enumerate(order):
             if known is not None and bool(known[1].flatten(1)[:, place].all()):
                 code = known[0].flatten(1)[:, place]  # nothing to draw: it is read together with what comes next
@@ -102,10 +103,10 @@ def sample(
     return codes.view(count, *grid)
 
 
-def reader(prior: Prior, condition: Condition, grid: tuple[int, int], crop: Callable) -> tuple[Decoder | WindowDecoder, Sequence[int]]:
+def reader(prior: Prior, condition: Condition, grid: tuple[int, int], crop: Callable, hop: int = 1) -> tuple[Decoder | WindowDecoder, Sequence[int]]:
     """What gives the logits of one code after another, through windows where the grid is larger than the prior's; and the codes' places in that order."""
     if grid[0] > prior.grid[0] or grid[1] > prior.grid[1]:
-        return WindowDecoder(prior, condition, grid, crop), range(grid[0] * grid[1])
+        return WindowDecoder(prior, condition, grid, crop, hop=hop), range(grid[0] * grid[1])
     order = prior.order(grid)
     return prior.decoder(condition, grid), range(grid[0] * grid[1]) if order is None else order.tolist()
 

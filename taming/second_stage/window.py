@@ -37,15 +37,19 @@ class WindowDecoder:
     """Reads and gives codes of a large grid in raster order, through windows of the prior's grid.
 
     Windows are kept, keys and values included, as long as their row of origin lasts; so where the origin stands still (towards the four edges), only what
-    is new is read. Beyond `limit` bytes (default: CACHE_LIMIT) only the window at hand is kept. Codes after the one being drawn are never computed.
+    is new is read. hop: origins are multiples of so many codes only, so that a window serves hop x hop codes, which then lie up to hop - 1 codes off its
+    middle; 1 is the published rule. Beyond `limit` bytes (default: CACHE_LIMIT) only the window at hand is kept. Codes after the one being drawn are never
+    computed.
     """
 
-    def __init__(self, prior: Prior, condition: Condition, grid: tuple[int, int], crop, limit: int | None = None):
+    def __init__(self, prior: Prior, condition: Condition, grid: tuple[int, int], crop, limit: int | None = None, hop: int = 1):
         if prior.order(prior.grid) is not None:
             raise UserError(f"a prior that reads codes in its own order draws {prior.grid[0]}x{prior.grid[1]} of them only, not {grid[0]}x{grid[1]}")
         self.prior, self.condition, self.grid, self.crop = prior, condition, grid, crop
         self.window = (min(grid[0], prior.grid[0]), min(grid[1], prior.grid[1]))
-        self.step = alignment(condition, grid)
+        if not 1 <= hop <= min(prior.grid):
+            raise UserError(f"hop {hop} should be from 1 to {min(prior.grid)}, the window's side")
+        self.step = tuple(math.lcm(step, hop) for step in alignment(condition, grid))
         tokens = condition[0].tokens
         self.codes = torch.zeros((len(tokens), *grid), dtype=torch.int64, device=tokens.device)
         self.position = 0

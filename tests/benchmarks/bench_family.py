@@ -46,7 +46,7 @@ def systems(codes: int = CODES) -> dict[str, tuple[dict, dict]]:
     l2 = target("VectorQuantizer", num_codes=codes, dim=8, normalize=True, restart=20)
     gan = {"perceptual": "none", "adversarial": 0.3, "adversarial_start": 0.5, "adversarial_ramp": 50, "width": 32, "layers": 2}
     gumbel = target(
-        "GumbelQuantizer", num_codes=codes, dim=DIM, kl_weight=0.005, kl_batches=100, temperature=[1.0, 0.0625], temperature_batches=250, hard=False
+        "GumbelQuantizer", num_codes=codes, dim=DIM, kl_weight=0.005, kl_batches=100, temperature=[1.0, 0.0625], temperature_batches=150, hard=False
     )
     return {
         "VAE": (target("VAE", **nets, dim=8, likelihood=gaussian), likelihood),
@@ -217,7 +217,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", default="drawn", help="drawn, or a folder with images, train.txt and validation.txt")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--only", nargs="+", help="systems")
     parser.add_argument("--sweep", action="store_true", help="codebooks of 64 to 16,384 codes, first stages only")
     given = parser.parse_args()

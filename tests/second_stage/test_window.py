@@ -206,3 +206,33 @@ def test_every_position_lies_in_its_window(window, step):
             for position in range(size):
                 start = origin(position, size, window, step)
                 assert start <= position < start + window and 0 <= start <= size - window
+
+
+def test_windows_that_hop_serve_several_codes():
+    """Origins stand on multiples of the hop, and what is drawn is what the prior says inside those windows."""
+    prior = GPT(5, [4, 4], [{"vocabulary": 3, "length": 1}], 1, 2, 8).eval()
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    told = (Part(torch.ones(1, 1, dtype=torch.int64), 3),)
+    codes = torch.randint(0, 5, (1, 10, 12))
+    reader, fills = WindowDecoder(prior, told, (10, 12), lambda c, w, g: c, hop=2), 0
+    real = prior.decoder
+
+    def counted(*given):
+        nonlocal fills
+        fills += 1
+        return real(*given)
+
+    prior.decoder = counted
+    for position in range(120):
+        i, j = divmod(position, 12)
+        top, left = origin(i, 10, 4, 2), origin(j, 12, 4, 2)
+        assert top % 2 == 0 and left % 2 == 0 and i - top < 4 and j - left < 4
+        with torch.no_grad():
+            whole = prior(codes[:, top : top + 4, left : left + 4], told)[:, i - top, j - left]
+        assert torch.allclose(reader.logits(), whole, atol=1e-5)
+        reader.extend(codes[:, i, j][:, None])
+    assert fills == 4 * 5  # rows of origin x columns of origin, against 7 x 9 without hopping
+    with pytest.raises(UserError, match="hop 5"):
+        WindowDecoder(prior, told, (10, 12), lambda c, w, g: c, hop=5)
