@@ -7,7 +7,9 @@ import math
 import os
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from torch import Tensor
 from taming import __version__, checkpoint, images
 from taming.data.depth import read_depth, spread
 from taming.data.folder import found
-from taming.data.transforms import View, mask_to_tensor, read_image, read_mask, to_tensor
+from taming.data.transforms import EXTENSIONS, View, mask_to_tensor, read_image, read_mask, to_tensor
 from taming.errors import UserError
 from taming.first_stage.interface import Autoencoder, Codes, FirstStage, pad_to_multiple
 from taming.second_stage.model import SecondStage
@@ -52,12 +54,18 @@ class Settings:
 
 @dataclass
 class Job:
-    """One picture to be: its place among all, its file, the batch of one that says what it shows, and where that came from."""
+    """One picture to be: its place among all, its file, what a PNG keeps of its condition, and what makes the batch of one out of that: layouts of a large
+    folder are not all held at once.
+    """
 
     number: int
     path: Path
-    batch: dict
-    told: dict = field(default_factory=dict)
+    told: dict
+    make: Callable[[], dict]
+
+    @property
+    def batch(self) -> dict:
+        return self.make()
 
 
 def sample_folder(
@@ -142,9 +150,8 @@ def sample_again(png: str | Path, out: str | Path, overwrite: bool = False) -> P
     settings = Settings(**{name: about[name] for name in Settings.__dataclass_fields__ if name in about})  # older pictures know fewer
     if settings.size:
         settings.size = tuple(settings.size)
-    batch = _told_batch(model, about, settings)
     kept = _known([name for name, _ in about["known"]]) if about["known"] else None
-    job = Job(about["number"], target, batch)
+    job = Job(about["number"], target, {}, partial(_told_batch, model, about, settings))
     drawn = _drawn(model, [job] * about["batch"], settings, kept, torch.device(about["device"]), False)
     (image,) = [image for _, image, row in drawn if row == about["row"]]
     checkpoint.make_writable(Path(out))
@@ -154,7 +161,8 @@ def sample_again(png: str | Path, out: str | Path, overwrite: bool = False) -> P
 
 def _drawn(model: SecondStage, part: list[Job], settings: Settings, kept: tuple | None, device: torch.device, animate: bool):
     """(job, picture, row in the batch) for each of a batch."""
-    batch = {key: torch.cat([job.batch[key] for job in part]).to(device) for key in part[0].batch}
+    batches = [job.batch for job in part]
+    batch = {key: torch.cat([one[key] for one in batches]).to(device) for key in batches[0]}
     how = {"known": tuple(k.expand(len(part), *k.shape[1:]).to(device) for k in kept)} if kept else {}
     frames = Frames(model, part, batch) if animate else None
     numbers = [job.number for job in part]
@@ -369,11 +377,15 @@ def _jobs(model: SecondStage, out: Path, settings: Settings, masks, pictures, cl
         if folder and Path(folder).is_dir() and Path(folder).resolve() in (out.resolve(), *out.resolve().parents):
             raise UserError(f"-o {out} lies in '{folder}', where samples would be taken for conditions next time; choose another")
     conditions = _conditions(model, settings, masks, pictures, classes)
-    return [Job((i << 20) + k, out / f"{name}-{k}.png", batch, told) for i, (name, batch, told) in enumerate(conditions) for k in range(n)]
+    return [
+        Job((i << 20) + k, out / f"{name}-{k}.png", told, partial(_told_batch, model, told, settings))
+        for i, (name, told) in enumerate(conditions)
+        for k in range(n)
+    ]
 
 
-def _conditions(model: SecondStage, settings: Settings, masks, pictures, classes) -> list[tuple[str, dict, dict]]:
-    """(name, batch of one, what a PNG keeps of it) for everything that pictures are asked for."""
+def _conditions(model: SecondStage, settings: Settings, masks, pictures, classes) -> list[tuple[str, dict]]:
+    """(name, what a PNG keeps of it) for everything that pictures are asked for."""
     wanted = getattr(model.conditioner, "key", None)
     given = "segmentation" if masks else "image" if pictures else "class" if classes is not None else None
     flags = {"segmentation": "--masks DIR", "image": "--images DIR", "depth": "--images DIR (depth maps)", "class": "--classes A,B"}
@@ -383,22 +395,23 @@ def _conditions(model: SecondStage, settings: Settings, masks, pictures, classes
     if masks:
         return [_mask_condition(model, name, read_mask(path, model.conditioner.first_stage.labels), settings) for name, path in _files(masks)]
     if pictures:
-        return [(name, _picture_batch(model, path, settings), {"image": [str(path), file_hash(path)]}) for name, path in _files(pictures)]
+        endings = (*EXTENSIONS, ".npy") if wanted == "depth" else EXTENSIONS
+        return [(name, {"image": [str(path), file_hash(path)]}) for name, path in _files(pictures, endings)]
     if classes is not None:
         if not classes or len(set(classes)) < len(classes):
             raise UserError(f"--classes {','.join(map(str, classes))}: name each class once, for example 0,3; -n says how many of each")
         for c in classes:
             model.conditioner({"class": torch.tensor([c])})  # refuses classes that the prior does not know
-        return [(f"class{c}", {"class": torch.tensor([c])}, {"class": c}) for c in classes]
-    return [("sample", {"count": torch.ones(1)}, {})]
+        return [(f"class{c}", {"class": c}) for c in classes]
+    return [("sample", {})]
 
 
-def _mask_condition(model: SecondStage, name: str, mask: Image.Image, settings: Settings) -> tuple[str, dict, dict]:
+def _mask_condition(model: SecondStage, name: str, mask: Image.Image, settings: Settings) -> tuple[str, dict]:
     """Label maps are brought to the size asked for, by default the trained one, and kept in the PNG."""
     mask = _fitted(mask, _view(model, settings), mask=True)
     packed = io.BytesIO()
     mask.save(packed, format="PNG", optimize=True)
-    return name, {"segmentation": mask_to_tensor(mask)[None]}, {"segmentation": base64.b64encode(packed.getvalue()).decode()}
+    return name, {"segmentation": base64.b64encode(packed.getvalue()).decode()}
 
 
 def _picture_batch(model: SecondStage, path: Path, settings: Settings) -> dict:
@@ -420,13 +433,13 @@ def _view(model: SecondStage, settings: Settings) -> View:
     return View(settings.size or model.trained_size, flip=False, upscale=True)
 
 
-def _files(path: str) -> list[tuple[str, Path]]:
+def _files(path: str, endings: tuple[str, ...] = EXTENSIONS) -> list[tuple[str, Path]]:
     """A file, or every picture under a folder, with the name that its results get."""
     if Path(path).is_file():
         return [(Path(path).stem, Path(path))]
     if not Path(path).is_dir():
         raise UserError(f"folder '{path}' does not exist")
-    return _named(found(Path(path), path), Path(path))
+    return _named(found(Path(path), path, endings), Path(path))
 
 
 def _named(paths: list[Path], folder: Path) -> list[tuple[str, Path]]:

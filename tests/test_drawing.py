@@ -245,3 +245,20 @@ def test_the_best_of_several_is_kept(here):
     labels = torch.zeros(1, 2, 2, dtype=torch.int64)
     first = mask_score(lambda pictures: pictures, labels)(torch.tensor([[[[1.0, 0], [1, 1]], [[0, 1], [0, 0]]]]), 0)
     assert torch.equal(first, torch.tensor([0.75]))
+
+
+def test_folders_of_conditions_are_listed_whole_and_not_held(tmp_path):
+    """Depth maps as arrays count too, and a job keeps what a PNG keeps, not a tensor."""
+    from types import SimpleNamespace
+
+    from taming.data.transforms import EXTENSIONS
+
+    for name in ("a.npy", "b.png"):
+        (tmp_path / name).touch()
+    assert [name for name, _ in drawing._files(str(tmp_path), (*EXTENSIONS, ".npy"))] == ["a", "b"]
+    assert [name for name, _ in drawing._files(str(tmp_path))] == ["b"]
+    Image.fromarray(np.full((64, 64), 1, np.uint8)).save(tmp_path / "m.png")
+    reader = SimpleNamespace(key="segmentation", first_stage=SimpleNamespace(labels=3))
+    model = SimpleNamespace(conditioner=reader, trained_size=(64, 64))
+    (job,) = drawing._jobs(model, tmp_path / "out", drawing.Settings(), str(tmp_path / "m.png"), None, None, 1)
+    assert len(job.told["segmentation"]) < 400 and torch.equal(job.batch["segmentation"], torch.ones(1, 64, 64, dtype=torch.int64))

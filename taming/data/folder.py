@@ -58,11 +58,11 @@ class ImageFolder(torch.utils.data.Dataset):
         return {"image": to_tensor(self.view.image(image, box, flipped)), "name": self.name(index)}
 
 
-def found(folder: Path, asked: str | Path) -> list[Path]:
+def found(folder: Path, asked: str | Path, endings: Sequence[str] = EXTENSIONS) -> list[Path]:
     """Every picture under a folder, sorted."""
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS and not p.name.startswith("."))
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in endings and not p.name.startswith("."))
     if not paths:
-        raise UserError(f"no pictures in '{asked}' (looked for {', '.join(EXTENSIONS)}, in subfolders too)")
+        raise UserError(f"no pictures in '{asked}' (looked for {', '.join(endings)}, in subfolders too)")
     return paths
 
 
