@@ -6,8 +6,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed as dist
 
 from taming.callbacks import read_metrics
+from taming.first_stage import EMAQuantizer, VectorQuantizer
 from tests.conftest import first_stage_plain, mask_stage_plain, write_yaml
 
 MAIN = Path(__file__).resolve().parents[1] / "main.py"
@@ -17,6 +20,32 @@ def train(folder: Path, plain: dict, name: str, *overrides: str) -> dict:
     write_yaml(plain, folder / "c.yaml")
     subprocess.run([sys.executable, str(MAIN), "train", "-b", "c.yaml", "-n", name, *overrides], cwd=folder, check=True, timeout=200)
     return {(b, n): v for b, n, v in read_metrics(folder / "runs" / name / "metrics.csv") if n.startswith("validation/")}
+
+
+def followed(rank: int, world: int, folder: str) -> None:
+    """Six batches through each quantizer, of which this process sees its part; what became of the codebooks goes into a file."""
+    if world > 1:
+        dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    torch.manual_seed(0)
+    made = [EMAQuantizer(16, 4, decay=0.5, restart=0.3, from_data=True), VectorQuantizer(16, 4, restart=2, from_data=True)]
+    for batch in range(6):
+        z = torch.randn(4, 4, 3, 5, generator=torch.Generator().manual_seed(batch))
+        for quantizer in made:
+            torch.manual_seed(batch if rank == 0 else 1000 + batch)
+            quantizer.train()(z[rank * 4 // world : (rank + 1) * 4 // world])
+    torch.save([quantizer.state_dict() for quantizer in made], f"{folder}/{world}-{rank}.pt")
+    if world > 1:
+        dist.destroy_process_group()
+
+
+def test_codebooks_follow_two_processes_as_they_follow_one(tmp_path):
+    """Averages, restarts and the start from data."""
+    followed(0, 1, str(tmp_path))
+    torch.multiprocessing.spawn(followed, (2, str(tmp_path)), nprocs=2)
+    one, *two = (torch.load(tmp_path / name) for name in ("1-0.pt", "2-0.pt", "2-1.pt"))
+    for ours, theirs, others in zip(one, *two):
+        for name, value in ours.items():
+            assert torch.allclose(value.float(), theirs[name].float(), atol=1e-5) and torch.equal(theirs[name], others[name]), name
 
 
 @pytest.mark.slow

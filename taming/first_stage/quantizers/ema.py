@@ -71,6 +71,8 @@ class EMAQuantizer(Quantizer):
 
     def _restart_dead(self, flat: Tensor) -> None:
         dead = (self.counts < self.restart * self.counts.mean())[:, None]
+        if not dead.any():
+            return
         put = drawn_latents(flat, len(self.counts))
         self.embedding.weight.copy_(torch.where(dead, put, self.embedding.weight))
         self.sums.copy_(torch.where(dead, put, self.sums))

@@ -24,8 +24,13 @@ def nearest(latent: Tensor, codebook: Tensor) -> Tensor:
 
 
 def drawn_latents(flat: Tensor, count: int) -> Tensor:
-    """(count, D) of the latents (N, D), drawn evenly; the same ones in all processes, so that they keep one codebook."""
+    """(count, D) of the latents (N, D) of all processes, drawn evenly; the same ones everywhere, as if there were one process."""
+    several = dist.is_available() and dist.is_initialized()
+    if several:
+        parts = [torch.empty_like(flat) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, flat.contiguous())
+        flat = torch.cat(parts)
     drawn = flat[torch.randint(len(flat), (count,), device=flat.device)]
-    if dist.is_available() and dist.is_initialized():
+    if several:
         dist.broadcast(drawn, 0)
     return drawn

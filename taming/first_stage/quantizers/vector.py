@@ -86,6 +86,8 @@ class VectorQuantizer(Quantizer):
         if self.batches % self.restart:
             return
         dead = self.unseen >= self.restart
+        if not dead.any():
+            return
         fresh = drawn_latents(flat, len(dead))
         self.embedding.weight.copy_(torch.where(dead[:, None], fresh.to(self.embedding.weight), self.embedding.weight))
         self.unseen.masked_fill_(dead, 0)
