@@ -296,7 +296,7 @@ def describe(path: str | Path, yaml: str | Path | None = None) -> str:
     lines += [
         f"  codebook {name.removesuffix('.embedding.weight')}: {tensor.shape[0]} codes of {tensor.shape[1]} numbers"
         for name, tensor in content.weights.items()
-        if name.endswith(("quantizer.embedding.weight", "inner.embedding.weight"))
+        if name.endswith("embedding.weight") and "quantizer" in name
     ]
     lines += _unmatched(content, path)
     lines += [f"  unknown: {name}" for name in sorted(content.unknown)[:20]]

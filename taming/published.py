@@ -546,7 +546,7 @@ def _size_of(config: dict) -> int:
         grid = params["prior"]["params"]["grid"]
         if grid[0] != grid[1]:
             raise UserError(f"the published code only knows square grids, not {grid[0]}x{grid[1]}")
-        return grid[0] * 2 ** (len(params["first_stage"]["params"]["multipliers"]) - 1)
+        return grid[0] * 2 ** (len(params["first_stage"]["params"].get("multipliers", [1])) - 1)  # other first stages are refused in a moment
     told = [(config.get("variables") or {}).get("size"), ((config["data"].get("train") or {}).get("params") or {}).get("size")]
     return next((size for size in told if isinstance(size, int)), 256)
 
@@ -627,8 +627,9 @@ def _theirs_loss(loss: dict | None, weight: float, steps: int) -> dict:
 
 
 def _theirs_second(params: dict, config: dict, size: int) -> dict:
-    prior = params["prior"]["params"]
-    if not params["prior"]["target"].endswith(".GPT") or prior.get("shared_vocabulary") is None:
+    node = params.get("prior") or {"target": "several", "params": {}}
+    prior = node["params"]
+    if not node["target"].endswith(".GPT") or prior.get("shared_vocabulary") is None:
         raise UserError("only a GPT with shared_vocabulary has a counterpart in the published code, where condition and codes share one table")
     first = _theirs_first(params["first_stage"], size)
     gpt = {

@@ -5,7 +5,7 @@ second.
 
 CKPT: a first stage with one level, of 32 px pictures (a run of bench_family.py, or runs/drawn_vqvae_32). Codes of two views of each training picture are made
 once; batches of 16, AdamW with a cosine, no dropout, one start token as condition, averaged weights. Time is CPU time of training alone. Equal time: each goes
-on for as long as the slowest took for `--steps`, on a cosine of that length. Each prior's learning rate is doubled as long as that helps, by a sixth of the steps.
+on for as long as the slowest took for `--steps`, on a cosine of that length. Learning rates are doubled as long as that helps, by a sixth of the steps.
 """
 
 import argparse

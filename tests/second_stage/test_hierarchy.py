@@ -111,6 +111,9 @@ def test_a_hierarchy_is_trained_by_the_same_verbs(tmp_path):
     figures = taming.checkpoint.read(last).figures
     assert abs(figures["nll"] - (figures["nll_0"] * 4 + figures["nll_1"] * 16) / 20) < 1e-6
     assert taming.load(last).sample({"count": 2}).shape == (2, 3, 16, 16)
+    assert "quantizer.levels.1: 8 codes of 4 numbers" in taming.checkpoint.describe(last)
+    with pytest.raises(UserError, match="counterpart in the published code"):
+        taming.checkpoint.save_published(tmp_path / "theirs", taming.checkpoint.read(last))
     wrong = {**plain, "model": {**plain["model"], "params": {**plain["model"]["params"], "priors": plain["model"]["params"]["priors"][::-1]}}}
     with pytest.raises(UserError, match=r"priors\[0\].params.grid"):
         run.train(experiment_of(wrong), tmp_path / "wrong")
