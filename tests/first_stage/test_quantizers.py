@@ -156,6 +156,13 @@ def test_lookup_free_entropy_is_that_of_the_enumerated_codes():
     assert torch.allclose(quantizer._entropies(z), expected, atol=1e-5)
 
 
+def test_lookup_free_gradients_stay_finite_for_codes_that_are_out_of_reach():
+    """With sure latents the probability of most codes underflows to 0."""
+    quantizer, z = LookupFreeQuantizer(12), (10 * torch.randn(1, 12, 4, 4)).requires_grad_()
+    quantizer.train()(z).loss.backward()
+    assert torch.isfinite(z.grad).all()
+
+
 def test_each_residual_depth_comes_nearer():
     quantizer = ResidualQuantizer([VectorQuantizer(32, 4), VectorQuantizer(32, 4), VectorQuantizer(32, 4)])
     with torch.no_grad():

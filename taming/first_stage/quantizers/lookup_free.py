@@ -52,4 +52,5 @@ class LookupFreeQuantizer(Quantizer):
         for part_p, part_q in zip(log_p.split(256), log_q.split(256)):
             mean = mean + (part_p @ bits.T.float() + part_q @ (1 - bits.T.float())).exp().sum(dim=0)
         mean = mean / len(z)
+        mean = mean.clamp(min=1e-30)  # where it underflows, the derivative of -m log m is infinite, and that times 0 is no number
         return each - torch.special.entr(mean).sum()
