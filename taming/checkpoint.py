@@ -18,7 +18,6 @@ from taming import config, published
 from taming.errors import UserError, did_you_mean
 
 PRETRAINED = Path(__file__).parent / "pretrained"
-STAGES = ("first", "second")
 
 
 @dataclass
@@ -119,10 +118,10 @@ def read_raw(path: str | Path) -> dict:
 
 
 def load(path: str | Path, config: str | Path | None = None, stage: str | None = None) -> nn.Module:
-    """The model in a checkpoint, in eval mode on the CPU: a FirstStage or a SecondStage.
+    """The model in a checkpoint, in eval mode on the CPU: a FirstStage, a SecondStage, or a Segmenter.
 
     path: a .ckpt or .safetensors of ours, a run folder, the name of a shipped model, or a published run folder, .ckpt or state dict. config: the YAML of a
-    published one, by default what lies beside it. stage: refuse anything but "first" or "second".
+    published one, by default what lies beside it. stage: refuse anything but "first", "second" or "segmenter".
     """
     content = read(path, config)
     if content.unknown:
@@ -235,6 +234,8 @@ def _read_safetensors(path: Path) -> tuple[dict, dict[str, Tensor]]:
 def _cure(stage: str) -> str:
     if stage == "second":
         return "train a prior on it first (configs/second_stage), and give that run"
+    if stage == "segmenter":
+        return "train one on pictures with masks (configs/segmenter), and give that run"
     return "give the run of a first stage (configs/first_stage)"
 
 

@@ -79,6 +79,17 @@ class Logger:
 
 
 @dataclass
+class Evaluation:
+    """The training curve of the metrics: every so many batches, on so many fixed validation pictures. `features`: as for taming evaluate; null measures
+    reconstructions without a network.
+    """
+
+    every: int | None = None  # default: never
+    pictures: int = 128
+    features: str | None = None
+
+
+@dataclass
 class Experiment:
     model: dict[str, Any] = field(default_factory=dict)
     loss: dict[str, Any] | None = None  # first stage only
@@ -86,6 +97,7 @@ class Experiment:
     data: Data = field(default_factory=Data)
     trainer: Trainer = field(default_factory=Trainer)
     logger: Logger = field(default_factory=Logger)
+    evaluation: Evaluation = field(default_factory=Evaluation)
     noise: float = 0.0  # second stage: share of input codes replaced by random ones (1 - the paper's pkeep)
     condition_dropout: float = 0.0  # second stage: share of conditions replaced by the null condition, for guidance
     seed: int = 23

@@ -82,11 +82,12 @@ def sample_folder(
     batch_size: int = 16,
     animate: bool = False,
     overwrite: bool = False,
+    conditions: list[tuple[str, dict]] | None = None,
 ) -> Path:
     """Writes OUT/NAME-K.png for each condition and sample, and OUT/sheet.png with the conditions on the left; returns the sheet's path.
 
     Each PNG holds what it takes to draw it again. Pictures that are there already, with the same settings, are not drawn again; others are not overwritten
-    unless asked. Under torchrun each process draws its share, on its own GPU where there are some.
+    unless asked. conditions: (name, what `told_of` says) of each picture, instead of files. Under torchrun each process draws its share, on its own GPU where there are some.
     """
     if settings.temperature:
         check_filters(settings.temperature, settings.top_k, settings.top_p, settings.min_p)
@@ -113,7 +114,9 @@ def sample_folder(
     }
     if settings.size:
         check_memory(model, {}, settings, 1, animate)  # even one, before layouts of that size are made
-    jobs = _jobs(model, out, settings, masks, pictures, classes, n)
+    if conditions is None:
+        conditions = _conditions(model, out, settings, masks, pictures, classes)
+    jobs = _jobs(model, out, settings, conditions, n)
     mine = [job for job in jobs[rank::world] if not _is_done(job, stamp, overwrite, animate)]  # a share must not depend on what others have drawn by now
     if len(mine) < len(jobs[rank::world]):
         print(f"{len(jobs[rank::world]) - len(mine)} of {len(jobs[rank::world])} pictures are there already", file=sys.stderr)
@@ -372,11 +375,7 @@ def _reconstruct(model: Autoencoder, picture: Path, target: Path) -> float:
     return float(10 * torch.log10(4 / (decoded.clamp(-1, 1) - original).square().mean().clamp(min=1e-10)))
 
 
-def _jobs(model: SecondStage, out: Path, settings: Settings, masks, pictures, classes, n: int) -> list[Job]:
-    for folder in (masks, pictures):
-        if folder and Path(folder).is_dir() and Path(folder).resolve() in (out.resolve(), *out.resolve().parents):
-            raise UserError(f"-o {out} lies in '{folder}', where samples would be taken for conditions next time; choose another")
-    conditions = _conditions(model, settings, masks, pictures, classes)
+def _jobs(model: SecondStage, out: Path, settings: Settings, conditions: list[tuple[str, dict]], n: int) -> list[Job]:
     return [
         Job((i << 20) + k, out / f"{name}-{k}.png", told, partial(_told_batch, model, told, settings))
         for i, (name, told) in enumerate(conditions)
@@ -384,8 +383,11 @@ def _jobs(model: SecondStage, out: Path, settings: Settings, masks, pictures, cl
     ]
 
 
-def _conditions(model: SecondStage, settings: Settings, masks, pictures, classes) -> list[tuple[str, dict]]:
+def _conditions(model: SecondStage, out: Path, settings: Settings, masks, pictures, classes) -> list[tuple[str, dict]]:
     """(name, what a PNG keeps of it) for everything that pictures are asked for."""
+    for folder in (masks, pictures):
+        if folder and Path(folder).is_dir() and Path(folder).resolve() in (out.resolve(), *out.resolve().parents):
+            raise UserError(f"-o {out} lies in '{folder}', where samples would be taken for conditions next time; choose another")
     wanted = getattr(model.conditioner, "key", None)
     given = "segmentation" if masks else "image" if pictures else "class" if classes is not None else None
     flags = {"segmentation": "--masks DIR", "image": "--images DIR", "depth": "--images DIR (depth maps)", "class": "--classes A,B"}
@@ -408,10 +410,25 @@ def _conditions(model: SecondStage, settings: Settings, masks, pictures, classes
 
 def _mask_condition(model: SecondStage, name: str, mask: Image.Image, settings: Settings) -> tuple[str, dict]:
     """Label maps are brought to the size asked for, by default the trained one, and kept in the PNG."""
-    mask = _fitted(mask, _view(model, settings), mask=True)
+    return name, _told_mask(_fitted(mask, _view(model, settings), mask=True))
+
+
+def _told_mask(mask: Image.Image) -> dict:
     packed = io.BytesIO()
     mask.save(packed, format="PNG", optimize=True)
-    return name, {"segmentation": base64.b64encode(packed.getvalue()).decode()}
+    return {"segmentation": base64.b64encode(packed.getvalue()).decode()}
+
+
+def told_of(model: SecondStage, item: dict) -> dict:
+    """What a PNG keeps of the condition in an item of a data set."""
+    key = getattr(model.conditioner, "key", None)
+    if key is None:
+        return {}
+    if key == "segmentation":
+        return _told_mask(Image.fromarray(item["segmentation"].to(torch.uint8).numpy()))
+    if key == "class":
+        return {"class": int(item["class"])}
+    raise UserError(f"this prior is conditioned on '{key}'; draw samples with taming sample, and give their folder as --samples DIR")
 
 
 def _picture_batch(model: SecondStage, path: Path, settings: Settings) -> dict:

@@ -14,6 +14,8 @@ from taming import callbacks, checkpoint, config
 from taming.config import Experiment
 from taming.data.module import DataModule, SkippingBroken
 from taming.errors import UserError
+from taming.evaluation import segmenter
+from taming.evaluation.curve import Curve
 from taming.first_stage.interface import Autoencoder
 from taming.first_stage.training import FirstStageTraining
 from taming.second_stage.codes import cached_codes, parts_of
@@ -69,6 +71,9 @@ def train(
 
 def fit(experiment: Experiment, module: Training, data: DataModule, folder: Path, keep_to: int | None) -> None:
     settings = experiment.trainer
+    watching = [callbacks.Skipped(), callbacks.Pictures(folder / "pictures"), callbacks.Checkpoints(folder / "checkpoints"), callbacks.Progress()]
+    if experiment.evaluation.every:
+        watching.insert(0, Curve(experiment))
     trainer = pl.Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
@@ -77,7 +82,7 @@ def fit(experiment: Experiment, module: Training, data: DataModule, folder: Path
         max_steps=settings.max_steps - module.batches,  # the loop counts from where it starts; all else counts module.batches
         max_epochs=-1,
         logger=callbacks.make_loggers(experiment, folder, keep_to),
-        callbacks=[callbacks.Skipped(), callbacks.Pictures(folder / "pictures"), callbacks.Checkpoints(folder / "checkpoints"), callbacks.Progress()],
+        callbacks=watching,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -152,6 +157,11 @@ def prepare(experiment: Experiment, weights: dict | None = None, source: str | P
         views = experiment.data.views
         if views:
             sets = [cached_codes(model, s, v, experiment.data.cache) if s is not None else None for s, v in zip(sets, (views, None))]
+    elif isinstance(model, segmenter.Segmenter):
+        if experiment.loss is not None:
+            raise UserError("loss: a segmenter is trained by cross-entropy, so this key is for first stages; leave it out")
+        segmenter.check_sets(model, sets)
+        module = segmenter.SegmenterTraining(experiment, model)
     else:
         raise UserError(f"model.target: {experiment.model['target']} is no model that can be trained")
     return module, DataModule(*sets, experiment.data.batch_size, experiment.seed, experiment.data.workers, views)

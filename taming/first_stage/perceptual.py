@@ -12,19 +12,20 @@ from torch import Tensor, nn
 
 from taming.errors import UserError, did_you_mean
 
+LPIPS_FILES = {"vgg": "vgg16-397923af.pth", "alex": "alexnet-owt-7be5be79.pth"}
 VGG_BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 
 def perceptual_distance(kind: str, blocks: int = 3) -> nn.Module | None:
     """A frozen module (x, y) -> (B,), zero for equal pictures; x, y (B, 3, H, W) in [-1, 1].
 
-    kind: `lpips` (needs torchvision's VGG16: from its cache or a download), `stlpips` (weights come with the package), the path of a VGG16 weights file
-    (the first `blocks` of its five blocks are compared), or `none` (returns None). There is no fallback from one to another.
+    kind: `lpips` (needs torchvision's VGG16: from its cache or a download), `lpips-alex` (likewise AlexNet), `stlpips` (weights come with the
+    package), the path of a VGG16 weights file (the first `blocks` of its five blocks are compared), or `none` (returns None). There is no fallback from one to another.
     """
     if kind == "none":
         return None
-    if kind == "lpips":
-        network = _lpips()
+    if kind in ("lpips", "lpips-alex"):
+        network = _lpips("vgg" if kind == "lpips" else "alex")
     elif kind == "stlpips":
         network = _stlpips()
     elif Path(kind).suffix in (".safetensors", ".pt", ".pth"):
@@ -66,7 +67,8 @@ class VGGDistance(nn.Module):
             self.blocks.append(block)
         self.register_buffer("mean", torch.tensor([103.939, 116.779, 123.68]).view(1, 3, 1, 1), persistent=False)
 
-    def features(self, image: Tensor) -> list[Tensor]:
+    def maps(self, image: Tensor) -> list[Tensor]:
+        """The last map of each block, of images (B, 3, H, W) in [-1, 1]."""
         h = ((image + 1) * 127.5).flip(1) - self.mean
         found = []
         for b, block in enumerate(self.blocks):
@@ -74,8 +76,11 @@ class VGGDistance(nn.Module):
                 h = F.max_pool2d(h, 2)
             for conv in block:
                 h = F.relu(conv(h))
-            found.append(F.normalize(h, dim=1, eps=1e-10))
+            found.append(h)
         return found
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        return [F.normalize(h, dim=1, eps=1e-10) for h in self.maps(image)]
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         if x.shape[1] == 1:
@@ -96,17 +101,17 @@ class _Wrapped(nn.Module):
         return self.network(x, y).flatten(1).mean(dim=1)
 
 
-def _lpips() -> nn.Module:
+def _lpips(net: str) -> nn.Module:
     import lpips
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _Wrapped(lpips.LPIPS(net="vgg", verbose=False))
+            return _Wrapped(lpips.LPIPS(net=net, verbose=False))
     except (URLError, OSError) as error:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise UserError(
-            f"perceptual: lpips needs vgg16-397923af.pth in {folder}, and it can't be downloaded ({getattr(error, 'reason', error)}); "
+            f"perceptual: lpips needs {LPIPS_FILES[net]} in {folder}, and it can't be downloaded ({getattr(error, 'reason', error)}); "
             "put the file there, or set loss.params.perceptual to stlpips, to the path of a VGG16 weights file, or to none"
         ) from None
 

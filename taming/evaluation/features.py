@@ -1,0 +1,191 @@
+"""Networks that turn pictures into features, with everything that a protocol has to say about them.
+
+Only Inception-2015's pool features make a figure that may be called FID, KID or Inception score; the file's hash decides, not its name.
+"""
+
+import hashlib
+import re
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from taming.errors import UserError, did_you_mean
+from taming.first_stage.perceptual import VGG_BLOCKS, VGGDistance
+from taming.images import to_uint8
+
+INCEPTION_HASH = "6726825d"  # how the SHA-256 of the weights that everybody uses begins; their file is named for it
+INCEPTION_FILES = ("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth")  # torch-fidelity's name, pytorch-fid's
+WITHOUT = "without it: reconstruction (PSNR, SSIM, ST-LPIPS), codes and likelihood, or --features FILE with other weights"
+
+
+class FeatureNetwork(nn.Module):
+    """Pictures (B, 3, H, W) in [-1, 1], rounded to the 8 bits that they are stored with -> {"features": (B, D) float32} and, where the network classifies,
+    "logits". size: what pictures are resized to first; None takes them as they are.
+    """
+
+    canonical = False  # whether this is Inception-2015
+
+    def __init__(self, name: str, layer: str, sha256: str, size: tuple[int, int] | None, resize: str):
+        super().__init__()
+        self.name, self.layer, self.sha256, self.size, self.resize = name, layer, sha256, size, resize
+
+    def told(self) -> dict:
+        """For the stamp."""
+        size = list(self.size) if self.size else "as given"
+        return {"features": self.name, "features_sha256": self.sha256, "layer": self.layer, "resize": self.resize, "feature_size": size}
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        if images.shape[1] == 1:
+            images = images.expand(-1, 3, -1, -1)
+        return {name: value.float() for name, value in self.read(to_uint8(images)).items()}
+
+    def read(self, images: Tensor) -> dict[str, Tensor]:
+        """Of uint8 (B, 3, H, W)."""
+        raise NotImplementedError(f"{type(self).__name__} reads nothing")
+
+    def fitted(self, images: Tensor) -> Tensor:
+        """uint8 -> float in [0, 255], of `size`."""
+        images = images.float()
+        if self.size and tuple(images.shape[-2:]) != self.size:
+            images = F.interpolate(images, self.size, mode="bilinear", antialias=True)
+        return images
+
+
+class Inception(FeatureNetwork):
+    """The Inception of FID: torch-fidelity's network, whose resizing to 299 x 299 is TensorFlow 1's."""
+
+    def __init__(self, path: Path):
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        digest = sha256(path)
+        self_canonical = digest.startswith(INCEPTION_HASH)
+        super().__init__(
+            "inception-2015" if self_canonical else f"inception with other weights ({path.name})", "pool3 (2048)", digest, (299, 299), "bilinear, TensorFlow 1"
+        )
+        self.canonical = self_canonical
+        try:
+            self.network = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path))
+        except (RuntimeError, KeyError, AttributeError, TypeError) as error:
+            raise UserError(f"'{path}' does not hold the weights of FID's Inception ({' '.join(str(error).split())[:120]})") from None
+        self.eval().requires_grad_(False)
+
+    def read(self, images: Tensor) -> dict[str, Tensor]:
+        features, logits = self.network(images)
+        return {"features": features, "logits": logits}
+
+
+class Classifier(FeatureNetwork):
+    """A torchvision classifier: what goes into its last linear layer, resized and normalised as its weights want (without the crop)."""
+
+    def __init__(self, name: str, path: Path | None = None, size: tuple[int, int] | None = None):
+        from torchvision import models
+
+        wanted = models.get_model_weights(name).DEFAULT
+        network, path = models.get_model(name), path or _hub_file(wanted.url, name)
+        try:
+            network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        except (RuntimeError, OSError) as error:
+            raise UserError(f"'{path}' does not hold the weights of torchvision's {name} ({' '.join(str(error).split())[:120]})") from None
+        transform = wanted.transforms()
+        super().__init__(f"torchvision {name} ({path.name})", "before the last linear layer", sha256(path), size or (transform.crop_size[0],) * 2, "bilinear")
+        layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
+        if not layers:
+            raise UserError(f"torchvision's {name} has no linear layer to take features from; take resnet50 or vgg16")
+        self.network, self.seen = network.eval().requires_grad_(False), {}
+        layers[-1].register_forward_pre_hook(lambda _, given: self.seen.update(features=given[0]))
+        self.register_buffer("mean", torch.tensor(transform.mean).view(1, 3, 1, 1) * 255, persistent=False)
+        self.register_buffer("deviation", torch.tensor(transform.std).view(1, 3, 1, 1) * 255, persistent=False)
+
+    def read(self, images: Tensor) -> dict[str, Tensor]:
+        logits = self.network((self.fitted(images) - self.mean) / self.deviation)
+        return {"features": self.seen.pop("features").flatten(1), "logits": logits}
+
+
+class VGGFile(FeatureNetwork):
+    """VGG16's convolutions from a file (see VGGDistance): the mean over positions of the last map of a block."""
+
+    def __init__(self, path: Path, block: int = 5, size: tuple[int, int] | None = None):
+        super().__init__(f"VGG16 ({path.name})", f"block{block}_conv{len(VGG_BLOCKS[block - 1])}, mean over positions", sha256(path), size, "bilinear")
+        self.network = VGGDistance(path, block).eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+    def read(self, images: Tensor) -> dict[str, Tensor]:
+        return {"features": self.network.maps(self.fitted(images) / 127.5 - 1)[-1].mean(dim=(2, 3))}
+
+
+class Own(FeatureNetwork):
+    """Any module from pictures (B, 3, H, W) in [-1, 1] to features (B, D), or to maps (B, D, h, w), which are averaged."""
+
+    def __init__(self, network: nn.Module, size: tuple[int, int] | None = None):
+        digest = hashlib.sha256()
+        for name, tensor in sorted(network.state_dict().items()):
+            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        super().__init__(type(network).__name__, "output", digest.hexdigest(), size, "bilinear")
+        self.network = network.eval()
+
+    def read(self, images: Tensor) -> dict[str, Tensor]:
+        found = self.network(self.fitted(images) / 127.5 - 1)
+        return {"features": found.mean(dim=(2, 3)) if found.ndim == 4 else found}
+
+
+def feature_network(what: str | nn.Module, size: tuple[int, int] | None = None) -> FeatureNetwork:
+    """what: `inception` (from torch's cache, or downloaded) or `inception:FILE`; a torchvision name such as `resnet50`, or `resnet50:FILE`; a VGG16 file
+    (.safetensors), or `FILE@3` for another block than the last; or a module. Raises UserError that names the file that is missing and where it goes.
+    """
+    if isinstance(what, FeatureNetwork):
+        return what
+    if isinstance(what, nn.Module):
+        return Own(what, size)
+    name, _, file = what.partition(":")
+    if name == "inception":
+        if size:
+            raise UserError("--feature-size: Inception reads 299x299, whatever comes in; leave it out")
+        return Inception(_existing(file) if file else _inception_file())
+    match = re.fullmatch(r"(.*\.(?:safetensors|pt|pth))(?:@([1-5]))?", what)
+    if match:
+        return VGGFile(_existing(match[1]), int(match[2] or 5), size)
+    from torchvision import models
+
+    if name in models.list_models(models):
+        return Classifier(name, _existing(file) if file else None, size)
+    raise UserError(
+        f"--features {what}: neither inception, nor a torchvision model, nor a weights file" + did_you_mean(name, ["inception", "resnet50", "vgg16"])
+    )
+
+
+def _existing(file: str) -> Path:
+    if not Path(file).is_file():
+        raise UserError(f"weights file '{file}' does not exist; give its path, or measure {WITHOUT}")
+    return Path(file)
+
+
+def _inception_file() -> Path:
+    for name in INCEPTION_FILES:
+        cached = Path(torch.hub.get_dir()) / "checkpoints" / name
+        if cached.is_file():
+            return cached
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+    return _hub_file(URL_INCEPTION_V3, "Inception-2015")
+
+
+def _hub_file(url: str, what: str) -> Path:
+    """The file of a URL, from torch's cache or downloaded into it."""
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    if not cached.is_file():
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(cached), progress=False)
+        except OSError as error:
+            reason = getattr(error, "reason", error)
+            raise UserError(
+                f"{what}: the weights {cached.name} are not in '{cached.parent}' and can't be downloaded ({reason}); put the file there; or measure {WITHOUT}"
+            ) from None
+    return cached
+
+
+def sha256(path: str | Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
