@@ -385,6 +385,32 @@ def evaluate(arguments: list[str]) -> None:
     print(evaluation.evaluate(out, **how).table())
 
 
+def report(arguments: list[str]) -> None:
+    """Write one page about one or several runs, side by side."""
+    parser = Parser(prog="taming report", description=report.__doc__)
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="folders of taming train; what taming evaluate RUN wrote there is shown too")
+    parser.add_argument("-o", "--out", default="report.html", metavar="FILE.html", help="plots go, as PNG, into a folder of the same name")
+    given = parser.parse(arguments)
+    if not given.out.endswith(".html"):
+        raise UserError(f"-o {given.out} should end in .html")
+
+    from taming.evaluation import comparison
+
+    print(comparison.write(given.runs, given.out))
+
+
+def doctor(arguments: list[str]) -> None:
+    """Say in plain words what is wrong with a run, and what to change."""
+    parser = Parser(prog="taming doctor", description=doctor.__doc__)
+    parser.add_argument("runs", metavar="RUN", nargs="+")
+    given = parser.parse(arguments)
+
+    from taming.evaluation import doctor as surgery
+
+    for run in given.runs:
+        print(surgery.tell(run))
+
+
 def demo(arguments: list[str]) -> None:
     """Train both stages on drawn landscapes in minutes, and write a report."""
     parser = Parser(prog="taming demo", description=demo.__doc__)
@@ -409,6 +435,8 @@ VERBS = {
     "convert": convert,
     "export": export,
     "evaluate": evaluate,
+    "report": report,
+    "doctor": doctor,
     "demo": demo,
 }
 

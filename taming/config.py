@@ -163,6 +163,10 @@ def _check_ranges(experiment: Experiment, source: str) -> None:
     for key in ("max_steps", "validate_every", "checkpoint_every", "pictures_every", "log_every", "accumulate_grad_batches", "devices"):
         if getattr(experiment.trainer, key) < 1:
             raise UserError(f"{source}: trainer.{key}: {getattr(experiment.trainer, key)} should be at least 1")
+    for key, least in (("every", 1), ("pictures", 2)):
+        value = getattr(experiment.evaluation, key)
+        if value is not None and value < least:
+            raise UserError(f"{source}: evaluation.{key}: {value} should be at least {least}")
     for key, value in (
         ("data.batch_size", experiment.data.batch_size),
         ("data.views", experiment.data.views or 1),

@@ -87,7 +87,8 @@ def sample_folder(
     """Writes OUT/NAME-K.png for each condition and sample, and OUT/sheet.png with the conditions on the left; returns the sheet's path.
 
     Each PNG holds what it takes to draw it again. Pictures that are there already, with the same settings, are not drawn again; others are not overwritten
-    unless asked. conditions: (name, what `told_of` says) of each picture, instead of files. Under torchrun each process draws its share, on its own GPU where there are some.
+    unless asked. conditions: (name, what `told_of` says) of each picture, instead of files. Under torchrun
+    each process draws its share, on its own GPU where there are some.
     """
     if settings.temperature:
         check_filters(settings.temperature, settings.top_k, settings.top_p, settings.min_p)

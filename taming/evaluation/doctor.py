@@ -102,14 +102,12 @@ def learning_rate(p: Patient) -> Diagnosis | None:
 
 def diverged(p: Patient) -> Diagnosis | None:
     """A loss that runs away."""
-    name = "train/total" if "train/total" in p.curves else "train/nll" if "train/nll" in p.curves else "train/cross_entropy"
-    if p.curves.get("train/adversarial"):
-        name = "train/l1"  # the total of a GAN's generator may have any sign
+    name = next((f"train/{name}" for name in ("l1", "mse", "nll", "cross_entropy") if f"train/{name}" in p.curves), "train/total")
     values = p.values(name)
     if len(values) < 8:
         return None
     lowest, now = min(values), statistics.mean(p.values(name, 0.1))
-    if lowest > 0 and now > 2 * lowest and now > 1.2 * values[0]:
+    if lowest > 0 and now > 1.5 * lowest and now > values[0]:
         evidence = f"{name} has been down to {lowest:.3g}, and is {now:.3g}, above the {values[0]:.3g} that it began with"
         return Diagnosis("Training diverges", evidence, f"a lower optimizer.learning_rate (now {p.experiment.optimizer.learning_rate:g})")
 
@@ -154,9 +152,9 @@ def discriminator_dead(p: Patient) -> Diagnosis | None:
     if losses is None:
         return None
     even = math.log(2) if (p.experiment.loss or {}).get("params", {}).get("form") == "vanilla" else 1.0
-    apart = [abs(r - f) for r, f in zip(p.values("train/real"), p.values("train/fake"))][-len(losses) :]
-    if all(abs(loss - even) < 0.03 for loss in losses) and statistics.mean(apart) < 0.05:
-        evidence = f"its loss has stayed at {even:.3g}, what it has when it says the same of everything, and it tells real from made by only {statistics.mean(apart):.2g}"
+    apart = statistics.mean([real - fake for real, fake in zip(p.values("train/real"), p.values("train/fake"))][-len(losses) :])
+    if statistics.mean(losses) > 0.97 * even and apart < 0.05:
+        evidence = f"its loss is {statistics.mean(losses):.3g}, where {even:.3g} means that it says the same of everything, and it rates real pictures {apart:+.2g} above made ones"
         cure = "a higher optimizer.discriminator_learning_rate, more batches after adversarial_start, or loss.params.layers: 2 where pictures are small"
         return Diagnosis("The discriminator is dead", evidence, cure)
 
@@ -213,7 +211,7 @@ def overfits(p: Patient) -> Diagnosis | None:
     (best, lowest), (_, now) = min(rows, key=lambda row: row[1]), rows[-1]
     if now > lowest + 0.05 and statistics.mean(train) < now - 0.1:
         evidence = f"validation was {lowest:.3f} nats at batch {best} and is {now:.3f}, while training goes on down to {statistics.mean(train):.3f}"
-        cure = "checkpoints/best.ckpt; then more pictures, data.views: 8, noise: 0.1, dropout, or a smaller prior. Samples of an overfit prior copy: see taming evaluate"
+        cure = "checkpoints/best.ckpt; then more pictures, data.views: 8, noise: 0.1, dropout, or a smaller prior (taming evaluate shows whether samples copy)"
         return Diagnosis("The prior overfits", evidence, cure)
 
 

@@ -289,10 +289,10 @@ class Evaluation:
         self.add(found, stamp, f"against {against}")
         if train is None:
             return
+        held = self.stamp(features=True, against="the training pictures", against_sha256=list_hash(self.train))
         if len(data) > 1:
             called = generation.names(network)
             floor = {called["fd"]: statistics.frechet(train, data, asked.seed), called["kd"]: statistics.kernel_distance(train, data)}
-            held = self.stamp(features=True, against="the training pictures", against_sha256=list_hash(self.train))
             self.add(
                 {f"{name}_real": value for name, value in floor.items()},
                 held,
@@ -300,6 +300,10 @@ class Evaluation:
             )
         copied, distances, which = generation.copied(train, data, np.asarray(fake["features"]), asked.seed)
         self.add({"copying": copied}, stamp, "0.5: as near to training pictures as held-out pictures are; 1: copies")
+        if "features" in self.rows.get("reconstruction", {}):
+            again = generation.copied(train, data, np.asarray(self.rows["reconstruction"]["features"]), asked.seed)[0]
+            told = "of reconstructions of held-out pictures: what is above 0.5 here comes from the first stage's softness, not from memory"
+            self.add({"copying_reconstructed": again}, held, told)
         closest = np.argsort(distances)[:PAIRS]
         pairs = [torch.stack([part[int(i)]["image"] for i in chosen]) for part, chosen in ((samples, closest), (self.train, which[closest]))]
         if pairs[0].shape == pairs[1].shape:
@@ -316,7 +320,7 @@ class Evaluation:
             seen = self.measured("layouts of samples", samples, judge.samples)
             stamp = self.stamp(dataset=samples, sampling=samples.protocol(), **told)
             self.add(layout.figures(seen["given"], "layout", self.asked.seed), stamp, "the mask given against the mask found in the sample")
-            self.add(layout.figures(seen["other"], "layout_floor", self.asked.seed), stamp, "against the next sample's mask")
+            self.add(layout.figures(seen["other"], "layout_floor", self.asked.seed), stamp, "against the mask of another sample, drawn by lot")
         else:
             self.found.left.append("faithfulness to the layout: the samples do not say which masks they were drawn from (PNGs of taming sample do)")
         if "segmentation" not in self.data[0] or "image" not in self.data[0]:

@@ -143,13 +143,13 @@ def feature_network(what: str | nn.Module, size: tuple[int, int] | None = None) 
         if size:
             raise UserError("--feature-size: Inception reads 299x299, whatever comes in; leave it out")
         return Inception(_existing(file) if file else _inception_file())
-    match = re.fullmatch(r"(.*\.(?:safetensors|pt|pth))(?:@([1-5]))?", what)
-    if match:
-        return VGGFile(_existing(match[1]), int(match[2] or 5), size)
     from torchvision import models
 
     if name in models.list_models(models):
         return Classifier(name, _existing(file) if file else None, size)
+    match = re.fullmatch(r"(.*\.(?:safetensors|pt|pth))(?:@([1-5]))?", what)
+    if match:
+        return VGGFile(_existing(match[1]), int(match[2] or 5), size)
     raise UserError(
         f"--features {what}: neither inception, nor a torchvision model, nor a weights file" + did_you_mean(name, ["inception", "resnet50", "vgg16"])
     )

@@ -4,6 +4,7 @@ import base64
 import io
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
@@ -52,6 +53,8 @@ class Samples(Pictures):
             kept = [i for i, path in enumerate(self.paths) if self.told[i] or path.name != "sheet.png"]
             self.paths, self.told = [self.paths[i] for i in kept], [self.told[i] for i in kept]
         self.layouts = all(about and "segmentation" in about for about in self.told)
+        order = np.random.default_rng(0).permutation(len(self.paths))
+        self.others = {int(one): int(other) for one, other in zip(order, np.roll(order, 1))}  # whose layout each is also compared with: never its own
 
     def protocol(self) -> dict:
         """How they were drawn. Raises UserError where they were drawn in different ways."""
@@ -67,7 +70,7 @@ class Samples(Pictures):
 
     def __getitem__(self, index: int) -> dict:
         item = super().__getitem__(index)
-        return {**item, "segmentation": self.layout(index), "other": self.layout((index + 1) % len(self))} if self.layouts else item
+        return {**item, "segmentation": self.layout(index), "other": self.layout(self.others[index])} if self.layouts else item
 
 
 class Picked(Dataset):

@@ -67,7 +67,7 @@ class Figures:
             return cls({k: Figure(**v) for k, v in plain["figures"].items()}, plain["stamps"], plain["left"], plain["warnings"])
         except FileNotFoundError:
             raise UserError(f"'{path}' does not exist; taming evaluate writes it") from None
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"'{path}' holds no figures of taming evaluate ({error})") from None
 
     def table(self) -> str:

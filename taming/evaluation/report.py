@@ -1,4 +1,4 @@
-"""One self-contained HTML page about a run of both stages: pictures, curves, figures, configuration, versions. Opens without a network."""
+"""One self-contained HTML page: pictures, curves, figures, configuration, versions. Opens without a network, and can be read on a phone."""
 
 import base64
 import html
@@ -19,6 +19,8 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; color: #222 }
 img { max-width: 100%; image-rendering: pixelated } h2 { margin-top: 2.2rem } figcaption { color: #555 }
 table { border-collapse: collapse } td, th { padding: .2rem .8rem .2rem 0; text-align: left; border-bottom: 1px solid #ddd }
+.wide { overflow-x: auto } figure { margin: 1rem 0 }
+@media (max-width: 40rem) { body { margin: .5rem auto; font-size: 15px } td, th { font-size: 13px } }
 pre { background: #f5f5f5; padding: .8rem; overflow-x: auto; font-size: 13px }
 """
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy", "omegaconf")
@@ -31,22 +33,25 @@ class Section:
     title: str
     text: str = ""
     pictures: Sequence[tuple[str, Tensor | bytes]] = ()
-    rows: Sequence[tuple[str, str]] = ()
+    rows: Sequence[tuple[str, ...]] = ()
     folded: Sequence[tuple[str, str]] = field(default_factory=list)
+
+
+HEAD = "<meta charset='utf-8'><meta name='viewport' content='width=device-width, initial-scale=1'>"
+
+
+def page(title: str, sections: Sequence[Section]) -> str:
+    body = "\n".join(_section(section) for section in sections)
+    return (
+        f"<!doctype html><html lang='en'><head>{HEAD}<title>{html.escape(title)}</title>"
+        f"<style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1>\n{body}\n</body></html>"
+    )
 
 
 def write(path: str | Path, title: str, sections: Sequence[Section]) -> Path:
     """Writes the page whole or not at all."""
-    body = "\n".join(_section(section) for section in sections)
-    page = (
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width'><title>{html.escape(title)}</title>"
-        f"<style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1>\n{body}\n</body></html>"
-    )
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(page)
-    os.replace(temporary, path)
-    return path
+    images.written(path, lambda file: file.write_text(page(title, sections)))
+    return Path(path)
 
 
 def run_section(title: str, folder: Path, text: str, curves: Sequence[Sequence[str]]) -> Section:
@@ -99,18 +104,26 @@ def _section(section: Section) -> str:
     if section.text:
         parts.append(f"<p>{html.escape(section.text)}</p>")
     parts += [
-        f"<figure><img alt='{html.escape(caption)}' src='data:image/png;base64,{_base64(picture)}'><figcaption>{html.escape(caption)}</figcaption></figure>"
+        f"<figure><img alt='{html.escape(caption)}' src='{_address(picture)}'><figcaption>{html.escape(caption)}</figcaption></figure>"
         for caption, picture in section.pictures
     ]
     if section.rows:
-        parts.append("<table>" + "".join(f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in section.rows) + "</table>")
+        parts.append("<div class='wide'><table>" + "".join(map(_row, section.rows)) + "</table></div>")
     parts += [f"<details><summary>{html.escape(name)}</summary><pre>{html.escape(text)}</pre></details>" for name, text in section.folded]
     return "\n".join(parts)
 
 
-def _base64(picture: Tensor | bytes) -> str:
+def _row(cells: Sequence[str]) -> str:
+    name, *values = (html.escape(cell) for cell in cells)
+    tag = "td" if name else "th"  # a row without a name is the head
+    return f"<tr><th>{name}</th>" + "".join(f"<{tag}>{value}</{tag}>" for value in values) + "</tr>"
+
+
+def _address(picture: Tensor | bytes) -> str:
+    """The picture itself, as an address."""
     if isinstance(picture, Tensor):
         buffer = io.BytesIO()
         images.to_pil(picture).save(buffer, format="PNG")
         picture = buffer.getvalue()
-    return base64.b64encode(picture).decode()
+    kind = "jpeg" if picture.startswith(b"\xff\xd8") else "png"
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"

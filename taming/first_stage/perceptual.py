@@ -20,7 +20,8 @@ def perceptual_distance(kind: str, blocks: int = 3) -> nn.Module | None:
     """A frozen module (x, y) -> (B,), zero for equal pictures; x, y (B, 3, H, W) in [-1, 1].
 
     kind: `lpips` (needs torchvision's VGG16: from its cache or a download), `lpips-alex` (likewise AlexNet), `stlpips` (weights come with the
-    package), the path of a VGG16 weights file (the first `blocks` of its five blocks are compared), or `none` (returns None). There is no fallback from one to another.
+    package), the path of a VGG16 weights file (the first `blocks` of its five blocks are compared), or `none` (returns None). There is no fallback from one to
+    another.
     """
     if kind == "none":
         return None

@@ -1,0 +1,64 @@
+"""Numbers per picture on disk: resumed, shared out, and the same in any batches."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from taming.errors import UserError
+from taming.evaluation.rows import Workplace, measure
+
+
+class Numbered(Dataset):
+    def __len__(self) -> int:
+        return 11
+
+    def __getitem__(self, index: int) -> dict:
+        return {"image": torch.full((3, 4, 4), float(index)), "name": f"p{index}", "index": index}
+
+
+def doubled(batch: dict) -> dict:
+    return {"twice": 2 * batch["image"][:, 0, 0, 0], "codes": batch["index"].to(torch.int32)[:, None]}
+
+
+def test_rows_are_in_the_pictures_order_whatever_the_batches(tmp_path):
+    for size in (1, 4, 100):
+        found = measure("x", Numbered(), doubled, Workplace(tmp_path / str(size), size))
+        np.testing.assert_array_equal(found["twice"], 2 * np.arange(11))
+        assert found["codes"].dtype == np.int32 and found["codes"].shape == (11, 1)
+
+
+def test_what_is_done_before_a_kill_is_not_done_again(tmp_path):
+    seen: list[int] = []
+
+    def dying(batch: dict) -> dict:
+        if len(seen) > 5:
+            raise KeyboardInterrupt
+        seen.extend(batch["index"].tolist())
+        return doubled(batch)
+
+    place = Workplace(tmp_path, 3)
+    with pytest.raises(KeyboardInterrupt):
+        measure("x", Numbered(), dying, place)
+    before = set(seen)
+    again: list[int] = []
+    found = measure("x", Numbered(), lambda batch: again.extend(batch["index"].tolist()) or doubled(batch), place)
+    np.testing.assert_array_equal(found["twice"], 2 * np.arange(11))
+    assert len(again) == 11 - 6 and not before - {0} & set(again), "picture 0 only showed what arrays are needed"
+
+
+def test_pictures_of_different_sizes_are_named(tmp_path):
+    class Mixed(Numbered):
+        def __getitem__(self, index: int) -> dict:
+            return {"image": torch.zeros(3, 4, 4 + index % 2), "name": f"p{index}", "index": index}
+
+    with pytest.raises(UserError, match=r"'p\d' is 4x4 and 'p\d' 4x5 .*--size HxW"):
+        measure("x", Mixed(), doubled, Workplace(tmp_path, 4))
+
+
+def test_a_value_that_is_no_number_names_its_picture(tmp_path):
+    def broken(batch: dict) -> dict:
+        return {"features": torch.where(batch["index"] == 7, torch.nan, 1.0)[:, None]}
+
+    with pytest.raises(UserError, match=r"features of picture 7 \(p7\) is NaN"):
+        measure("features of samples", Numbered(), broken, Workplace(tmp_path, 4))
