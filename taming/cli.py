@@ -361,8 +361,8 @@ def evaluate(arguments: list[str]) -> None:
     if out.suffix != ".json":
         raise UserError(f"-o {out} should end in .json")
 
+    from taming import measuring
     from taming.drawing import Settings
-    from taming.evaluation import evaluation
 
     names = (
         "checkpoint",
@@ -382,7 +382,7 @@ def evaluate(arguments: list[str]) -> None:
     if given.only:
         how["only"] = tuple(part.strip() for part in given.only.split(","))
     how["drawing"] = Settings(**{name: getattr(given, name) for name in ("seed", "temperature", "top_k", "top_p", "guidance")})
-    print(evaluation.evaluate(out, **how).table())
+    print(measuring.evaluate(out, **how).table())
 
 
 def report(arguments: list[str]) -> None:

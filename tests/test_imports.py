@@ -43,6 +43,7 @@ FLOORS = {  # the longest prefix that matches decides
     "taming.demo": 5,
     "taming.drawing": 5,
     "taming.compression": 5,
+    "taming.measuring": 5,
     "taming": 5,
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))

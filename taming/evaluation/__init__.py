@@ -1,16 +1,12 @@
 """What figures are worth: reconstruction, codes, likelihood, generation and faithfulness to a layout, each with the protocol that made it."""
 
-__all__ = ["Segmenter", "evaluate"]
+__all__ = ["Segmenter"]
 
 
 def __getattr__(name: str):
-    """Fetched when first used: the report and the doctor need no Lightning."""
+    """Fetched when first used: the report needs no Lightning."""
     if name == "Segmenter":
         from taming.evaluation.segmenter import Segmenter
 
         return Segmenter
-    if name == "evaluate":
-        from taming.evaluation.evaluation import evaluate
-
-        return evaluate
     raise AttributeError(f"module 'taming.evaluation' has no attribute '{name}'")

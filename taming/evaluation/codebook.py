@@ -61,4 +61,5 @@ def gallery(model: FirstStage, frequencies: np.ndarray) -> Tensor:
     """What the most frequent codes decode to, (3, H, W): the middle of a field of one code, the most frequent first. One level only."""
     chosen = torch.from_numpy(np.argsort(-frequencies, kind="stable")[:SHOWN].copy())
     fields = model.decode((chosen[:, None, None].expand(-1, 4, 4).contiguous(),)).clamp(-1, 1)
-    return sheet(fields[..., model.stride : 3 * model.stride, model.stride : 3 * model.stride].expand(-1, 3, -1, -1), columns=16)
+    patches = fields[..., model.stride : 3 * model.stride, model.stride : 3 * model.stride].expand(-1, 3, -1, -1)
+    return sheet(torch.nn.functional.interpolate(patches, scale_factor=max(1, 32 // patches.shape[-1])), columns=16)

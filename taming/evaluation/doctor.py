@@ -154,7 +154,8 @@ def discriminator_dead(p: Patient) -> Diagnosis | None:
     even = math.log(2) if (p.experiment.loss or {}).get("params", {}).get("form") == "vanilla" else 1.0
     apart = statistics.mean([real - fake for real, fake in zip(p.values("train/real"), p.values("train/fake"))][-len(losses) :])
     if statistics.mean(losses) > 0.97 * even and apart < 0.05:
-        evidence = f"its loss is {statistics.mean(losses):.3g}, where {even:.3g} means that it says the same of everything, and it rates real pictures {apart:+.2g} above made ones"
+        says = f"its loss is {statistics.mean(losses):.3g}, where {even:.3g} means that it says the same of everything"
+        evidence = f"{says}, and it rates real pictures {apart:+.2g} above made ones"
         cure = "a higher optimizer.discriminator_learning_rate, more batches after adversarial_start, or loss.params.layers: 2 where pictures are small"
         return Diagnosis("The discriminator is dead", evidence, cure)
 

@@ -63,7 +63,8 @@ def test_a_discriminator_that_never_starts(tmp_path):
 
 def test_an_adaptive_weight_at_its_clamp(tmp_path):
     """A discriminator that sees nothing: its last layer is zero, and learns nothing any more."""
-    folder = first(tmp_path, loss={"adversarial_start": 1}, max_steps=2, validate_every=2)
+    rates = {"learning_rate": 1e-6, "discriminator_learning_rate": 1e-12}
+    folder = first(tmp_path, loss={"adversarial_start": 1}, optimizer=rates, max_steps=2, validate_every=2)
     last = folder / "checkpoints" / "last.ckpt"
     state = torch.load(last, weights_only=True)
     layers = [name for name in state["state_dict"] if name.startswith("loss.discriminator") and name.endswith("weight")]
@@ -72,8 +73,7 @@ def test_an_adaptive_weight_at_its_clamp(tmp_path):
     state["state_dict"]["model.decoder.norm_out.weight"].mul_(30)
     torch.save(state, last)
     plain = state["taming"]["config"]
-    plain["trainer"].update(max_steps=62, ema=None)
-    plain["optimizer"].update(learning_rate=1e-6, discriminator_learning_rate=1e-12)
+    plain["trainer"]["max_steps"] = 62
     run.train(experiment_of(plain), folder, resume=True)
     found = {diagnosis.what: diagnosis for diagnosis in doctor.examine(folder)}
     assert "The adaptive weight is at its clamp" in found

@@ -11,9 +11,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from taming import cli, run
+from taming import cli, evaluate, run
 from taming.errors import UserError
-from taming.evaluation import evaluate
 from taming.evaluation.protocol import Figures
 from tests.conftest import experiment_of, first_stage_plain, mask_stage_plain, paint_pairs, second_stage_plain
 
