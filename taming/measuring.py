@@ -291,8 +291,7 @@ class Evaluation:
             return
         held = self.stamp(features=True, against="the training pictures", against_sha256=list_hash(self.train))
         if len(data) > 1:
-            called = generation.names(network)
-            floor = {called["fd"]: statistics.frechet(train, data, asked.seed), called["kd"]: statistics.kernel_distance(train, data)}
+            floor, _ = generation.figures(train, data, None, network, asked.seed)
             self.add(
                 {f"{name}_real": value for name, value in floor.items()},
                 held,

@@ -1,4 +1,5 @@
-"""What sets of features say about pictures: Frechet and kernel distances, manifolds, copying, and intervals for all of them. Everything in float64.
+"""What sets of features say about pictures: Frechet and kernel distances, manifolds, copying, and intervals for all of them. In float64, but for distances
+between single pictures of sets so large that they would take gigabytes.
 
 Letters: N, M pictures; D features; K classes.
 """
@@ -15,6 +16,7 @@ from taming.errors import UserError
 BLOCKS = 10  # of the jackknife
 BOOTSTRAPS = 200
 TILE = 2048  # pictures in one piece of a distance matrix
+LARGE = 20_000_000  # numbers in a set of features, beyond which single distances are taken in float32
 KERNEL_BLOCK = 5000  # pictures in one estimate of the kernel distance
 
 
@@ -231,13 +233,18 @@ def classifier_score(logits: np.ndarray, splits: int = 10) -> Estimate:
 
 
 def _distances(x: np.ndarray, y: np.ndarray) -> Iterable[tuple[int, torch.Tensor]]:
-    """(first row, distances (rows, M)) in tiles, float64."""
-    others = torch.from_numpy(np.asarray(y, dtype=np.float64))
-    centre = others.mean(dim=0)
-    others = others - centre  # squares cancel less around the mean
+    """(first row, distances (rows, M)) in tiles."""
+    kind = np.float64 if y.size <= LARGE else np.float32
+    centre = torch.from_numpy(_mean(y).astype(kind))
+    others = torch.from_numpy(np.array(y, dtype=kind)).sub_(centre)  # squares cancel less around the mean
     rows = max(1, min(TILE, 30_000_000 // max(1, len(y))))
     for start in range(0, len(x), rows):
-        yield start, torch.cdist(torch.from_numpy(np.asarray(x[start : start + rows], dtype=np.float64)) - centre, others)
+        yield start, torch.cdist(torch.from_numpy(np.array(x[start : start + rows], dtype=kind)).sub_(centre), others).double()
+
+
+def _mean(features: np.ndarray) -> np.ndarray:
+    """(D,), read in pieces."""
+    return sum(np.asarray(features[start : start + TILE], dtype=np.float64).sum(axis=0) for start in range(0, len(features), TILE)) / len(features)
 
 
 def neighbour_radii(points: np.ndarray, k: int) -> torch.Tensor:
