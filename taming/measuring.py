@@ -203,7 +203,8 @@ class Evaluation:
         order, middle = np.argsort(psnr), len(psnr) // 2
         chosen = [*order[:4], *order[max(0, middle - 2) : middle + 2], *order[-4:]]
         originals = torch.stack([self.data[int(i)]["image"] for i in chosen])
-        return images.grid([originals, self.first.reconstruct(originals).clamp(-1, 1)])
+        pairs, third = (originals, self.first.reconstruct(originals).clamp(-1, 1)), len(chosen) // 3
+        return images.grid([part[i * third : (i + 1) * third] for i in range(3) for part in pairs])
 
     def codes(self) -> None:
         seen = self.rows["reconstruction"]
@@ -306,7 +307,7 @@ class Evaluation:
         closest = np.argsort(distances)[:PAIRS]
         pairs = [torch.stack([part[int(i)]["image"] for i in chosen]) for part, chosen in ((samples, closest), (self.train, which[closest]))]
         if pairs[0].shape == pairs[1].shape:
-            self.picture("nearest.png", images.grid(pairs))
+            self.picture("nearest.png", images.grid([part[i::2] for i in (0, 1) for part in pairs]))
 
     def faithful(self, samples: Samples) -> None:
         if self.segmenter is None:
