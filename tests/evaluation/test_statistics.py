@@ -154,6 +154,18 @@ def test_density_and_coverage_are_what_brute_force_finds(draw):
     assert found["coverage"].value == pytest.approx((distances.min(axis=0) < radii).mean())
 
 
+def test_tiles_change_nothing(draw, monkeypatch):
+    real, fake = draw(60, 4), draw(50, 4, 0.3)
+    whole = statistics.precision_recall(real, fake) | statistics.density_coverage(real, fake) | {"kd": statistics.kernel_distance(real, fake)}
+    near = statistics.nearest(fake, real)
+    monkeypatch.setattr(statistics, "TILE", 7)
+    parts = statistics.precision_recall(real, fake) | statistics.density_coverage(real, fake) | {"kd": statistics.kernel_distance(real, fake)}
+    for name, estimate in whole.items():
+        assert parts[name].value == pytest.approx(estimate.value, rel=1e-12), name
+    np.testing.assert_allclose(statistics.nearest(fake, real)[0], near[0])
+    np.testing.assert_array_equal(statistics.nearest(fake, real)[1], near[1])
+
+
 def test_copying_is_a_half_for_equals_and_one_for_copies(draw):
     train, held_out, fresh = draw(400, 4), draw(100, 4), draw(100, 4)
     to_train = lambda x: statistics.nearest(x, train)[0]  # noqa: E731
