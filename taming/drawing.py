@@ -425,6 +425,8 @@ def told_of(model: SecondStage, item: dict) -> dict:
     key = getattr(model.conditioner, "key", None)
     if key is None:
         return {}
+    if key in ("segmentation", "class") and key not in item:
+        raise UserError(f"this prior is conditioned on '{key}', but the pictures to measure on have none; give --samples DIR, or --data DIR that has")
     if key == "segmentation":
         return _told_mask(Image.fromarray(item["segmentation"].to(torch.uint8).numpy()))
     if key == "class":

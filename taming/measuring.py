@@ -13,7 +13,7 @@ from taming import checkpoint, drawing, images
 from taming.drawing import Settings, file_hash
 from taming.errors import UserError, did_you_mean
 from taming.evaluation import codebook, generation, layout, likelihood, reconstruction, rows, statistics
-from taming.evaluation.features import FeatureNetwork, feature_network
+from taming.evaluation.features import FeatureNetwork, digest, feature_network
 from taming.evaluation.pictures import Picked, Samples, data_sets
 from taming.evaluation.protocol import Figures, list_hash, read_reference, stamp_id, stamp_of, store_reference
 from taming.evaluation.rows import Workplace
@@ -70,7 +70,7 @@ class Evaluation:
     """One run of `evaluate`."""
 
     def __init__(self, asked: Request, out: Path):
-        self.asked, self.out, self.found = asked, out, Figures()
+        self.asked, self.out, self.found, self.hashes = asked, out, Figures(), {}
         checkpoint.make_writable(out.parent)
         content = checkpoint.read(asked.checkpoint, asked.yaml) if asked.checkpoint else None
         if content is None and asked.samples is None:
@@ -79,7 +79,9 @@ class Evaluation:
         self.first = self.model.first_stage if isinstance(self.model, SecondStage) else self.model
         self.train, self.data = (
             Picked(dataset, count) if dataset is not None else None
-            for dataset, count in zip(data_sets(content, asked.data, asked.train, self.size(content)), (asked.train_pictures, asked.pictures))
+            for dataset, count in zip(
+                data_sets(content, asked.data, asked.train, self.size(content), self._conditioned() == "class"), (asked.train_pictures, asked.pictures)
+            )
         )
         if content is not None and self.first.key not in self.data[0]:
             raise UserError(f"the model reads '{self.first.key}', but the pictures to measure on have none; give --data DIR with images/ and segmentations/")
@@ -88,7 +90,8 @@ class Evaluation:
         if asked.reference and self.network is not None:
             self.reference = read_reference(asked.reference, self.stamp(features=True))
         self.folder = out.with_suffix("")
-        self.place = Workplace(self.folder / f"work-{stamp_id(self.stamp(features=True, asked=self._asked()))}", asked.batch_size)
+        self.judge_told = {"segmenter_sha256": self._segmenter_hash()} if self.segmenter is not None else {}
+        self.place = Workplace(self.folder / f"work-{stamp_id(self.stamp(features=True, asked=self._asked(), **self.judge_told))}", asked.batch_size)
         self.rows: dict[str, rows.Rows] = {}
 
     def size(self, content) -> tuple[int, int] | None:
@@ -101,6 +104,9 @@ class Evaluation:
         if given is None and self.asked.data:
             raise UserError("the checkpoint does not say which size it was trained on; give --size HxW")
         return given if given is None else (given, given) if isinstance(given, int) else tuple(given)
+
+    def _conditioned(self) -> str | None:
+        return getattr(getattr(self.model, "conditioner", None), "key", None)
 
     def _network(self) -> FeatureNetwork | None:
         wanted = {"reconstruction", "generation"} & set(self.asked.only)
@@ -118,13 +124,24 @@ class Evaluation:
         given = self.asked.segmenter
         return checkpoint.load(given, stage="segmenter") if isinstance(given, str) else given.eval() if given is not None else None
 
+    def _segmenter_hash(self) -> str:
+        given = self.asked.segmenter
+        return file_hash(checkpoint.find(given)) if isinstance(given, str) else digest(given)[:16]
+
     def _asked(self) -> dict:
-        plain = asdict(self.asked) if not isinstance(self.asked.features, nn.Module) else {**vars(self.asked), "features": "module"}
-        return {k: str(v) for k, v in plain.items() if k not in ("batch_size", "only", "reference", "store_reference")}
+        """What else decides what is measured; networks are told by their hashes."""
+        apart = ("batch_size", "only", "reference", "store_reference", "features", "segmenter")
+        return {name: str(value) for name, value in vars(self.asked).items() if name not in apart}
+
+    def hash(self, dataset: Dataset) -> str:
+        """See `list_hash`; asked of the disk once."""
+        if id(dataset) not in self.hashes:
+            self.hashes[id(dataset)] = list_hash(dataset)
+        return self.hashes[id(dataset)]
 
     def stamp(self, features: bool = False, dataset: Dataset | None = None, **more) -> dict:
         dataset = self.data if dataset is None else dataset
-        told = {"size": list(dataset[0]["image"].shape[-2:]) if "image" in dataset[0] else None, "pictures": len(dataset), "data_sha256": list_hash(dataset)}
+        told = {"size": list(dataset[0]["image"].shape[-2:]) if "image" in dataset[0] else None, "pictures": len(dataset), "data_sha256": self.hash(dataset)}
         told |= {
             "view": "fixed: shorter side to the size, middle crop" if self.asked.size or self.model is not None else "as they are",
             "seed": self.asked.seed,
@@ -157,7 +174,7 @@ class Evaluation:
 
     def measured(self, name: str, dataset: Dataset, function) -> rows.Rows:
         if name not in self.rows:
-            self.rows[name] = rows.measure(name, dataset, function, self.place)
+            self.rows[name] = rows.measure(name, dataset, function, self.place, self.hash(dataset))
         return self.rows[name]
 
     def add(self, estimates: dict[str, statistics.Estimate], stamp: dict, note: str = "") -> None:
@@ -232,7 +249,7 @@ class Evaluation:
         train = self.measured("likelihood of training pictures", self.train, measurer) if self.train is not None else None
         numbers = int(self.data[0][self.first.key].numel())
         found = likelihood.figures(seen, train, self.first.num_codes, numbers, self.asked.seed)
-        told = {"train_pictures": len(self.train), "train_sha256": list_hash(self.train)} if self.train is not None else {}
+        told = {"train_pictures": len(self.train), "train_sha256": self.hash(self.train)} if self.train is not None else {}
         for name, estimate in found.items():
             fitted = "nats, fitted to training codes" if train is not None else "nats, fitted to the very codes it is measured on"
             self.found.add(name, estimate, self.stamp(**told), fitted if "unigram" in name else "")
@@ -282,7 +299,7 @@ class Evaluation:
         train = None if self.train is None else np.asarray(self.measured("features of training pictures", self.train, features)["features"])
         against, real = ("the training pictures", train) if train is not None else ("the pictures", data)
         source = self.data if train is None else self.train
-        stamp |= {"against": against, "against_pictures": len(source), "against_sha256": list_hash(source)}
+        stamp |= {"against": against, "against_pictures": len(source), "against_sha256": self.hash(source)}
         if asked.store_reference and self.place.rank == 0:
             store_reference(asked.store_reference, statistics.moments(real), self.stamp(features=True, dataset=source))
         found, warnings = generation.figures(real, np.asarray(fake["features"]), fake.get("logits"), network, asked.seed)
@@ -290,7 +307,7 @@ class Evaluation:
         self.add(found, stamp, f"against {against}")
         if train is None:
             return
-        held = self.stamp(features=True, against="the training pictures", against_sha256=list_hash(self.train))
+        held = self.stamp(features=True, against="the training pictures", against_sha256=self.hash(self.train))
         if len(data) > 1:
             floor, _ = generation.figures(train, data, None, network, asked.seed)
             self.add(
@@ -315,7 +332,7 @@ class Evaluation:
             return
         labels = getattr(self.segmenter, "labels", None) or int(self.segmenter(samples[0]["image"][None]).shape[1])
         judge = layout.Judge(self.segmenter, labels)
-        told = {"segmenter_sha256": file_hash(checkpoint.find(self.asked.segmenter)) if isinstance(self.asked.segmenter, str) else "module"}
+        told = self.judge_told
         if samples.layouts:
             seen = self.measured("layouts of samples", samples, judge.samples)
             stamp = self.stamp(dataset=samples, sampling=samples.protocol(), **told)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+import taming
 from taming import cli, evaluate, run
 from taming.errors import UserError
 from taming.evaluation.protocol import Figures
@@ -148,6 +150,51 @@ def test_two_processes_give_the_figures_of_one(models, tmp_path):
     theirs = values(Figures.read(tmp_path / "two.json"))
     for name, value in values(Figures.read(one)).items():
         assert theirs[name] == pytest.approx(value, rel=1e-6, abs=1e-6), name
+
+
+def test_a_vae_and_levels_and_classes_are_measured(tmp_path):
+    """A VAE has no codes; VQ-VAE-2 has two levels, each with a prior; a prior may be told a class, here the picture's folder."""
+    short = {"max_steps": 2, "validate_every": 2, "checkpoint_every": 2, "pictures_every": 2}
+    gaussian = {"target": "taming.first_stage.GaussianLikelihood"}
+    small = {"width": 8, "residual_width": 4, "blocks": 1, "likelihood": gaussian}
+    plain = first_stage_plain(**short) | {"loss": {"target": "taming.first_stage.LikelihoodLoss"}}
+    vae = run.train(experiment_of(plain | {"model": {"target": "taming.first_stage.VAE", "params": {**small, "dim": 4}}}), tmp_path / "vae")
+    found = evaluate(tmp_path / "vae.json", checkpoint=str(vae), features=FEATURES)
+    alone = evaluate(tmp_path / "alone.json", checkpoint=str(vae), features=FEATURES, batch_size=1)
+    assert {"psnr", "bits_per_dim", "rfd"} <= set(found.figures) and "used" not in found
+    assert alone["bits_per_dim"] == pytest.approx(found["bits_per_dim"], rel=1e-6), "the VAE's noise does not depend on the batch"
+    quantizer = {"target": "taming.first_stage.VectorQuantizer", "params": {"num_codes": 8, "dim": 4}}
+    two = {"target": "taming.first_stage.VQVAE2", "params": {**small, "quantizers": [quantizer, quantizer]}}
+    levels = run.train(experiment_of(plain | {"model": two}), tmp_path / "levels")
+    grids = taming.load(levels).grids(16, 16)
+    root = tmp_path / "classes"
+    for name in ("lake", "wood"):
+        paint_pairs(root / name, 3, (16, 16))
+        for path in (root / name / "images").iterdir():
+            path.rename(root / name / path.name)
+        for left in ("images", "segmentations"):
+            shutil.rmtree(root / name / left)
+    parts = [{"vocabulary": 2, "length": 1}]
+    gpt = {"num_codes": 8, "layers": 1, "heads": 2, "width": 16}
+    priors = [
+        {
+            "target": "taming.second_stage.GPT",
+            "params": {**gpt, "grid": list(grid), "parts": parts + [{"vocabulary": 8, "grid": list(g)} for g in grids[:level]]},
+        }
+        for level, grid in enumerate(grids)
+    ]
+    first = {"target": "taming.first_stage.pretrained", "params": {"checkpoint": str(levels)}}
+    model = {"first_stage": first, "conditioner": {"target": "taming.second_stage.ClassLabel", "params": {"classes": 2}}, "priors": priors}
+    plain = first_stage_plain(**short) | {"model": {"target": "taming.second_stage.SecondStage", "params": model}}
+    del plain["loss"]
+    plain["data"] |= dict.fromkeys(("train", "validation"), {"target": "taming.data.ClassFolders", "params": {"root": str(root), "size": 16}})
+    prior = run.train(experiment_of(plain), tmp_path / "prior")
+    found = evaluate(tmp_path / "prior.json", checkpoint=str(prior), features=FEATURES, data=str(root), train=str(root))
+    assert {"used_0", "used_1", "nll_0", "nll_1", "nll", "fd", "copying", "precision"} <= set(found.figures)
+    whole = sum(found[f"nll_{level}"] * h * w for level, (h, w) in enumerate(grids)) / sum(h * w for h, w in grids)
+    assert found["nll"] == pytest.approx(whole)
+    samples = sorted((tmp_path / "prior").glob("samples-*/*.png"))
+    assert len([path for path in samples if path.name != "sheet.png"]) == 6
 
 
 def test_two_plain_folders_are_compared(two_folders, tmp_path):

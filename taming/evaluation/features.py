@@ -60,12 +60,11 @@ class Inception(FeatureNetwork):
     def __init__(self, path: Path):
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-        digest = sha256(path)
-        self_canonical = digest.startswith(INCEPTION_HASH)
-        super().__init__(
-            "inception-2015" if self_canonical else f"inception with other weights ({path.name})", "pool3 (2048)", digest, (299, 299), "bilinear, TensorFlow 1"
-        )
-        self.canonical = self_canonical
+        found = sha256(path)
+        known = found.startswith(INCEPTION_HASH)
+        name = "inception-2015" if known else f"inception with other weights ({path.name})"
+        super().__init__(name, "pool3 (2048)", found, (299, 299), "bilinear, TensorFlow 1")
+        self.canonical = known
         try:
             self.network = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path))
         except (RuntimeError, KeyError, AttributeError, TypeError) as error:
@@ -119,10 +118,7 @@ class Own(FeatureNetwork):
     """Any module from pictures (B, 3, H, W) in [-1, 1] to features (B, D), or to maps (B, D, h, w), which are averaged."""
 
     def __init__(self, network: nn.Module, size: tuple[int, int] | None = None):
-        digest = hashlib.sha256()
-        for name, tensor in sorted(network.state_dict().items()):
-            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-        super().__init__(type(network).__name__, "output", digest.hexdigest(), size, "bilinear")
+        super().__init__(type(network).__name__, "output", digest(network), size, "bilinear")
         self.network = network.eval()
 
     def read(self, images: Tensor) -> dict[str, Tensor]:
@@ -184,6 +180,14 @@ def _hub_file(url: str, what: str) -> Path:
                 f"{what}: the weights {cached.name} are not in '{cached.parent}' and can't be downloaded ({reason}); put the file there; or measure {WITHOUT}"
             ) from None
     return cached
+
+
+def digest(network: nn.Module) -> str:
+    """Of a module's weights."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        found.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 def sha256(path: str | Path) -> str:

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from taming import config, images
 from taming.checkpoint import Content
-from taming.data.folder import ImageFolder, found
+from taming.data.folder import ClassFolders, ImageFolder, found
 from taming.data.segmentation import SegmentedImages
 from taming.data.transforms import View, mask_to_tensor, read_image, to_tensor
 from taming.errors import UserError
@@ -93,11 +93,11 @@ class Picked(Dataset):
         return {k: v for k, v in item.items() if not isinstance(v, list | tuple)} | {"index": index}
 
 
-def data_sets(content: Content | None, data: str | None, train: str | None, size: Size | None) -> tuple[Dataset | None, Dataset]:
+def data_sets(content: Content | None, data: str | None, train: str | None, size: Size | None, classes: bool = False) -> tuple[Dataset | None, Dataset]:
     """(training pictures or None, pictures to measure on).
 
     data: a folder with images/ and segmentations/, or of pictures; where it has validation.txt and train.txt, these are the two parts. train: another folder
-    for the training pictures. Without `data`, the two sets of the checkpoint's configuration.
+    for the training pictures. classes: the folders right under it are classes. Without `data`, the two sets of the checkpoint's configuration.
     """
     if data is None:
         if content is None:
@@ -113,13 +113,15 @@ def data_sets(content: Content | None, data: str | None, train: str | None, size
     lists = {part: (f"{part}.txt" if (root / f"{part}.txt").is_file() else None) for part in ("train", "validation")}
     if not (lists["train"] and lists["validation"]):
         lists = dict.fromkeys(lists)
-    training = _folder(Path(train), None, size) if train else _folder(root, lists["train"], size) if lists["train"] else None
-    return training, _folder(root, lists["validation"], size)
+    training = _folder(Path(train), None, size, classes) if train else _folder(root, lists["train"], size, classes) if lists["train"] else None
+    return training, _folder(root, lists["validation"], size, classes)
 
 
-def _folder(root: Path, names: str | None, size: Size | None) -> Dataset:
+def _folder(root: Path, names: str | None, size: Size | None, classes: bool) -> Dataset:
     if not root.is_dir():
         raise UserError(f"picture folder '{root}' does not exist")
+    if classes and size and not (root / "scenes.txt").is_file():
+        return ClassFolders(str(root), list(size), names, flip=False, upscale=True)
     if (root / "segmentations").is_dir() and (root / "images").is_dir() and size:
         return SegmentedImages(str(root), list(size), names, flip=False, upscale=True)
     if names:

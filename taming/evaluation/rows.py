@@ -48,13 +48,13 @@ def processes() -> None:
         dist.init_process_group("gloo")
 
 
-def measure(name: str, dataset: Dataset, function: Callable[[dict], dict[str, Tensor]], place: Workplace) -> Rows:
-    """function: a batch -> tensors (B, ...), each row of which depends on its own picture only. Pictures that are done are not measured again. With several
-    processes all return the same rows, so every figure is that of one.
+def measure(name: str, dataset: Dataset, function: Callable[[dict], dict[str, Tensor]], place: Workplace, mark: str = "") -> Rows:
+    """function: a batch -> tensors (B, ...), each row of which depends on its own picture only. mark: rows with another one are not taken up. Pictures that are
+    done are not measured again. With several processes all return the same rows, so every figure is that of one.
     """
     if not len(dataset):
         raise UserError(f"{name}: there are no pictures to measure")
-    folder = place.folder / name
+    folder = place.folder / f"{name} {mark}".strip()
     if place.rank == 0 and not (folder / "done.npy").is_file():
         first = _measured(function, dataset, [0], place)
         folder.mkdir(parents=True, exist_ok=True)

@@ -47,6 +47,12 @@ def test_what_is_done_before_a_kill_is_not_done_again(tmp_path):
     assert len(again) == 11 - 6 and not before - {0} & set(again), "picture 0 only showed what arrays are needed"
 
 
+def test_rows_of_other_pictures_are_not_taken_up(tmp_path):
+    measure("x", Numbered(), doubled, Workplace(tmp_path), "one list")
+    found = measure("x", Numbered(), lambda batch: {"twice": 3 * batch["image"][:, 0, 0, 0]}, Workplace(tmp_path), "another")
+    np.testing.assert_array_equal(found["twice"], 3 * np.arange(11))
+
+
 def test_pictures_of_different_sizes_are_named(tmp_path):
     class Mixed(Numbered):
         def __getitem__(self, index: int) -> dict:
