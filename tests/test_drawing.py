@@ -260,5 +260,6 @@ def test_folders_of_conditions_are_listed_whole_and_not_held(tmp_path):
     Image.fromarray(np.full((64, 64), 1, np.uint8)).save(tmp_path / "m.png")
     reader = SimpleNamespace(key="segmentation", first_stage=SimpleNamespace(labels=3))
     model = SimpleNamespace(conditioner=reader, trained_size=(64, 64))
-    (job,) = drawing._jobs(model, tmp_path / "out", drawing.Settings(), str(tmp_path / "m.png"), None, None, 1)
+    conditions = drawing._conditions(model, tmp_path / "out", drawing.Settings(), str(tmp_path / "m.png"), None, None)
+    (job,) = drawing._jobs(model, tmp_path / "out", drawing.Settings(), conditions, 1)
     assert len(job.told["segmentation"]) < 400 and torch.equal(job.batch["segmentation"], torch.ones(1, 64, 64, dtype=torch.int64))
