@@ -18,7 +18,7 @@ from taming.first_stage.perceptual import perceptual_distance
 from taming.images import to_uint8
 
 PERFECT = 100.0  # dB, for pictures that come back unchanged
-MS_SSIM_SIDE = 161  # five scales of an 11 x 11 window
+MS_SSIM_SIDE = 176  # five scales of an 11 x 11 window
 SMALLEST = 64  # the short side that perceptual nets are shown at least
 
 
@@ -34,7 +34,7 @@ def distances(kinds: tuple[str, ...] = ("lpips", "lpips-alex", "stlpips")) -> tu
 
 
 def compared(original: Tensor, image: Tensor, perceptual: dict[str, Callable]) -> dict[str, Tensor]:
-    """Per picture, of (B, C, H, W) in [-1, 1], both rounded to 8 bits: psnr in dB, ssim, ms_ssim from 161 pixels on, and perceptual distances (small pictures
+    """Per picture, of (B, C, H, W) in [-1, 1], both rounded to 8 bits: psnr in dB, ssim, ms_ssim from 176 pixels on, and perceptual distances (small pictures
     enlarged to 64 pixels).
     """
     theirs, ours = (to_uint8(x).double() for x in (original, image))
