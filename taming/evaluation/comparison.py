@@ -103,8 +103,9 @@ def _figures(names: list[str], folders: list[Path]) -> Section:
 
 
 def _comparable(stamp: dict) -> str:
-    """What must agree: all but what is measured itself."""
-    return str(sorted((k, str(v)) for k, v in stamp.items() if k not in ("checkpoint_sha256", "sampling", "batch", "versions")))
+    """What must agree: all but what is measured itself, the model or its samples."""
+    own = {"checkpoint_sha256", "sampling", "batch", "versions"} | ({"data_sha256"} if "sampling" in stamp else set())
+    return str(sorted((k, str(v)) for k, v in stamp.items() if k not in own))
 
 
 def _diagnoses(names: list[str], folders: list[Path]) -> list[Section]:

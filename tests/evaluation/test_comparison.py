@@ -47,6 +47,15 @@ def test_figures_of_different_protocols_are_starred(runs, tmp_path):
     assert "<th>psnr *</th>" in page and "A star: the protocols differ" in page
 
 
+def test_samples_of_two_models_may_be_compared_and_other_photographs_not():
+    told = {"data_sha256": "a", "sampling": {"seed": 0}, "against_sha256": "t", "pictures": 9}
+    other = {**told, "data_sha256": "b", "sampling": {"seed": 1}, "checkpoint_sha256": "c"}
+    assert comparison._comparable(told) == comparison._comparable(other)
+    assert comparison._comparable(told) != comparison._comparable({**told, "against_sha256": "u"})
+    held_out = {"data_sha256": "a", "pictures": 9}
+    assert comparison._comparable(held_out) != comparison._comparable({**held_out, "data_sha256": "b"})
+
+
 def test_runs_that_do_not_exist_are_refused(runs, tmp_path, capsys):
     assert cli.main(["report", str(tmp_path / "nothing"), "-o", str(tmp_path / "r.html")]) == 2
     assert "does not exist, or has no metrics.csv" in capsys.readouterr().err
