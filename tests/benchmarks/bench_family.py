@@ -142,7 +142,7 @@ def measured(model, root: str) -> dict[str, float]:
         made = model.reconstruct(image).clamp(-1, 1)
         count += len(image)
         sums["psnr"] += float((10 * torch.log10(4 / (image - made).square().flatten(1).mean(1))).sum())
-        sums["ssim"] += float(structural_similarity_index_measure(made, image, data_range=2.0)) * len(image)
+        sums["ssim"] += float(structural_similarity_index_measure((made + 1) / 2, (image + 1) / 2, data_range=1.0)) * len(image)
         large = [torch.nn.functional.interpolate(x, scale_factor=2.0, mode="bilinear") for x in (image, made)]
         sums["stlpips"] += float(distance(*large).mean()) * len(image)
     return {name: value / count for name, value in sums.items()}
