@@ -115,7 +115,7 @@ class Evaluation:
         try:
             return feature_network(self.asked.features or "inception", self.asked.feature_size)
         except UserError as error:
-            if self.asked.features:
+            if self.asked.features or self.model is None:  # two folders have no other figures
                 raise
             self.found.left.append(f"distances between sets of features: {error}")
             return None

@@ -206,6 +206,17 @@ def test_two_plain_folders_are_compared(two_folders, tmp_path):
     assert found.stamps[found.figures["fd"].stamp]["sampling"] == {"drawn by": "unknown"}
 
 
+def test_two_folders_without_any_features_are_refused_and_a_model_is_still_measured(models, two_folders, tmp_path, monkeypatch):
+    """Where Inception's weights can't be had."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_, **__: (_ for _ in ()).throw(OSError("no route to host")))
+    data, samples = two_folders
+    with pytest.raises(UserError, match=r"6726825d\.pth are not in .* put the file there"):
+        evaluate(tmp_path / "f.json", data=data, samples=samples)
+    found = evaluate(tmp_path / "g.json", checkpoint=models["first"])
+    assert "psnr" in found and "rfd" not in found and any("6726825d.pth" in why for why in found.left)
+
+
 def test_stored_statistics_are_used_and_refused_where_the_protocol_differs(two_folders, tmp_path):
     data, samples = two_folders
     store = str(tmp_path / "real.npz")
