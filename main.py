@@ -1,6 +1,6 @@
 """`python main.py VERB ...` is the console script `taming VERB ...`."""
 
-from taming.cli import entry
+from taming.cli.main import entry
 
 if __name__ == "__main__":
     entry()

@@ -1,8 +1,6 @@
 """Pictures and tensors: [-1, 1] <-> uint8, grids, and the one palette that masks are drawn with."""
 
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +9,13 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from taming.errors import UserError
+from taming.files import write_atomically
 
 CHUNK = 500_000  # characters of text in one piece
 
-# Ten landscape labels first (sky, tree, ground, grass, water, building or rock, mountain, foreground or sun, unknown or cloud, snow), then well-
+
+# Ten landscape labels first (sky, tree, ground, grass, water, building or rock, mountain,
+# foreground or sun, unknown or cloud, snow), then well-
 # separated hues for any others.
 _NAMED = [
     (135, 190, 235),
@@ -33,7 +33,10 @@ _NAMED = [
 
 def palette(labels: int) -> Tensor:
     """(labels, 3) uint8 colours, the same for a label whatever the number of labels."""
-    extra = [tuple(int(127 + 110 * np.cos(2.4 * i + phase)) for phase in (0.0, 2.1, 4.2)) for i in range(max(0, labels - len(_NAMED)))]
+    extra = [
+        tuple(int(127 + 110 * np.cos(2.4 * i + phase)) for phase in (0.0, 2.1, 4.2))
+        for i in range(max(0, labels - len(_NAMED)))
+    ]
     return torch.tensor((_NAMED + extra)[:labels], dtype=torch.uint8)
 
 
@@ -55,16 +58,25 @@ def to_pil(image: Tensor) -> Image.Image:
 
 
 def grid(columns: list[Tensor], scale: int = 1, gap: int = 2) -> Tensor:
-    """Pictures side by side: each entry of `columns` is (B, 3, H, W) in [-1, 1]; row b of the result shows picture b of each. Returns (3, H', W')."""
+    """Pictures side by side: each entry of `columns` is (B, 3, H, W) in [-1, 1]; row b of the
+    result shows picture b of each. Returns (3, H', W').
+    """
     rows = min(len(c) for c in columns)
     height = max(c.shape[-2] for c in columns)
-    cells = [torch.nn.functional.pad(c[:rows].cpu().float(), (gap, gap, gap, gap + height - c.shape[-2]), value=1.0) for c in columns]
+    cells = [
+        torch.nn.functional.pad(
+            c[:rows].cpu().float(), (gap, gap, gap, gap + height - c.shape[-2]), value=1.0
+        )
+        for c in columns
+    ]
     picture = torch.cat([torch.cat(list(c), dim=-2) for c in cells], dim=-1)
     return picture.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
 
 
 def sheet(images: Tensor, columns: int = 8, gap: int = 2) -> Tensor:
-    """(N, 3, H, W) in [-1, 1] -> one picture (3, H', W') with so many columns, filled row by row; missing cells are white."""
+    """(N, 3, H, W) in [-1, 1] -> one picture (3, H', W') with so many columns, filled row by row;
+    missing cells are white.
+    """
     missing = -len(images) % columns
     filled = torch.cat([images.cpu().float(), images.new_ones(missing, *images.shape[1:]).cpu()])
     return grid([filled[c::columns] for c in range(columns)], gap=gap)
@@ -76,30 +88,25 @@ def save(image: Tensor | Image.Image, path: str | Path, about: dict | None = Non
     texts = PngInfo()
     if about is not None:
         text = json.dumps(about, sort_keys=True)
-        for number, start in enumerate(range(0, len(text), CHUNK)):  # readers refuse longer texts as possible bombs
-            texts.add_text("taming" if number == 0 else f"taming{number}", text[start : start + CHUNK], zip=True)
-    written(path, lambda file: picture.save(file, format="PNG", pnginfo=texts))
+        # Readers refuse longer texts as possible bombs
+        for number, start in enumerate(range(0, len(text), CHUNK)):
+            texts.add_text(
+                "taming" if number == 0 else f"taming{number}",
+                text[start : start + CHUNK],
+                zip=True,
+            )
+    write_atomically(path, lambda file: picture.save(file, format="PNG", pnginfo=texts))
 
 
 def save_film(frames: list[Image.Image], path: str | Path) -> None:
     """Writes a GIF, its last frame held, whole or not at all."""
     shown = [*frames[1:], *[frames[-1]] * 8]
-    written(path, lambda file: frames[0].save(file, format="GIF", save_all=True, append_images=shown, duration=80, loop=0))
-
-
-def written(path: str | Path, write: Callable) -> None:
-    """Lets `write` fill a temporary file in the same folder, then renames it. Raises UserError where the disk is full or not writable."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(
-            f"'{path}' can't be written ({error.strerror or error}); what is written so far is whole, and the same command goes on with it"
-        ) from None
+    write_atomically(
+        path,
+        lambda file: frames[0].save(
+            file, format="GIF", save_all=True, append_images=shown, duration=80, loop=0
+        ),
+    )
 
 
 def read_about(path: str | Path) -> dict | None:

@@ -18,7 +18,10 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 @pytest.fixture
 def shared() -> Path:
     if not SHARED.is_dir():
-        pytest.skip("../shared is not here: golden values and photographs are for the project's own machines")
+        pytest.skip(
+            "../shared is not here: golden values and photographs are for the project's own"
+            " machines"
+        )
     return SHARED
 
 
@@ -29,32 +32,71 @@ def seeded():
 
 def first_stage_plain(**trainer) -> dict:
     """A VQ-GAN with discriminator on drawn landscapes of 16 px, as a plain configuration."""
-    quantizer = {"target": "taming.first_stage.VectorQuantizer", "params": {"num_codes": 32, "dim": 4, "normalize": True, "restart": 2}}
+    quantizer = {
+        "target": "taming.first_stage.VectorQuantizer",
+        "params": {"num_codes": 32, "dim": 4, "normalize": True, "restart": 2},
+    }
     return {
         "model": {
             "target": "taming.first_stage.VQGAN",
-            "params": {"channels": 8, "multipliers": [1, 2], "blocks": 1, "latent_channels": 8, "dropout": 0.1, "quantizer": quantizer},
+            "params": {
+                "channels": 8,
+                "multipliers": [1, 2],
+                "blocks": 1,
+                "latent_channels": 8,
+                "dropout": 0.1,
+                "quantizer": quantizer,
+            },
         },
         "loss": {
             "target": "taming.first_stage.VQGANLoss",
-            "params": {"perceptual": "none", "adversarial_start": 3, "adversarial_ramp": 2, "width": 8, "layers": 2},
+            "params": {
+                "perceptual": "none",
+                "adversarial_start": 3,
+                "adversarial_ramp": 2,
+                "width": 8,
+                "layers": 2,
+            },
         },
         "optimizer": {"warmup": 2},
         "data": {
             "batch_size": 2,
-            "train": {"target": "taming.data.DrawnLandscapes", "params": {"size": 16, "count": 7, "seed": 0}},
-            "validation": {"target": "taming.data.DrawnLandscapes", "params": {"size": 16, "count": 3, "seed": 1}},
+            "train": {
+                "target": "taming.data.DrawnLandscapes",
+                "params": {"size": 16, "count": 7, "seed": 0},
+            },
+            "validation": {
+                "target": "taming.data.DrawnLandscapes",
+                "params": {"size": 16, "count": 3, "seed": 1},
+            },
         },
-        "trainer": {"max_steps": 8, "validate_every": 4, "checkpoint_every": 2, "pictures_every": 8, "log_every": 1, **trainer},
+        "trainer": {
+            "max_steps": 8,
+            "validate_every": 4,
+            "checkpoint_every": 2,
+            "pictures_every": 8,
+            "log_every": 1,
+            **trainer,
+        },
     }
 
 
 def mask_stage_plain(**trainer) -> dict:
     plain = first_stage_plain(**trainer)
-    quantizer = {"target": "taming.first_stage.VectorQuantizer", "params": {"num_codes": 16, "dim": 4}}
+    quantizer = {
+        "target": "taming.first_stage.VectorQuantizer",
+        "params": {"num_codes": 16, "dim": 4},
+    }
     plain["model"] = {
         "target": "taming.first_stage.MaskVQGAN",
-        "params": {"labels": 10, "channels": 8, "multipliers": [1, 2], "blocks": 1, "latent_channels": 8, "quantizer": quantizer},
+        "params": {
+            "labels": 10,
+            "channels": 8,
+            "multipliers": [1, 2],
+            "blocks": 1,
+            "latent_channels": 8,
+            "quantizer": quantizer,
+        },
     }
     plain["loss"] = {"target": "taming.first_stage.MaskLoss"}
     return plain
@@ -64,19 +106,38 @@ def second_stage_plain(first: Path, masks: Path | None = None, **trainer) -> dic
     """A prior on the checkpoints of the two above; without masks, an unconditional one."""
     plain = first_stage_plain(**trainer)
     del plain["loss"]
-    part, conditioner = {"vocabulary": 1, "length": 1}, {"target": "taming.second_stage.Unconditional"}
+    part, conditioner = (
+        {"vocabulary": 1, "length": 1},
+        {"target": "taming.second_stage.Unconditional"},
+    )
     if masks:
         part = {"vocabulary": 16, "grid": [8, 8]}
         conditioner = {
             "target": "taming.second_stage.EncodedImage",
-            "params": {"first_stage": {"target": "taming.first_stage.pretrained", "params": {"checkpoint": str(masks)}}},
+            "params": {
+                "first_stage": {
+                    "target": "taming.first_stage.pretrained",
+                    "params": {"checkpoint": str(masks)},
+                }
+            },
         }
     prior = {
         "target": "taming.second_stage.GPT",
-        "params": {"num_codes": 32, "grid": [8, 8], "parts": [part], "layers": 1, "heads": 2, "width": 16, "dropout": 0.1},
+        "params": {
+            "num_codes": 32,
+            "grid": [8, 8],
+            "parts": [part],
+            "layers": 1,
+            "heads": 2,
+            "width": 16,
+            "dropout": 0.1,
+        },
     }
     first_stage = {"target": "taming.first_stage.pretrained", "params": {"checkpoint": str(first)}}
-    plain["model"] = {"target": "taming.second_stage.SecondStage", "params": {"first_stage": first_stage, "conditioner": conditioner, "prior": prior}}
+    plain["model"] = {
+        "target": "taming.second_stage.SecondStage",
+        "params": {"first_stage": first_stage, "conditioner": conditioner, "prior": prior},
+    }
     return {**plain, "noise": 0.1, "condition_dropout": 0.2}
 
 
@@ -91,13 +152,19 @@ def write_yaml(plain: dict, path: Path) -> Path:
     return path
 
 
-def paint_pairs(root: Path, count: int = 4, size: tuple[int, int] = (24, 20), classes: int = 3) -> Path:
+def paint_pairs(
+    root: Path, count: int = 4, size: tuple[int, int] = (24, 20), classes: int = 3
+) -> Path:
     """A folder of pictures (width, height) with masks, as SegmentedImages reads it."""
     generator = np.random.default_rng(0)
     (root / "images").mkdir(parents=True)
     (root / "segmentations").mkdir()
     (root / "classes.txt").write_text("\n".join(f"{i} class{i}" for i in range(classes)))
     for i in range(count):
-        Image.fromarray(generator.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).save(root / "images" / f"p{i}.png")
-        Image.fromarray(generator.integers(0, classes, (size[1], size[0]), dtype=np.uint8)).save(root / "segmentations" / f"p{i}.png")
+        Image.fromarray(generator.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).save(
+            root / "images" / f"p{i}.png"
+        )
+        Image.fromarray(generator.integers(0, classes, (size[1], size[0]), dtype=np.uint8)).save(
+            root / "segmentations" / f"p{i}.png"
+        )
     return root

@@ -13,9 +13,11 @@ from taming.errors import UserError
 
 
 class DepthImages(ImageFolder):
-    """Item (index, view) -> {"image": float (3, H, W), "depth": float (1, H, W), "name": str}, both in [-1, 1]; each picture's depth spans all of it.
+    """Item (index, view) -> {"image": float (3, H, W), "depth": float (1, H, W), "name": str}, both
+    in [-1, 1]; each picture's depth spans all of it.
 
-    Depth maps are greyscale PNGs of 8 or 16 bits, larger values further or nearer as you like, or .npy arrays (H, W). Crops and flips are those of the picture.
+    Depth maps are greyscale PNGs of 8 or 16 bits, larger values further or nearer as you like, or
+    .npy arrays (H, W). Crops and flips are those of the picture.
     """
 
     def picture_folder(self) -> Path:
@@ -26,7 +28,10 @@ class DepthImages(ImageFolder):
         for ending in (".png", ".npy"):
             if stem.with_suffix(ending).is_file():
                 return stem.with_suffix(ending)
-        raise UserError(f"picture '{picture}' has no depth map '{stem.with_suffix('.png')}' or .npy; add it, or leave the picture out with a list")
+        raise UserError(
+            f"picture '{picture}' has no depth map '{stem.with_suffix('.png')}' or .npy; add it, or"
+            " leave the picture out with a list"
+        )
 
     def files(self, index: int):
         return [self.paths[index], self.depth_path(self.paths[index])]
@@ -36,7 +41,10 @@ class DepthImages(ImageFolder):
         path = self.paths[index]
         image, depth = read_image(path), read_depth(self.depth_path(path))
         if image.size != depth.size:
-            raise UserError(f"depth map of '{path}' is {depth.width}x{depth.height}, but the picture is {image.width}x{image.height}; make them equal")
+            raise UserError(
+                f"depth map of '{path}' is {depth.width}x{depth.height}, but the picture is"
+                f" {image.width}x{image.height}; make them equal"
+            )
         box, flipped = self.view.box(*image.size, index, view, str(path))
         return {
             "image": to_tensor(self.view.image(image, box, flipped)),

@@ -1,7 +1,9 @@
-"""Drawn landscapes with exact masks, scene classes and captions: data without a download, as many as asked for, each a function of (seed, index).
+"""Drawn landscapes with exact masks, scene classes and captions: data without a download, as many
+as asked for, each a function of (seed, index).
 
-A scene is painted from far to near: sky, sun and clouds, mountain ranges behind haze, then water, grass, sand or snow up to the viewer, with trees and
-rocks. Whatever is painted last owns the pixel, in the picture as in the mask.
+A scene is painted from far to near: sky, sun and clouds, mountain ranges behind haze, then water,
+grass, sand or snow up to the viewer, with trees and rocks. Whatever is painted last owns the pixel,
+in the picture as in the mask.
 """
 
 import math
@@ -26,13 +28,22 @@ LIGHTS = {
 }
 KEPT_BYTES = 256e6
 _KEPT: dict[tuple, tuple] = {}
-GROUND = {"lake": "grass", "sea": "sand", "meadow": "grass", "forest": "grass", "desert": "sand", "winter": "snow"}
+GROUND = {
+    "lake": "grass",
+    "sea": "sand",
+    "meadow": "grass",
+    "forest": "grass",
+    "desert": "sand",
+    "winter": "snow",
+}
 
 
 class DrawnLandscapes(torch.utils.data.Dataset):
-    """Item (index, view) -> {"image": float (3, H, W) in [-1, 1], "segmentation": int64 (H, W), "class": int, "caption": str, "name": str}.
+    """Item (index, view) -> {"image": float (3, H, W) in [-1, 1], "segmentation": int64 (H, W),
+    "class": int, "caption": str, "name": str}.
 
-    size: int or [height, width], at least 16. count: how many. Views above 0 are mirrored at random, nothing else: there is always another scene.
+    size: int or [height, width], at least 16. count: how many. Views above 0 are mirrored at
+    random, nothing else: there is always another scene.
     """
 
     classes, scenes = list(CLASSES), list(SCENES)
@@ -40,7 +51,9 @@ class DrawnLandscapes(torch.utils.data.Dataset):
     def __init__(self, size: int | list[int], count: int = 2000, seed: int = 0):
         self.size, self.count, self.seed = as_pair(size), count, seed
         if min(self.size) < 16 or count < 1:
-            raise UserError(f"size {self.size} should be at least 16 on each side, and count {count} at least 1")
+            raise UserError(
+                f"size {self.size} should be at least 16 on each side, and count {count} at least 1"
+            )
 
     def __repr__(self) -> str:
         return f"DrawnLandscapes({self.size}, {self.count}, {self.seed})"
@@ -59,7 +72,13 @@ class DrawnLandscapes(torch.utils.data.Dataset):
         if view and np.random.default_rng([self.seed, index, view]).random() < 0.5:
             image, mask = image[:, ::-1].copy(), mask[:, ::-1].copy()
         tensor = torch.from_numpy(image).permute(2, 0, 1).contiguous().float() / 127.5 - 1
-        return {"image": tensor, "segmentation": torch.from_numpy(mask).long(), "class": scene, "caption": caption, "name": self.name(index)}
+        return {
+            "image": tensor,
+            "segmentation": torch.from_numpy(mask).long(),
+            "class": scene,
+            "caption": caption,
+            "name": self.name(index),
+        }
 
     def _scene(self, index: int) -> tuple:
         """Drawn once in a process and kept, as far as the memory goes that drawn scenes may take."""
@@ -78,13 +97,18 @@ def draw(seed: int, index: int, height: int, width: int) -> tuple[np.ndarray, np
 
 
 class _Scene:
-    """One canvas. Lengths are in units of the height, so that a scene looks alike at every size; x runs from 0 to W / H."""
+    """One canvas. Lengths are in units of the height, so that a scene looks alike at every size; x
+    runs from 0 to W / H.
+    """
 
     def __init__(self, seed: int, index: int, height: int, width: int):
         self.key, self.fields = (seed, index), 0
         self.random = np.random.default_rng([seed, index])
         self.height, self.width = height, width
-        self.y, self.x = (np.arange(height) + 0.5)[:, None] / height, (np.arange(width) + 0.5)[None] / height
+        self.y, self.x = (
+            (np.arange(height) + 0.5)[:, None] / height,
+            (np.arange(width) + 0.5)[None] / height,
+        )
         self.span = width / height
         self.canvas = np.zeros((height, width, 3))
         self.mask = np.zeros((height, width), np.uint8)
@@ -96,7 +120,10 @@ class _Scene:
         light = list(LIGHTS)[r.choice(4, p=(0.45, 0.25, 0.2, 0.1))]
         self.zenith, self.low, self.tint = (np.array(c, float) for c in LIGHTS[light])
         self.horizon = r.uniform(0.42, 0.6)
-        self.sun = (r.uniform(0.1, 0.9) * self.span, r.uniform(0.10, 0.30) if light != "dusk" else self.horizon - r.uniform(0.08, 0.14))
+        self.sun = (
+            r.uniform(0.1, 0.9) * self.span,
+            r.uniform(0.10, 0.30) if light != "dusk" else self.horizon - r.uniform(0.08, 0.14),
+        )
         cloudy = self.paint_sky(light)
         ranges = self.paint_mountains(kind)
         water = self.paint_ground(kind)
@@ -116,7 +143,11 @@ class _Scene:
         self.canvas[:] = self.zenith * (1 - down) + self.low * down
         distance = np.hypot(self.x - self.sun[0], self.y - self.sun[1])
         if light != "grey":
-            self.canvas += np.exp(-distance / 0.16)[..., None] * (np.array([255, 235, 190]) - self.canvas) * 0.6
+            self.canvas += (
+                np.exp(-distance / 0.16)[..., None]
+                * (np.array([255, 235, 190]) - self.canvas)
+                * 0.6
+            )
             radius = r.uniform(0.035, 0.06)
             self.put(distance < radius, np.array([255, 248, 220.0]), SUN)
         cover = r.uniform(-0.25, 0.35) if light != "grey" else 0.45
@@ -130,15 +161,28 @@ class _Scene:
 
     def paint_mountains(self, kind: str) -> int:
         r = self.random
-        count = {"sea": r.integers(0, 2), "desert": r.integers(1, 3), "meadow": r.integers(1, 4), "forest": r.integers(1, 3)}.get(kind, r.integers(2, 4))
-        base = np.array([(96, 92, 98), (110, 96, 84), (88, 98, 92)][r.integers(3)], float) if kind != "desert" else np.array([168, 112, 78.0])
+        count = {
+            "sea": r.integers(0, 2),
+            "desert": r.integers(1, 3),
+            "meadow": r.integers(1, 4),
+            "forest": r.integers(1, 3),
+        }.get(kind, r.integers(2, 4))
+        base = (
+            np.array([(96, 92, 98), (110, 96, 84), (88, 98, 92)][r.integers(3)], float)
+            if kind != "desert"
+            else np.array([168, 112, 78.0])
+        )
         snowline = r.uniform(0.16, 0.3) if kind in ("winter", "lake") or r.random() < 0.3 else -1.0
         if kind == "winter":
             snowline = r.uniform(0.34, 0.5)
         tall = r.uniform(0.16, 0.36)
         for i in range(count):
             near = (i + 1) / count
-            ridge = self.horizon + 0.02 - tall * (1.15 - 0.55 * near) * (0.25 + 0.95 * self.line(2.2 + i, rough=0.52))
+            ridge = (
+                self.horizon
+                + 0.02
+                - tall * (1.15 - 0.55 * near) * (0.25 + 0.95 * self.line(2.2 + i, rough=0.52))
+            )
             where = (self.y > ridge[None]) & (self.y < self.horizon + 0.03)
             relief = self.noise(6 + 2 * i, ridged=True)
             lit = self.relief(relief, 0.9) + 0.25 * (self.y - ridge[None])
@@ -147,38 +191,67 @@ class _Scene:
             self.put(where, self.hazed(colour, haze), MOUNTAIN)
             if snowline > 0:
                 white = where & (self.y < snowline + 0.16 * (relief - 0.5) + 0.05 * i)
-                self.put(white, self.hazed((205 + 50 * lit[..., None]) * np.array([0.93, 0.97, 1.03]) * self.tint, 0.6 * haze), SNOW)
+                self.put(
+                    white,
+                    self.hazed(
+                        (205 + 50 * lit[..., None]) * np.array([0.93, 0.97, 1.03]) * self.tint,
+                        0.6 * haze,
+                    ),
+                    SNOW,
+                )
         return int(count)
 
     def paint_ground(self, kind: str) -> bool:
         r = self.random
         depth = ((self.y - self.horizon) / (1 - self.horizon)).clip(0, 1)
         below = self.y >= self.horizon
-        paint = {"grass": (self.grass, GRASS), "sand": (self.sand, SAND), "snow": (self.snowfield, SNOW)}[GROUND[kind]]
+        paint = {
+            "grass": (self.grass, GRASS),
+            "sand": (self.sand, SAND),
+            "snow": (self.snowfield, SNOW),
+        }[GROUND[kind]]
         above = self.canvas.copy()
         self.put(below, self.hazed(paint[0](depth), 0.5 * (1 - depth[..., None]) ** 2), paint[1])
         water = kind in ("lake", "sea") or (kind in ("winter", "meadow") and r.random() < 0.3)
         if water:
-            shore = self.horizon + (1 - self.horizon) * (r.uniform(0.45, 0.85) + 0.35 * (self.line(1.5) - 0.5))
+            shore = self.horizon + (1 - self.horizon) * (
+                r.uniform(0.45, 0.85) + 0.35 * (self.line(1.5) - 0.5)
+            )
             start = self.horizon + (0 if kind in ("lake", "sea") else r.uniform(0.05, 0.12))
-            self.put(below & (self.y < shore[None]) & (self.y >= start), self.water(above, depth, start), WATER)
+            self.put(
+                below & (self.y < shore[None]) & (self.y >= start),
+                self.water(above, depth, start),
+                WATER,
+            )
         return water
 
     def paint_trees(self, kind: str) -> bool:
         r = self.random
-        rows = {"forest": 3, "lake": r.integers(0, 3), "meadow": r.integers(0, 3), "winter": r.integers(0, 3), "sea": 0, "desert": 0}[kind]
+        rows = {
+            "forest": 3,
+            "lake": r.integers(0, 3),
+            "meadow": r.integers(0, 3),
+            "winter": r.integers(0, 3),
+            "sea": 0,
+            "desert": 0,
+        }[kind]
         for i in range(rows):
             foot = self.horizon + (0.02 + 0.20 * i) * (1 - self.horizon) * r.uniform(0.8, 1.3)
             size = (0.05 + 0.085 * i) * r.uniform(0.7, 1.3) * (1.5 if kind == "forest" else 1.0)
             full = kind == "forest"
             count = int(self.span / size * (3.0 if full else r.uniform(0.5, 2.0))) + 1
-            centres, heights = r.uniform(-0.1, self.span + 0.1, count), size * r.uniform(0.7, 1.5, count)
+            centres, heights = (
+                r.uniform(-0.1, self.span + 0.1, count),
+                size * r.uniform(0.7, 1.5, count),
+            )
             slender = r.uniform(0.22, 0.4)
             outline = heights * (1 - np.abs(self.x.T - centres) / (slender * heights))
             profile = outline.max(axis=1).clip(0)
             jagged = profile * (1 + 0.5 * (self.line(30) - 0.5))
             ground = foot + 0.03 * (self.line(3) - 0.5) + 0.25 * size * (jagged > 0)
-            where = (self.y > (ground - jagged)[None]) & (self.y < ground[None]) & (jagged > 0)[None]
+            where = (
+                (self.y > (ground - jagged)[None]) & (self.y < ground[None]) & (jagged > 0)[None]
+            )
             dark = np.array([34, 58, 34.0]) if kind != "winter" else np.array([48, 62, 56.0])
             lit = self.noise(26, stretch=0.6)
             colour = dark * (0.35 + 1.5 * lit[..., None]) * self.tint
@@ -194,9 +267,17 @@ class _Scene:
             size = r.uniform(0.03, 0.11)
             x, y = r.uniform(0, self.span), r.uniform(self.horizon + 0.25 * (1 - self.horizon), 1.0)
             edge = 1 + 0.7 * (self.noise(7) - 0.5)
-            where = ((self.x - x) / (1.5 * size * edge)) ** 2 + ((self.y - y) / (size * edge)) ** 2 < 1
+            where = ((self.x - x) / (1.5 * size * edge)) ** 2 + (
+                (self.y - y) / (size * edge)
+            ) ** 2 < 1
             top = ((y - self.y) / size * 0.25 + 0.5).clip(0, 1)
-            self.put(where, np.array([112, 102, 96.0]) * (0.35 + 0.6 * relief + 0.5 * top)[..., None] * self.tint, ROCK)
+            self.put(
+                where,
+                np.array([112, 102, 96.0])
+                * (0.35 + 0.6 * relief + 0.5 * top)[..., None]
+                * self.tint,
+                ROCK,
+            )
 
     # Surfaces
 
@@ -204,22 +285,38 @@ class _Scene:
         fields = self.noise(3, stretch=4.0) * 0.6 + 0.4 * self.noise(22, stretch=0.7)
         green, straw = np.array([78, 118, 48.0]), np.array([168, 160, 86.0])
         mix = (self.random.uniform(-0.2, 0.4) + 0.9 * (fields - 0.35)).clip(0, 1)[..., None]
-        return (green * (1 - mix) + straw * mix) * (1.12 - 0.32 * depth + 0.5 * (fields - 0.5))[..., None] * self.tint
+        return (
+            (green * (1 - mix) + straw * mix)
+            * (1.12 - 0.32 * depth + 0.5 * (fields - 0.5))[..., None]
+            * self.tint
+        )
 
     def sand(self, depth: np.ndarray) -> np.ndarray:
         dunes = self.noise(4, stretch=3.5)
         lit = self.relief(dunes, 1.2) + 0.12 * (self.noise(40) - 0.5)
-        return np.array([218, 188, 140.0]) * (0.55 + 0.6 * lit + 0.06 * (1 - depth))[..., None] * self.tint
+        return (
+            np.array([218, 188, 140.0])
+            * (0.55 + 0.6 * lit + 0.06 * (1 - depth))[..., None]
+            * self.tint
+        )
 
     def snowfield(self, depth: np.ndarray) -> np.ndarray:
         lit = self.relief(self.noise(4, stretch=3.5), 0.8)
         return np.array([222, 232, 246.0]) * (0.74 + 0.34 * lit)[..., None] * self.tint
 
     def water(self, above: np.ndarray, depth: np.ndarray, start: float) -> np.ndarray:
-        """What is above the shore, mirrored and rippled, over the water's own colour; brighter towards the sun."""
+        """What is above the shore, mirrored and rippled, over the water's own colour; brighter
+        towards the sun.
+        """
         ripple = self.noise(18, stretch=6.0) - 0.5
-        rows = ((2 * start - self.y + 0.05 * depth * ripple) * self.height).clip(0, start * self.height - 1).astype(int)
-        columns = ((self.x + 0.05 * depth * ripple) * self.height).clip(0, self.width - 1).astype(int)
+        rows = (
+            ((2 * start - self.y + 0.05 * depth * ripple) * self.height)
+            .clip(0, start * self.height - 1)
+            .astype(int)
+        )
+        columns = (
+            ((self.x + 0.05 * depth * ripple) * self.height).clip(0, self.width - 1).astype(int)
+        )
         mirrored = above[rows, columns]
         own = np.array([34, 78, 108.0]) * self.tint * (1 + 0.5 * ripple[..., None])
         clear = (0.72 - 0.42 * depth)[..., None]
@@ -239,20 +336,36 @@ class _Scene:
     def relief(self, surface: np.ndarray, strength: float) -> np.ndarray:
         """Light from the sun's side on a height field, about 0.5 on the level; 0 to 1."""
         side = 1.0 if self.sun[0] < self.span / 2 else -1.0
-        slope = np.gradient(surface, axis=1) * self.height * side + 0.5 * np.gradient(surface, axis=0) * self.height
+        slope = (
+            np.gradient(surface, axis=1) * self.height * side
+            + 0.5 * np.gradient(surface, axis=0) * self.height
+        )
         return (0.5 + strength * 0.12 * slope).clip(0, 1)
 
     def noise(self, cells: float, stretch: float = 1.0, ridged: bool = False) -> np.ndarray:
-        """Fractal value noise (H, W) about 0.5, mostly in 0 to 1: octaves of smoothly enlarged random grids, `cells` to the height in the first."""
+        """Fractal value noise (H, W) about 0.5, mostly in 0 to 1: octaves of smoothly enlarged
+        random grids, `cells` to the height in the first.
+        """
         self.fields += 1
         total, weight, norm = np.zeros((self.height, self.width)), 1.0, 0.0
         for octave in range(5):
             across = cells * 2**octave
             if octave and across > self.height / 2:
                 break
-            rows, columns = max(2, math.ceil(across)) + 3, max(2, math.ceil(across * self.span / stretch)) + 3
-            grid = np.random.default_rng([*self.key, self.fields, octave]).random((rows, columns), dtype=np.float32)
-            layer = np.asarray(Image.fromarray(grid).resize((self.width, self.height), Image.Resampling.BICUBIC, box=(1, 1, columns - 2, rows - 2)))
+            rows, columns = (
+                max(2, math.ceil(across)) + 3,
+                max(2, math.ceil(across * self.span / stretch)) + 3,
+            )
+            grid = np.random.default_rng([*self.key, self.fields, octave]).random(
+                (rows, columns), dtype=np.float32
+            )
+            layer = np.asarray(
+                Image.fromarray(grid).resize(
+                    (self.width, self.height),
+                    Image.Resampling.BICUBIC,
+                    box=(1, 1, columns - 2, rows - 2),
+                )
+            )
             total += weight * (1 - np.abs(2 * layer - 1) if ridged else layer)
             norm += weight
             weight *= 0.52
@@ -267,7 +380,9 @@ class _Scene:
             if octave and points > self.width:
                 break
             heights = np.random.default_rng([*self.key, self.fields, octave]).random(points)
-            total += weight * np.interp(self.x[0] / self.span * (points - 1), np.arange(points), heights)
+            total += weight * np.interp(
+                self.x[0] / self.span * (points - 1), np.arange(points), heights
+            )
             norm += weight
             weight *= rough
         return 0.5 + (total / norm - 0.5) * 1.4
@@ -283,7 +398,21 @@ def _caption(kind: str, light: str, cloudy: bool, ranges: int, water: bool, tree
         "winter": "a snowfield",
     }[kind]
     behind = " below mountains" if ranges else ""
-    extras = [text for text, there in (("with trees", trees and kind != "forest"), ("beside water", water and kind not in ("lake", "sea"))) if there]
-    sky = "under clouds" if cloudy else "under a clear sky" if light != "grey" else "under a grey sky"
-    when = {"noon": "at noon", "morning": "in the morning", "dusk": "at dusk", "grey": "on a grey day"}[light]
+    extras = [
+        text
+        for text, there in (
+            ("with trees", trees and kind != "forest"),
+            ("beside water", water and kind not in ("lake", "sea")),
+        )
+        if there
+    ]
+    sky = (
+        "under clouds" if cloudy else "under a clear sky" if light != "grey" else "under a grey sky"
+    )
+    when = {
+        "noon": "at noon",
+        "morning": "in the morning",
+        "dusk": "at dusk",
+        "grey": "on a grey day",
+    }[light]
     return " ".join([place + behind, *extras, sky, when])

@@ -1,4 +1,6 @@
-"""Reading pictures and masks, and the fixed or random views (resize, crop, flip) that training sees; a view is a function of (seed, index, view) alone."""
+"""Reading pictures and masks, and the fixed or random views (resize, crop, flip) that training
+sees; a view is a function of (seed, index, view) alone.
+"""
 
 import random
 from collections.abc import Sequence
@@ -20,7 +22,9 @@ class CorruptImage(UserError):
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """A picture in RGB, upright. Palette, CMYK, greyscale and 16-bit files are converted, transparency is laid on white. Raises CorruptImage."""
+    """A picture in RGB, upright. Palette, CMYK, greyscale and 16-bit files are converted,
+    transparency is laid on white. Raises CorruptImage.
+    """
     try:
         with Image.open(path) as file:
             file.load()
@@ -28,7 +32,9 @@ def read_image(path: str | Path) -> Image.Image:
     except FileNotFoundError:
         raise UserError(f"picture '{path}' does not exist") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise CorruptImage(f"'{path}' is not a readable picture ({_reason(error)}); remove or replace it") from None
+        raise CorruptImage(
+            f"'{path}' is not a readable picture ({_reason(error)}); remove or replace it"
+        ) from None
     if upright.mode.startswith("I") or upright.mode == "F":
         values = np.asarray(upright).astype(np.float64)
         top = 65535.0 if upright.mode.startswith("I") else 255.0
@@ -40,8 +46,8 @@ def read_image(path: str | Path) -> Image.Image:
 
 
 def read_mask(path: str | Path, labels: int | None = None) -> Image.Image:
-    """A label map: an 8-bit (mode L) or palette PNG, whose values are labels, never colours. Raises UserError for colours and for labels beyond the class
-    list.
+    """A label map: an 8-bit (mode L) or palette PNG, whose values are labels, never colours. Raises
+    UserError for colours and for labels beyond the class list.
     """
     try:
         with Image.open(path) as file:
@@ -50,14 +56,22 @@ def read_mask(path: str | Path, labels: int | None = None) -> Image.Image:
     except FileNotFoundError:
         raise UserError(f"mask '{path}' does not exist") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise CorruptImage(f"'{path}' is not a readable mask ({_reason(error)}); remove or replace it") from None
+        raise CorruptImage(
+            f"'{path}' is not a readable mask ({_reason(error)}); remove or replace it"
+        ) from None
     if mask.mode not in ("L", "P", "1"):
-        raise UserError(f"mask '{path}' has mode {mask.mode}; a mask is one channel of 8-bit labels (PNG of mode L or P)")
+        raise UserError(
+            f"mask '{path}' has mode {mask.mode}; a mask is one channel of 8-bit labels (PNG of"
+            " mode L or P)"
+        )
     mask = Image.fromarray(np.asarray(mask).astype(np.uint8))
     if labels is not None:
         highest = mask.getextrema()[1]
         if highest >= labels:
-            raise UserError(f"mask '{path}' holds label {highest}, but the class list ends at {labels - 1}; add the class, or mend the mask")
+            raise UserError(
+                f"mask '{path}' holds label {highest}, but the class list ends at {labels - 1}; add"
+                " the class, or mend the mask"
+            )
     return mask
 
 
@@ -85,9 +99,11 @@ def as_pair(size: int | Sequence[int]) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class View:
-    """The picture's short side is resized to `scale` in [1, largest] times what just covers `size`, then a crop of `size` (height, width) is taken.
+    """The picture's short side is resized to `scale` in [1, largest] times what just covers `size`,
+    then a crop of `size` (height, width) is taken.
 
-    Random views draw scale, place and flip from (seed, index, view); view None is the fixed one: scale 1, centre, not flipped.
+    Random views draw scale, place and flip from (seed, index, view); view None is the fixed one:
+    scale 1, centre, not flipped.
     """
 
     size: tuple[int, int]
@@ -98,18 +114,29 @@ class View:
 
     def __post_init__(self):
         if self.largest < 1:
-            raise UserError(f"scale {self.largest} should be at least 1: how much larger than the crop the resized picture may be")
+            raise UserError(
+                f"scale {self.largest} should be at least 1: how much larger than the crop the"
+                " resized picture may be"
+            )
 
-    def box(self, width: int, height: int, index: int, view: int | None, name: str) -> tuple[tuple[float, float, float, float], bool]:
-        """The part of a picture of this size that is seen (left, top, right, bottom), and whether it is flipped."""
+    def box(
+        self, width: int, height: int, index: int, view: int | None, name: str
+    ) -> tuple[tuple[float, float, float, float], bool]:
+        """The part of a picture of this size that is seen (left, top, right, bottom), and whether
+        it is flipped.
+        """
         rows, columns = self.size
         if (width < columns or height < rows) and not self.upscale:
-            raise UserError(f"'{name}' is {width}x{height}, smaller than the crop {columns}x{rows} (width x height); take a smaller size, or set upscale: true")
+            raise UserError(
+                f"'{name}' is {width}x{height}, smaller than the crop {columns}x{rows} (width x"
+                " height); take a smaller size, or set upscale: true"
+            )
         draw = random.Random(f"{self.seed}/{index}/{view}")
         zoom = 1.0 if view is None else draw.uniform(1.0, self.largest)
         cover = min(width / columns, height / rows)  # source pixels per output pixel at scale 1
         source = max(cover / zoom, min(1.0, cover))  # never enlarge the source, unless it must be
-        w, h = min(columns * source, width), min(rows * source, height)  # min: rounding may exceed by one last digit
+        # Min: rounding may exceed by one last digit
+        w, h = min(columns * source, width), min(rows * source, height)
         x, y = (0.5, 0.5) if view is None else (draw.random(), draw.random())
         left, top = (width - w) * x, (height - h) * y
         flipped = self.flip and view is not None and draw.random() < 0.5

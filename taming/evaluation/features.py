@@ -1,6 +1,7 @@
 """Networks that turn pictures into features, with everything that a protocol has to say about them.
 
-Only Inception-2015's pool features make a figure that may be called FID, KID or Inception score; the file's hash decides, not its name.
+Only Inception-2015's pool features make a figure that may be called FID, KID or Inception score;
+the file's hash decides, not its name.
 """
 
 import hashlib
@@ -15,26 +16,49 @@ from taming.errors import UserError, did_you_mean
 from taming.first_stage.perceptual import VGG_BLOCKS, VGGDistance
 from taming.images import to_uint8
 
-INCEPTION_HASH = "6726825d"  # how the SHA-256 of the weights that everybody uses begins; their file is named for it
-INCEPTION_FILES = ("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth")  # torch-fidelity's name, pytorch-fid's
-WITHOUT = "without it: reconstruction (PSNR, SSIM, ST-LPIPS), codes and likelihood, or --features FILE with other weights"
+# How the SHA-256 of the weights that everybody uses begins; their file is named for it
+INCEPTION_HASH = "6726825d"
+# Torch-fidelity's name, pytorch-fid's
+INCEPTION_FILES = (
+    "weights-inception-2015-12-05-6726825d.pth",
+    "pt_inception-2015-12-05-6726825d.pth",
+)
+WITHOUT = (
+    "without it: reconstruction (PSNR, SSIM, ST-LPIPS), codes and likelihood, or --features FILE"
+    " with other weights"
+)
 
 
 class FeatureNetwork(nn.Module):
-    """Pictures (B, 3, H, W) in [-1, 1], rounded to the 8 bits that they are stored with -> {"features": (B, D) float32} and, where the network classifies,
-    "logits". size: what pictures are resized to first; None takes them as they are.
+    """Pictures (B, 3, H, W) in [-1, 1], rounded to the 8 bits that they are stored with ->
+    {"features": (B, D) float32} and, where the network classifies, "logits". size: what pictures
+    are resized to first; None takes them as they are.
     """
 
     canonical = False  # whether this is Inception-2015
 
-    def __init__(self, name: str, layer: str, sha256: str, size: tuple[int, int] | None, resize: str):
+    def __init__(
+        self, name: str, layer: str, sha256: str, size: tuple[int, int] | None, resize: str
+    ):
         super().__init__()
-        self.name, self.layer, self.sha256, self.size, self.resize = name, layer, sha256, size, resize
+        self.name, self.layer, self.sha256, self.size, self.resize = (
+            name,
+            layer,
+            sha256,
+            size,
+            resize,
+        )
 
     def told(self) -> dict:
         """For the stamp."""
         size = list(self.size) if self.size else "as given"
-        return {"features": self.name, "features_sha256": self.sha256, "layer": self.layer, "resize": self.resize, "feature_size": size}
+        return {
+            "features": self.name,
+            "features_sha256": self.sha256,
+            "layer": self.layer,
+            "resize": self.resize,
+            "feature_size": size,
+        }
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -66,9 +90,14 @@ class Inception(FeatureNetwork):
         super().__init__(name, "pool3 (2048)", found, (299, 299), "bilinear, TensorFlow 1")
         self.canonical = known
         try:
-            self.network = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path))
+            self.network = FeatureExtractorInceptionV3(
+                "inception", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path)
+            )
         except (RuntimeError, KeyError, AttributeError, TypeError) as error:
-            raise UserError(f"'{path}' does not hold the weights of FID's Inception ({' '.join(str(error).split())[:120]})") from None
+            raise UserError(
+                f"'{path}' does not hold the weights of FID's Inception"
+                f" ({' '.join(str(error).split())[:120]})"
+            ) from None
         self.eval().requires_grad_(False)
 
     def read(self, images: Tensor) -> dict[str, Tensor]:
@@ -77,7 +106,9 @@ class Inception(FeatureNetwork):
 
 
 class Classifier(FeatureNetwork):
-    """A torchvision classifier: what goes into its last linear layer, resized and normalised as its weights want (without the crop)."""
+    """A torchvision classifier: what goes into its last linear layer, resized and normalised as its
+    weights want (without the crop).
+    """
 
     def __init__(self, name: str, path: Path | None = None, size: tuple[int, int] | None = None):
         from torchvision import models
@@ -87,16 +118,32 @@ class Classifier(FeatureNetwork):
         try:
             network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         except (RuntimeError, OSError) as error:
-            raise UserError(f"'{path}' does not hold the weights of torchvision's {name} ({' '.join(str(error).split())[:120]})") from None
+            raise UserError(
+                f"'{path}' does not hold the weights of torchvision's {name}"
+                f" ({' '.join(str(error).split())[:120]})"
+            ) from None
         transform = wanted.transforms()
-        super().__init__(f"torchvision {name} ({path.name})", "before the last linear layer", sha256(path), size or (transform.crop_size[0],) * 2, "bilinear")
+        super().__init__(
+            f"torchvision {name} ({path.name})",
+            "before the last linear layer",
+            sha256(path),
+            size or (transform.crop_size[0],) * 2,
+            "bilinear",
+        )
         layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
         if not layers:
-            raise UserError(f"torchvision's {name} has no linear layer to take features from; take resnet50 or vgg16")
+            raise UserError(
+                f"torchvision's {name} has no linear layer to take features from; take resnet50 or"
+                " vgg16"
+            )
         self.network, self.seen = network.eval().requires_grad_(False), {}
         layers[-1].register_forward_pre_hook(lambda _, given: self.seen.update(features=given[0]))
-        self.register_buffer("mean", torch.tensor(transform.mean).view(1, 3, 1, 1) * 255, persistent=False)
-        self.register_buffer("deviation", torch.tensor(transform.std).view(1, 3, 1, 1) * 255, persistent=False)
+        self.register_buffer(
+            "mean", torch.tensor(transform.mean).view(1, 3, 1, 1) * 255, persistent=False
+        )
+        self.register_buffer(
+            "deviation", torch.tensor(transform.std).view(1, 3, 1, 1) * 255, persistent=False
+        )
 
     def read(self, images: Tensor) -> dict[str, Tensor]:
         logits = self.network((self.fitted(images) - self.mean) / self.deviation)
@@ -104,18 +151,33 @@ class Classifier(FeatureNetwork):
 
 
 class VGGFile(FeatureNetwork):
-    """VGG16's convolutions from a file (see VGGDistance): the mean over positions of the last map of a block."""
+    """VGG16's convolutions from a file (see VGGDistance): the mean over positions of the last map
+    of a block.
+    """
 
     def __init__(self, path: Path, block: int = 5, size: tuple[int, int] | None = None):
-        super().__init__(f"VGG16 ({path.name})", f"block{block}_conv{len(VGG_BLOCKS[block - 1])}, mean over positions", sha256(path), size, "bilinear")
-        self.network = VGGDistance(path, block).eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        super().__init__(
+            f"VGG16 ({path.name})",
+            f"block{block}_conv{len(VGG_BLOCKS[block - 1])}, mean over positions",
+            sha256(path),
+            size,
+            "bilinear",
+        )
+        self.network = (
+            VGGDistance(path, block)
+            .eval()
+            .requires_grad_(False)
+            .to(memory_format=torch.channels_last)
+        )
 
     def read(self, images: Tensor) -> dict[str, Tensor]:
         return {"features": self.network.maps(self.fitted(images) / 127.5 - 1)[-1].mean(dim=(2, 3))}
 
 
 class Own(FeatureNetwork):
-    """Any module from pictures (B, 3, H, W) in [-1, 1] to features (B, D), or to maps (B, D, h, w), which are averaged."""
+    """Any module from pictures (B, 3, H, W) in [-1, 1] to features (B, D), or to maps (B, D, h, w),
+    which are averaged.
+    """
 
     def __init__(self, network: nn.Module, size: tuple[int, int] | None = None):
         super().__init__(type(network).__name__, "output", digest(network), size, "bilinear")
@@ -127,8 +189,10 @@ class Own(FeatureNetwork):
 
 
 def feature_network(what: str | nn.Module, size: tuple[int, int] | None = None) -> FeatureNetwork:
-    """what: `inception` (from torch's cache, or downloaded) or `inception:FILE`; a torchvision name such as `resnet50`, or `resnet50:FILE`; a VGG16 file
-    (.safetensors), or `FILE@3` for another block than the last; or a module. Raises UserError that names the file that is missing and where it goes.
+    """what: `inception` (from torch's cache, or downloaded) or `inception:FILE`; a torchvision name
+    such as `resnet50`, or `resnet50:FILE`; a VGG16 file (.safetensors), or `FILE@3` for another
+    block than the last; or a module. Raises UserError that names the file that is missing and where
+    it goes.
     """
     if isinstance(what, FeatureNetwork):
         return what
@@ -137,7 +201,9 @@ def feature_network(what: str | nn.Module, size: tuple[int, int] | None = None) 
     name, _, file = what.partition(":")
     if name == "inception":
         if size:
-            raise UserError("--feature-size: Inception reads 299x299, whatever comes in; leave it out")
+            raise UserError(
+                "--feature-size: Inception reads 299x299, whatever comes in; leave it out"
+            )
         return Inception(_existing(file) if file else _inception_file())
     from torchvision import models
 
@@ -147,13 +213,16 @@ def feature_network(what: str | nn.Module, size: tuple[int, int] | None = None) 
     if match:
         return VGGFile(_existing(match[1]), int(match[2] or 5), size)
     raise UserError(
-        f"--features {what}: neither inception, nor a torchvision model, nor a weights file" + did_you_mean(name, ["inception", "resnet50", "vgg16"])
+        f"--features {what}: neither inception, nor a torchvision model, nor a weights file"
+        + did_you_mean(name, ["inception", "resnet50", "vgg16"])
     )
 
 
 def _existing(file: str) -> Path:
     if not Path(file).is_file():
-        raise UserError(f"weights file '{file}' does not exist; give its path, or measure {WITHOUT}")
+        raise UserError(
+            f"weights file '{file}' does not exist; give its path, or measure {WITHOUT}"
+        )
     return Path(file)
 
 
@@ -177,7 +246,8 @@ def _hub_file(url: str, what: str) -> Path:
         except OSError as error:
             reason = getattr(error, "reason", error)
             raise UserError(
-                f"{what}: the weights {cached.name} are not in '{cached.parent}' and can't be downloaded ({reason}); put the file there; or measure {WITHOUT}"
+                f"{what}: the weights {cached.name} are not in '{cached.parent}' and can't be"
+                f" downloaded ({reason}); put the file there; or measure {WITHOUT}"
             ) from None
     return cached
 

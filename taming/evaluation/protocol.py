@@ -1,4 +1,6 @@
-"""Figures and the protocol that made them: a value without its stamp means nothing, and two values may be compared only where their stamps agree."""
+"""Figures and the protocol that made them: a value without its stamp means nothing, and two values
+may be compared only where their stamps agree.
+"""
 
 import hashlib
 import json
@@ -9,13 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
-from taming import __version__, images
+from taming import __version__
 from taming.errors import UserError
 from taming.evaluation.features import FeatureNetwork
-from taming.evaluation.statistics import Estimate, Moments
+from taming.evaluation.frechet import Moments
+from taming.evaluation.intervals import Estimate
+from taming.files import write_atomically
 
 PACKAGES = ("torch", "torchvision", "torchmetrics", "torch-fidelity", "numpy")
-SAME = ("features_sha256", "layer", "resize", "feature_size", "size", "input")  # what two sets of features must share to be compared
+# What two sets of features must share to be compared
+SAME = ("features_sha256", "layer", "resize", "feature_size", "size", "input")
 
 
 @dataclass
@@ -47,7 +52,16 @@ class Figures:
             estimate = Estimate(float(estimate))
         key = stamp_id(stamp)
         self.stamps[key] = stamp
-        self.figures[name] = Figure(name, estimate.value, key, estimate.n or stamp.get("pictures", 0), estimate.low, estimate.high, estimate.interval, note)
+        self.figures[name] = Figure(
+            name,
+            estimate.value,
+            key,
+            estimate.n or stamp.get("pictures", 0),
+            estimate.low,
+            estimate.high,
+            estimate.interval,
+            note,
+        )
 
     def __getitem__(self, name: str) -> float:
         return self.figures[name].value
@@ -57,14 +71,19 @@ class Figures:
 
     def write(self, path: str | Path) -> Path:
         text = json.dumps(asdict(self), indent=1, default=str)
-        images.written(path, lambda file: file.write_text(text))
+        write_atomically(path, lambda file: file.write_text(text))
         return Path(path)
 
     @classmethod
     def read(cls, path: str | Path) -> "Figures":
         try:
             plain = json.loads(Path(path).read_text())
-            return cls({k: Figure(**v) for k, v in plain["figures"].items()}, plain["stamps"], plain["left"], plain["warnings"])
+            return cls(
+                {k: Figure(**v) for k, v in plain["figures"].items()},
+                plain["stamps"],
+                plain["left"],
+                plain["warnings"],
+            )
         except FileNotFoundError:
             raise UserError(f"'{path}' does not exist; taming evaluate writes it") from None
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
@@ -72,17 +91,38 @@ class Figures:
 
     def table(self) -> str:
         """Markdown: a row for each figure."""
-        lines = ["| figure | value | 95 % interval | N | stamp |", "| --- | --- | --- | --- | --- |"]
+        lines = [
+            "| figure | value | 95 % interval | N | stamp |",
+            "| --- | --- | --- | --- | --- |",
+        ]
         for f in self.figures.values():
-            interval = f"{f.low:.4g} to {f.high:.4g}" if f.low is not None and np.isfinite([f.low, f.high]).all() else "-"
-            lines.append(f"| {f.name}{f' ({f.note})' if f.note else ''} | {f.value:.5g} | {interval} | {f.n} | {f.stamp} |")
-        return "\n".join([*lines, "", *(f"warning: {w}" for w in self.warnings), *(f"not measured: {why}" for why in self.left)])
+            interval = (
+                f"{f.low:.4g} to {f.high:.4g}"
+                if f.low is not None and np.isfinite([f.low, f.high]).all()
+                else "-"
+            )
+            lines.append(
+                f"| {f.name}{f' ({f.note})' if f.note else ''} | {f.value:.5g} | {interval} | {f.n}"
+                f" | {f.stamp} |"
+            )
+        return "\n".join(
+            [
+                *lines,
+                "",
+                *(f"warning: {w}" for w in self.warnings),
+                *(f"not measured: {why}" for why in self.left),
+            ]
+        )
 
 
 def stamp_of(**what) -> dict:
     """A protocol: `what` was measured, and the versions that did it."""
     versions = {name: version(name) for name in PACKAGES}
-    return {**what, "input": "8-bit RGB", "versions": {"taming": __version__, "python": platform.python_version(), **versions}}
+    return {
+        **what,
+        "input": "8-bit RGB",
+        "versions": {"taming": __version__, "python": platform.python_version(), **versions},
+    }
 
 
 def stamp_id(stamp: dict) -> str:
@@ -90,11 +130,20 @@ def stamp_id(stamp: dict) -> str:
 
 
 def list_hash(dataset) -> str:
-    """Of the names and sizes of the files that a data set is made of; of its description where it has no files."""
+    """Of the names and sizes of the files that a data set is made of; of its description where it
+    has no files.
+    """
     if hasattr(dataset, "files"):
         told = [[f.name, f.stat().st_size] for i in range(len(dataset)) for f in dataset.files(i)]
     else:
-        told = [repr(dataset) if type(dataset).__repr__ is not object.__repr__ else type(dataset).__name__, len(dataset)]
+        told = [
+            (
+                repr(dataset)
+                if type(dataset).__repr__ is not object.__repr__
+                else type(dataset).__name__
+            ),
+            len(dataset),
+        ]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 
@@ -103,30 +152,53 @@ def store_reference(path: str | Path, found: Moments, stamp: dict) -> None:
 
     def write(file: Path) -> None:
         with open(file, "wb") as stream:
-            np.savez_compressed(stream, mean=found.mean, scatter=found.scatter, count=found.count, stamp=json.dumps(stamp, default=str))
+            np.savez_compressed(
+                stream,
+                mean=found.mean,
+                scatter=found.scatter,
+                count=found.count,
+                stamp=json.dumps(stamp, default=str),
+            )
 
-    images.written(path, write)
+    write_atomically(path, write)
 
 
 def read_reference(path: str | Path, stamp: dict) -> Moments:
-    """Raises UserError where the statistics were made by another protocol than `stamp`, naming what differs."""
+    """Raises UserError where the statistics were made by another protocol than `stamp`, naming what
+    differs.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
             theirs = json.loads(str(file["stamp"]))
             mean, scatter, count = file["mean"], file["scatter"], int(file["count"])
     except FileNotFoundError:
-        raise UserError(f"--reference '{path}' does not exist; --store-reference writes one") from None
+        raise UserError(
+            f"--reference '{path}' does not exist; --store-reference writes one"
+        ) from None
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"--reference '{path}' holds no reference statistics of taming evaluate ({error})") from None
+        raise UserError(
+            f"--reference '{path}' holds no reference statistics of taming evaluate ({error})"
+        ) from None
     ours = json.loads(json.dumps(stamp, default=str))
     differing = [name for name in SAME if theirs.get(name) != ours.get(name)]
     if differing:
-        told = "; ".join(f"{name} is {theirs.get(name)} there and {ours.get(name)} here" for name in differing)
-        raise UserError(f"--reference '{path}' was made by another protocol: {told}; make it anew with --store-reference")
+        told = "; ".join(
+            f"{name} is {theirs.get(name)} there and {ours.get(name)} here" for name in differing
+        )
+        raise UserError(
+            f"--reference '{path}' was made by another protocol: {told}; make it anew with"
+            " --store-reference"
+        )
     found = Moments(len(mean))
     found.mean, found.scatter, found.count = mean, scatter, count
     return found
 
 
 def feature_stamp(network: FeatureNetwork, size, dataset, **more) -> dict:
-    return stamp_of(**network.told(), size=list(size) if size else None, pictures=len(dataset), data_sha256=list_hash(dataset), **more)
+    return stamp_of(
+        **network.told(),
+        size=list(size) if size else None,
+        pictures=len(dataset),
+        data_sha256=list_hash(dataset),
+        **more,
+    )

@@ -7,12 +7,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics.functional.image import multiscale_structural_similarity_index_measure, peak_signal_noise_ratio, structural_similarity_index_measure
+from torchmetrics.functional.image import (
+    multiscale_structural_similarity_index_measure,
+    peak_signal_noise_ratio,
+    structural_similarity_index_measure,
+)
 
 from taming.errors import UserError
 from taming.evaluation.features import FeatureNetwork
-from taming.evaluation.segmenter import accuracy, confusions, mean_iou
-from taming.evaluation.statistics import Estimate, average, bootstrap
+from taming.evaluation.intervals import Estimate, average
+from taming.evaluation.layout import confusions
 from taming.first_stage.interface import Autoencoder, FirstStage, Reconstruction
 from taming.first_stage.perceptual import perceptual_distance
 from taming.images import to_uint8
@@ -22,7 +26,9 @@ MS_SSIM_SIDE = 176  # five scales of an 11 x 11 window
 SMALLEST = 64  # the short side that perceptual nets are shown at least
 
 
-def distances(kinds: tuple[str, ...] = ("lpips", "lpips-alex", "stlpips")) -> tuple[dict[str, Callable], list[str]]:
+def distances(
+    kinds: tuple[str, ...] = ("lpips", "lpips-alex", "stlpips"),
+) -> tuple[dict[str, Callable], list[str]]:
     """The perceptual distances whose weights are at hand, and what is missing of the others."""
     there, left = {}, []
     for kind in kinds:
@@ -34,29 +40,47 @@ def distances(kinds: tuple[str, ...] = ("lpips", "lpips-alex", "stlpips")) -> tu
 
 
 def compared(original: Tensor, image: Tensor, perceptual: dict[str, Callable]) -> dict[str, Tensor]:
-    """Per picture, of (B, C, H, W) in [-1, 1], both rounded to 8 bits: psnr in dB, ssim, ms_ssim from 176 pixels on, and perceptual distances (small pictures
-    enlarged to 64 pixels).
+    """Per picture, of (B, C, H, W) in [-1, 1], both rounded to 8 bits: psnr in dB, ssim, ms_ssim
+    from 176 pixels on, and perceptual distances (small pictures enlarged to 64 pixels).
     """
     theirs, ours = (to_uint8(x).double() for x in (original, image))
-    found = {"psnr": peak_signal_noise_ratio(ours, theirs, data_range=255.0, reduction="none", dim=(1, 2, 3)).clamp(max=PERFECT)}
+    found = {
+        "psnr": (
+            peak_signal_noise_ratio(
+                ours, theirs, data_range=255.0, reduction="none", dim=(1, 2, 3)
+            ).clamp(max=PERFECT)
+        )
+    }
     side = min(image.shape[-2:])
     if side >= 11:
-        found["ssim"] = structural_similarity_index_measure(ours, theirs, data_range=255.0, reduction="none").reshape(len(image))
+        found["ssim"] = structural_similarity_index_measure(
+            ours, theirs, data_range=255.0, reduction="none"
+        ).reshape(len(image))
     if side >= MS_SSIM_SIDE:
-        found["ms_ssim"] = multiscale_structural_similarity_index_measure(ours, theirs, data_range=255.0, reduction="none").reshape(len(image))
+        found["ms_ssim"] = multiscale_structural_similarity_index_measure(
+            ours, theirs, data_range=255.0, reduction="none"
+        ).reshape(len(image))
     shown = [(x.float() / 127.5 - 1).expand(-1, 3, -1, -1) for x in (theirs, ours)]
     if side < SMALLEST:
-        shown = [F.interpolate(x, scale_factor=math.ceil(SMALLEST / side), mode="bilinear") for x in shown]
+        shown = [
+            F.interpolate(x, scale_factor=math.ceil(SMALLEST / side), mode="bilinear")
+            for x in shown
+        ]
     return found | {name: distance(*shown).double() for name, distance in perceptual.items()}
 
 
-def measurer(model: Autoencoder, perceptual: dict[str, Callable], network: FeatureNetwork | None) -> Callable[[dict], dict[str, Tensor]]:
+def measurer(
+    model: Autoencoder, perceptual: dict[str, Callable], network: FeatureNetwork | None
+) -> Callable[[dict], dict[str, Tensor]]:
     """What `rows.measure` asks of each batch."""
 
     def of_labels(batch: dict) -> dict[str, Tensor]:
         codes = model.encode(batch["segmentation"])
         found = model.decode(codes).argmax(dim=1)
-        return {"confusion": confusions(batch["segmentation"], found, model.labels), **_levels(codes)}
+        return {
+            "confusion": confusions(batch["segmentation"], found, model.labels),
+            **_levels(codes),
+        }
 
     def of_pictures(batch: dict) -> dict[str, Tensor]:
         image = batch["image"]
@@ -78,8 +102,12 @@ def measurer(model: Autoencoder, perceptual: dict[str, Callable], network: Featu
 
 
 def _bits(model: Autoencoder, image: Tensor, reconstruction: Reconstruction) -> Tensor | None:
-    """An upper bound on -log2 p of the 8-bit picture, per number, (B,): of the likelihood, and of the latent (a VAE's KL term, or log2 K for each code)."""
-    bits = reconstruction.likelihood and reconstruction.likelihood.bits(image, reconstruction.output)
+    """An upper bound on -log2 p of the 8-bit picture, per number, (B,): of the likelihood, and of
+    the latent (a VAE's KL term, or log2 K for each code).
+    """
+    bits = reconstruction.likelihood and reconstruction.likelihood.bits(
+        image, reconstruction.output
+    )
     if bits is None:
         return None
     if not reconstruction.codes:
@@ -97,17 +125,11 @@ def _levels(codes) -> dict[str, Tensor]:
     return {f"codes_{level}": grid.to(torch.int32) for level, grid in enumerate(codes)}
 
 
-def label_figures(confusion: np.ndarray, seed: int) -> dict[str, Estimate]:
-    """Of confusion matrices per picture (N, labels, labels): accuracy over all pixels, mean IoU over the labels that occur."""
-    flat, labels = confusion.reshape(len(confusion), -1), confusion.shape[-1]
-    sums = lambda weights: (weights @ flat).reshape(labels, labels)  # noqa: E731
-    return {
-        "accuracy": bootstrap(len(flat), lambda w: accuracy(sums(w)), seed),
-        "mean_iou": bootstrap(len(flat), lambda w: mean_iou(sums(w)), seed),
-    }
-
-
 def picture_figures(rows: dict[str, np.ndarray], seed: int) -> dict[str, Estimate]:
     """Means over pictures."""
-    names = [name for name in rows if name in ("psnr", "ssim", "ms_ssim", "lpips", "lpips-alex", "stlpips", "bits_per_dim")]
+    names = [
+        name
+        for name in rows
+        if name in ("psnr", "ssim", "ms_ssim", "lpips", "lpips-alex", "stlpips", "bits_per_dim")
+    ]
     return {name.replace("-", "_"): average(rows[name], seed) for name in names}

@@ -1,4 +1,6 @@
-"""One self-contained HTML page: pictures, curves, figures, configuration, versions. Opens without a network, and can be read on a phone."""
+"""One self-contained HTML page: pictures, curves, figures, configuration, versions. Opens without a
+network, and can be read on a phone.
+"""
 
 import base64
 import html
@@ -13,7 +15,8 @@ from pathlib import Path
 from torch import Tensor
 
 from taming import images
-from taming.callbacks import read_metrics
+from taming.evaluation.metrics import read_metrics
+from taming.files import write_atomically
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; color: #222 }
@@ -28,7 +31,9 @@ PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy", "omegaconf")
 
 @dataclass
 class Section:
-    """A heading, a sentence, pictures with captions, rows of figures, and preformatted text; whatever is given."""
+    """A heading, a sentence, pictures with captions, rows of figures, and preformatted text;
+    whatever is given.
+    """
 
     title: str
     text: str = ""
@@ -50,16 +55,22 @@ def page(title: str, sections: Sequence[Section]) -> str:
 
 def write(path: str | Path, title: str, sections: Sequence[Section]) -> Path:
     """Writes the page whole or not at all."""
-    images.written(path, lambda file: file.write_text(page(title, sections)))
+    write_atomically(path, lambda file: file.write_text(page(title, sections)))
     return Path(path)
 
 
 def run_section(title: str, folder: Path, text: str, curves: Sequence[Sequence[str]]) -> Section:
-    """What a run folder tells: its curves (one plot for each list of metric names), last figures, last pictures and configuration."""
+    """What a run folder tells: its curves (one plot for each list of metric names), last figures,
+    last pictures and configuration.
+    """
     rows = read_metrics(folder / "metrics.csv")
     last = {name: value for _, name, value in rows if name.startswith("validation/")}
     drawn = sorted((folder / "pictures").glob("*.png"))
-    pictures = [(f"validation pictures at batch {int(drawn[-1].stem)}", drawn[-1].read_bytes())] if drawn else []
+    pictures = (
+        [(f"validation pictures at batch {int(drawn[-1].stem)}", drawn[-1].read_bytes())]
+        if drawn
+        else []
+    )
     pictures += [(", ".join(names), plot(rows, names)) for names in curves]
     return Section(
         title,
@@ -79,7 +90,9 @@ def plot(rows: Sequence[tuple[int, str, float]], names: Sequence[str]) -> bytes:
     for name in names:
         points = [(batch, value) for batch, key, value in rows if key == name]
         if points:
-            axes.plot(*zip(*points), label=name, marker="o" if len(points) < 20 else None, markersize=3)
+            axes.plot(
+                *zip(*points), label=name, marker="o" if len(points) < 20 else None, markersize=3
+            )
     axes.set_xlabel("batch")
     axes.grid(alpha=0.3)
     if axes.lines:
@@ -104,12 +117,18 @@ def _section(section: Section) -> str:
     if section.text:
         parts.append(f"<p>{html.escape(section.text)}</p>")
     parts += [
-        f"<figure><img alt='{html.escape(caption)}' src='{_address(picture)}'><figcaption>{html.escape(caption)}</figcaption></figure>"
+        f"<figure><img alt='{html.escape(caption)}'"
+        f" src='{_address(picture)}'><figcaption>{html.escape(caption)}</figcaption></figure>"
         for caption, picture in section.pictures
     ]
     if section.rows:
-        parts.append("<div class='wide'><table>" + "".join(map(_row, section.rows)) + "</table></div>")
-    parts += [f"<details><summary>{html.escape(name)}</summary><pre>{html.escape(text)}</pre></details>" for name, text in section.folded]
+        parts.append(
+            "<div class='wide'><table>" + "".join(map(_row, section.rows)) + "</table></div>"
+        )
+    parts += [
+        f"<details><summary>{html.escape(name)}</summary><pre>{html.escape(text)}</pre></details>"
+        for name, text in section.folded
+    ]
     return "\n".join(parts)
 
 

@@ -1,5 +1,5 @@
-"""Numbers per picture, on disk: measured in batches of any size, by any number of processes, interrupted and taken up again, and read in the pictures'
-order.
+"""Numbers per picture, on disk: measured in batches of any size, by any number of processes,
+interrupted and taken up again, and read in the pictures' order.
 """
 
 import os
@@ -23,7 +23,9 @@ Rows = dict[str, np.ndarray]
 
 @dataclass
 class Workplace:
-    """Where rows are kept and how they are made. folder: one for each stamp, so that what was measured otherwise is never taken up."""
+    """Where rows are kept and how they are made. folder: one for each stamp, so that what was
+    measured otherwise is never taken up.
+    """
 
     folder: Path
     batch_size: int = 32
@@ -48,9 +50,16 @@ def processes() -> None:
         dist.init_process_group("gloo")
 
 
-def measure(name: str, dataset: Dataset, function: Callable[[dict], dict[str, Tensor]], place: Workplace, mark: str = "") -> Rows:
-    """function: a batch -> tensors (B, ...), each row of which depends on its own picture only. mark: rows with another one are not taken up. Pictures that are
-    done are not measured again. With several processes all return the same rows, so every figure is that of one.
+def measure(
+    name: str,
+    dataset: Dataset,
+    function: Callable[[dict], dict[str, Tensor]],
+    place: Workplace,
+    mark: str = "",
+) -> Rows:
+    """function: a batch -> tensors (B, ...), each row of which depends on its own picture only.
+    mark: rows with another one are not taken up. Pictures that are done are not measured again.
+    With several processes all return the same rows, so every figure is that of one.
     """
     if not len(dataset):
         raise UserError(f"{name}: there are no pictures to measure")
@@ -59,17 +68,30 @@ def measure(name: str, dataset: Dataset, function: Callable[[dict], dict[str, Te
         first = _measured(function, dataset, [0], place)
         folder.mkdir(parents=True, exist_ok=True)
         for key, value in first.items():
-            np.lib.format.open_memmap(folder / f"{key}.values.npy", "w+", value.dtype, (len(dataset), *value.shape[1:])).flush()
+            np.lib.format.open_memmap(
+                folder / f"{key}.values.npy", "w+", value.dtype, (len(dataset), *value.shape[1:])
+            ).flush()
         done = np.lib.format.open_memmap(folder / ".done.tmp", "w+", np.uint8, (len(dataset),))
         done.flush()
-        (folder / ".done.tmp").rename(folder / "done.npy")  # last, so that a kill before it starts anew
+        # Last, so that a kill before it starts anew
+        (folder / ".done.tmp").rename(folder / "done.npy")
     place.wait()
     done = np.load(folder / "done.npy", mmap_mode="r+")
-    rows = {path.name.removesuffix(".values.npy"): np.load(path, mmap_mode="r+") for path in sorted(folder.glob("*.values.npy"))}
+    rows = {
+        path.name.removesuffix(".values.npy"): np.load(path, mmap_mode="r+")
+        for path in sorted(folder.glob("*.values.npy"))
+    }
     left = np.flatnonzero(done == 0)
     parts = [left[i : i + place.batch_size] for i in range(0, len(left), place.batch_size)]
     place.wait()  # nobody marks a row before all have read which are left
-    bar = tqdm(total=len(dataset), initial=len(dataset) - len(left), desc=name, unit="picture", disable=None if place.rank == 0 else True, file=sys.stderr)
+    bar = tqdm(
+        total=len(dataset),
+        initial=len(dataset) - len(left),
+        desc=name,
+        unit="picture",
+        disable=None if place.rank == 0 else True,
+        file=sys.stderr,
+    )
     for number, part in enumerate(parts):
         if number % place.world == place.rank:
             for key, value in _measured(function, dataset, part.tolist(), place).items():
@@ -81,27 +103,54 @@ def measure(name: str, dataset: Dataset, function: Callable[[dict], dict[str, Te
     bar.close()
     place.wait()
     for key, values in rows.items():
-        finite = np.isfinite(values).reshape(len(values), -1).all(axis=1) if np.issubdtype(values.dtype, np.floating) else np.ones(1, bool)
+        finite = (
+            np.isfinite(values).reshape(len(values), -1).all(axis=1)
+            if np.issubdtype(values.dtype, np.floating)
+            else np.ones(1, bool)
+        )
         if not finite.all():
             which = int(np.flatnonzero(~finite)[0])
-            raise UserError(f"{name}: {key} of picture {which} ({_name(dataset, which)}) is NaN or infinite; does the network fit these pictures?")
+            raise UserError(
+                f"{name}: {key} of picture {which} ({_name(dataset, which)}) is NaN or infinite;"
+                " does the network fit these pictures?"
+            )
     return rows
 
 
 @torch.no_grad()
-def _measured(function: Callable, dataset: Dataset, indices: list[int], place: Workplace) -> dict[str, np.ndarray]:
-    batch = next(iter(DataLoader(Subset(dataset, indices), batch_size=len(indices), collate_fn=together, generator=torch.Generator())))
+def _measured(
+    function: Callable, dataset: Dataset, indices: list[int], place: Workplace
+) -> dict[str, np.ndarray]:
+    batch = next(
+        iter(
+            DataLoader(
+                Subset(dataset, indices),
+                batch_size=len(indices),
+                collate_fn=together,
+                generator=torch.Generator(),
+            )
+        )
+    )
     batch = {k: v.to(place.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
     return {key: value.detach().cpu().numpy() for key, value in function(batch).items()}
 
 
 def together(items: list[dict]) -> dict:
-    """Stacks tensors and numbers; names become a list. Raises UserError for pictures of different sizes."""
+    """Stacks tensors and numbers; names become a list. Raises UserError for pictures of different
+    sizes.
+    """
     for key in items[0]:
-        sizes = {tuple(item[key].shape[-2:]): item.get("name") for item in items if isinstance(item[key], Tensor) and item[key].ndim >= 2}
+        sizes = {
+            tuple(item[key].shape[-2:]): item.get("name")
+            for item in items
+            if isinstance(item[key], Tensor) and item[key].ndim >= 2
+        }
         if len(sizes) > 1:
             (one, first), (other, second) = list(sizes.items())[:2]
-            raise UserError(f"'{first}' is {one[0]}x{one[1]} and '{second}' {other[0]}x{other[1]} (height x width); give --size HxW to bring all to one size")
+            raise UserError(
+                f"'{first}' is {one[0]}x{one[1]} and '{second}' {other[0]}x{other[1]} (height x"
+                " width); give --size HxW to bring all to one size"
+            )
     names = [item["name"] for item in items if "name" in item]
     batch = default_collate([{k: v for k, v in item.items() if k != "name"} for item in items])
     return {**batch, "name": names} if names else batch

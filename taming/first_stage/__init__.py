@@ -2,10 +2,16 @@
 
 from taming.first_stage.discriminator import PatchDiscriminator
 from taming.first_stage.dvae import DVAE
-from taming.first_stage.interface import Autoencoder, Codes, FirstStage, Quantized, Quantizer, Reconstruction
+from taming.first_stage.interface import (
+    Autoencoder,
+    Codes,
+    FirstStage,
+    Quantized,
+    Quantizer,
+    Reconstruction,
+)
 from taming.first_stage.likelihood import GaussianLikelihood, LogitLaplaceLikelihood
 from taming.first_stage.losses import LikelihoodLoss, MaskLoss, VQGANLoss
-from taming.first_stage.pretrained import pretrained
 from taming.first_stage.quantizers import (
     EMAQuantizer,
     GumbelQuantizer,
@@ -48,5 +54,4 @@ __all__ = [
     "VQGAN",
     "VQGANLoss",
     "VectorQuantizer",
-    "pretrained",
 ]

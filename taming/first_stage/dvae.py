@@ -1,4 +1,6 @@
-"""The discrete VAE of DALL-E: a Gumbel-softmax relaxation over picture tokens (Ramesh et al. 2021, arXiv 2102.12092, section 2.1 and appendix A)."""
+"""The discrete VAE of DALL-E: a Gumbel-softmax relaxation over picture tokens (Ramesh et al. 2021,
+arXiv 2102.12092, section 2.1 and appendix A).
+"""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,21 +13,40 @@ from taming.first_stage.tokenizer import Tokenizer
 class DVAE(Tokenizer):
     """Images (B, in_channels, H, W) in [-1, 1] <-> codes (B, H / 8, W / 8).
 
-    width: of the finest scale; the three coarser ones have 2, 4 and 8 times as much. blocks: bottleneck blocks per scale. The quantizer's `dim` must be 8 width
-    (its 1x1 convolution makes the logits); its `code_dim` is what the decoder begins with. The KL term counts once per position and is divided by the numbers
-    of the image, as the likelihood is: a kl_weight of 6.6 means the paper's beta.
+    width: of the finest scale; the three coarser ones have 2, 4 and 8 times as much. blocks:
+    bottleneck blocks per scale. The quantizer's `dim` must be 8 width (its 1x1 convolution makes
+    the logits); its `code_dim` is what the decoder begins with. The KL term counts once per
+    position and is divided by the numbers of the image, as the likelihood is: a kl_weight of 6.6
+    means the paper's beta.
     """
 
-    def __init__(self, width: int, quantizer: Quantizer, likelihood: Likelihood | None = None, blocks: int = 2, in_channels: int = 3, key: str = "image"):
+    def __init__(
+        self,
+        width: int,
+        quantizer: Quantizer,
+        likelihood: Likelihood | None = None,
+        blocks: int = 2,
+        in_channels: int = 3,
+        key: str = "image",
+    ):
         super().__init__(quantizer, 8, in_channels, key, likelihood)
         if quantizer.dim != 8 * width:
-            raise ValueError(f"the quantizer's dim is {quantizer.dim}, but the encoder gives 8 x width = {8 * width} numbers; make them equal")
+            raise ValueError(
+                f"the quantizer's dim is {quantizer.dim}, but the encoder gives 8 x width ="
+                f" {8 * width} numbers; make them equal"
+            )
         maps = likelihood.maps if likelihood is not None else 1
         widths, layers = [width * 2**i for i in range(4)], 4 * blocks
         self.encoder = nn.ModuleList([nn.Conv2d(in_channels, width, 7, padding=3)])
-        self.encoder.extend(_scale(before, after, blocks, layers, (3, 3, 3, 1)) for before, after in zip([width, *widths], widths))
+        self.encoder.extend(
+            _scale(before, after, blocks, layers, (3, 3, 3, 1))
+            for before, after in zip([width, *widths], widths)
+        )
         coarse = widths[::-1]
-        self.decoder = nn.ModuleList(_scale(before, after, blocks, layers, (1, 3, 3, 3)) for before, after in zip([quantizer.code_dim, *coarse], coarse))
+        self.decoder = nn.ModuleList(
+            _scale(before, after, blocks, layers, (1, 3, 3, 3))
+            for before, after in zip([quantizer.code_dim, *coarse], coarse)
+        )
         self.decoder.append(nn.Conv2d(width, maps * in_channels, 1))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -57,13 +78,17 @@ class DVAE(Tokenizer):
 
 
 class BottleneckBlock(nn.Module):
-    """x + gain * (ReLU and convolution, four times), a quarter as wide inside; the gain keeps a deep stack near the identity at first."""
+    """x + gain * (ReLU and convolution, four times), a quarter as wide inside; the gain keeps a
+    deep stack near the identity at first.
+    """
 
     def __init__(self, before: int, after: int, kernels: tuple[int, ...], gain: float):
         super().__init__()
         inner = after // 4
         widths = [before, inner, inner, inner, after]
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, k, padding=k // 2) for a, b, k in zip(widths, widths[1:], kernels))
+        self.convs = nn.ModuleList(
+            nn.Conv2d(a, b, k, padding=k // 2) for a, b, k in zip(widths, widths[1:], kernels)
+        )
         self.shortcut = nn.Conv2d(before, after, 1) if before != after else nn.Identity()
         self.gain = gain
 
@@ -74,5 +99,12 @@ class BottleneckBlock(nn.Module):
         return self.shortcut(x) + self.gain * h
 
 
-def _scale(before: int, after: int, blocks: int, layers: int, kernels: tuple[int, ...]) -> nn.Sequential:
-    return nn.Sequential(*(BottleneckBlock(before if i == 0 else after, after, kernels, layers**-2) for i in range(blocks)))
+def _scale(
+    before: int, after: int, blocks: int, layers: int, kernels: tuple[int, ...]
+) -> nn.Sequential:
+    return nn.Sequential(
+        *(
+            BottleneckBlock(before if i == 0 else after, after, kernels, layers**-2)
+            for i in range(blocks)
+        )
+    )

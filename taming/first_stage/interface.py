@@ -20,7 +20,9 @@ class Quantized:
 
 
 class Quantizer(nn.Module):
-    """Latents (B, D, h, w) -> the nearest of finitely many; searches in float32 whatever autocast says."""
+    """Latents (B, D, h, w) -> the nearest of finitely many; searches in float32 whatever autocast
+    says.
+    """
 
     num_codes: tuple[int, ...]
     dim: int
@@ -50,7 +52,8 @@ def check_count(num_codes: int) -> None:
 @dataclass
 class Reconstruction:
     image: Tensor  # (B, C, H, W), what a person would look at
-    output: Tensor  # what the loss reads: logits of a mask, parameters of a likelihood, else the image
+    # What the loss reads: logits of a mask, parameters of a likelihood, else the image
+    output: Tensor
     codes: Codes
     quantizer_loss: Tensor  # ()
     likelihood: nn.Module | None = None  # what reads `output`, where it holds the parameters of one
@@ -101,7 +104,9 @@ class FirstStage(Autoencoder):
 
 
 def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
-    """Repeats the last row and column of an image (B, C, H, W) or of labels (B, H, W) until both sides are divisible."""
+    """Repeats the last row and column of an image (B, C, H, W) or of labels (B, H, W) until both
+    sides are divisible.
+    """
     height, width = image.shape[-2:]
     rows = torch.arange(height + -height % multiple, device=image.device).clamp(max=height - 1)
     columns = torch.arange(width + -width % multiple, device=image.device).clamp(max=width - 1)

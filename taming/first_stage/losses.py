@@ -1,7 +1,8 @@
-"""What a first stage is trained for: L1 + perceptual + adversarial with the adaptive weight (Esser et al. 2021, eq. 4 to 7), and the loss of a mask
-tokenizer.
+"""What a first stage is trained for: L1 + perceptual + adversarial with the adaptive weight (Esser
+et al. 2021, eq. 4 to 7), and the loss of a mask tokenizer.
 
-A loss object has two methods: `autoencoder` for the generator's step, `adversary` for the discriminator's. Steps are batches.
+A loss object has two methods: `autoencoder` for the generator's step, `adversary` for the
+discriminator's. Steps are batches.
 """
 
 import torch
@@ -19,10 +20,12 @@ DELTA, LARGEST = 1e-4, 1e4  # of the adaptive weight, as published (the paper ha
 class VQGANLoss(nn.Module):
     """|x - x'| + perceptual_weight P(x, x') + adversarial * lambda * G + quantizer loss.
 
-    perceptual: lpips, stlpips, the path of a VGG16 weights file, or none. adversarial: weight of the generator's loss on top of the adaptive lambda.
-    adversarial_start: the first batch with a discriminator, or below 1 a share of the run. adversarial_ramp: over so many batches from there on, the
-    generator's part grows from 0 to its weight, while the discriminator learns in full: one that has seen nothing has nothing to say. form: hinge or
-    vanilla. width, layers, normalization (batch or act), in_channels: of the discriminator.
+    perceptual: lpips, stlpips, the path of a VGG16 weights file, or none. adversarial: weight of
+    the generator's loss on top of the adaptive lambda. adversarial_start: the first batch with a
+    discriminator, or below 1 a share of the run. adversarial_ramp: over so many batches from there
+    on, the generator's part grows from 0 to its weight, while the discriminator learns in full: one
+    that has seen nothing has nothing to say. form: hinge or vanilla. width, layers, normalization
+    (batch or act), in_channels: of the discriminator.
     """
 
     def __init__(
@@ -44,9 +47,12 @@ class VQGANLoss(nn.Module):
             raise UserError(f"loss.params.form: '{form}' is unknown{did_you_mean(form, FORMS)}")
         self.perceptual_weight, self.adversarial = perceptual_weight, adversarial
         self.start, self.ramp, self.form = adversarial_start, adversarial_ramp, form
-        # In a tuple, so that its weights stay out of the checkpoint and `.train()` leaves its dropout alone.
+        # In a tuple, so that its weights stay out of the checkpoint and `.train()` leaves its
+        # dropout alone.
         self._perceptual = (perceptual_distance(perceptual, perceptual_blocks),)
-        self.discriminator = PatchDiscriminator(in_channels, width, layers, normalization) if adversarial else None
+        self.discriminator = (
+            PatchDiscriminator(in_channels, width, layers, normalization) if adversarial else None
+        )
 
     def _apply(self, fn, recurse: bool = True):
         if self.perceptual is not None:
@@ -68,7 +74,9 @@ class VQGANLoss(nn.Module):
             return 0.0
         return self.adversarial * min(1.0, (step - self.start + 1) / (self.ramp + 1))
 
-    def reconstruction(self, image: Tensor, reconstruction: Reconstruction) -> tuple[Tensor, dict[str, Tensor]]:
+    def reconstruction(
+        self, image: Tensor, reconstruction: Reconstruction
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         return self.distance(image, reconstruction.output)
 
     def distance(self, image: Tensor, output: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -77,22 +85,32 @@ class VQGANLoss(nn.Module):
         terms = {"l1": l1}
         if self.perceptual is None or not self.perceptual_weight:
             return l1, terms
-        shown = (image, output) if image.shape[1] == 3 else (image.expand(-1, 3, -1, -1), output.expand(-1, 3, -1, -1))
+        shown = (
+            (image, output)
+            if image.shape[1] == 3
+            else (image.expand(-1, 3, -1, -1), output.expand(-1, 3, -1, -1))
+        )
         terms["perceptual"] = self.perceptual(*shown).mean()
         return l1 + self.perceptual_weight * terms["perceptual"], terms
 
-    def autoencoder(self, image: Tensor, reconstruction: Reconstruction, last_layer: nn.Parameter, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def autoencoder(
+        self, image: Tensor, reconstruction: Reconstruction, last_layer: nn.Parameter, step: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The generator's loss (), to call backward on once, and its terms.
 
-        The perceptual net and the discriminator are run backward to the reconstruction only, each once; both gradients at the last layer follow from there
-        by one convolution, and their weighted sum is sent through the decoder in one pass. The gradient is that of the published total, which runs backward
-        through everything twice.
+        The perceptual net and the discriminator are run backward to the reconstruction only, each
+        once; both gradients at the last layer follow from there by one convolution, and their
+        weighted sum is sent through the decoder in one pass. The gradient is that of the published
+        total, which runs backward through everything twice.
         """
         output = reconstruction.output
         weight = self.adversary_weight(step)
         if not (weight and output.requires_grad):
             nll, terms = self.distance(image, output)
-            return nll + reconstruction.quantizer_loss, {**terms, "quantizer": reconstruction.quantizer_loss}
+            return nll + reconstruction.quantizer_loss, {
+                **terms,
+                "quantizer": reconstruction.quantizer_loss,
+            }
         leaf = output.detach().requires_grad_()
         nll, terms = self.distance(image, leaf)
         adversarial = -self.discriminator(leaf).mean()
@@ -102,7 +120,11 @@ class VQGANLoss(nn.Module):
         gradient = nll_gradient + weight * adaptive * adversarial_gradient
         value = (nll + weight * adaptive * adversarial).detach()
         total = _with_gradient(output, gradient, value) + reconstruction.quantizer_loss
-        terms.update(quantizer=reconstruction.quantizer_loss, adversarial=adversarial, adaptive_weight=adaptive)
+        terms.update(
+            quantizer=reconstruction.quantizer_loss,
+            adversarial=adversarial,
+            adaptive_weight=adaptive,
+        )
         return total, terms
 
     def adversary(self, image: Tensor, output: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -123,9 +145,16 @@ def vanilla(real: Tensor, fake: Tensor) -> Tensor:
 FORMS = {"hinge": hinge, "vanilla": vanilla}
 
 
-def adaptive_weight(output: Tensor, nll_gradient: Tensor, adversarial_gradient: Tensor, last_layer: nn.Parameter) -> Tensor:
-    """lambda = |grad nll| / (|grad adversarial| + delta) at the last layer (eq. 7), from the two gradients at the output; ()."""
-    norms = [torch.autograd.grad(output, last_layer, g, retain_graph=True)[0].norm() for g in (nll_gradient, adversarial_gradient)]
+def adaptive_weight(
+    output: Tensor, nll_gradient: Tensor, adversarial_gradient: Tensor, last_layer: nn.Parameter
+) -> Tensor:
+    """lambda = |grad nll| / (|grad adversarial| + delta) at the last layer (eq. 7), from the two
+    gradients at the output; ().
+    """
+    norms = [
+        torch.autograd.grad(output, last_layer, g, retain_graph=True)[0].norm()
+        for g in (nll_gradient, adversarial_gradient)
+    ]
     return (norms[0] / (norms[1] + DELTA)).clamp(0, LARGEST).detach()
 
 
@@ -146,47 +175,71 @@ class WithoutDiscriminator(nn.Module):
     def adversary_weight(self, step: int) -> float:
         return 0.0
 
-    def reconstruction(self, image: Tensor, reconstruction: Reconstruction) -> tuple[Tensor, dict[str, Tensor]]:
+    def reconstruction(
+        self, image: Tensor, reconstruction: Reconstruction
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         raise NotImplementedError(f"{type(self).__name__} compares nothing")
 
-    def autoencoder(self, image: Tensor, reconstruction: Reconstruction, last_layer: nn.Parameter, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def autoencoder(
+        self, image: Tensor, reconstruction: Reconstruction, last_layer: nn.Parameter, step: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         loss, terms = self.reconstruction(image, reconstruction)
-        return loss + reconstruction.quantizer_loss, {**terms, "quantizer": reconstruction.quantizer_loss}
+        return loss + reconstruction.quantizer_loss, {
+            **terms,
+            "quantizer": reconstruction.quantizer_loss,
+        }
 
 
 class LikelihoodLoss(WithoutDiscriminator):
-    """weight * -log p(x | z), nats per number of the image, + quantizer loss; the model's `likelihood` says what p is.
+    """weight * -log p(x | z), nats per number of the image, + quantizer loss; the model's
+    `likelihood` says what p is.
 
-    With weight 1 this is the negative ELBO of a VAE, VQ-VAE's eq. 3 with all three terms as means over what they sum over, and dVAE's objective.
+    With weight 1 this is the negative ELBO of a VAE, VQ-VAE's eq. 3 with all three terms as means
+    over what they sum over, and dVAE's objective.
     """
 
     def __init__(self, weight: float = 1.0):
         super().__init__()
         self.weight = weight
 
-    def reconstruction(self, image: Tensor, reconstruction: Reconstruction) -> tuple[Tensor, dict[str, Tensor]]:
+    def reconstruction(
+        self, image: Tensor, reconstruction: Reconstruction
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         if reconstruction.likelihood is None:
-            raise UserError("loss: LikelihoodLoss reads a likelihood, and the model has none; add model.params.likelihood, or take VQGANLoss")
+            raise UserError(
+                "loss: LikelihoodLoss reads a likelihood, and the model has none; add"
+                " model.params.likelihood, or take VQGANLoss"
+            )
         nll = reconstruction.likelihood.negative_log(image, reconstruction.output).mean()
-        return self.weight * nll, {"nll": nll, "mse": (image - reconstruction.image).square().mean()}
+        return self.weight * nll, {
+            "nll": nll,
+            "mse": (image - reconstruction.image).square().mean(),
+        }
 
 
 class MaskLoss(WithoutDiscriminator):
-    """For a mask tokenizer: cross-entropy over the labels of a pixel, or `bce`, the published binary cross-entropy of each label by itself; no
-    discriminator.
+    """For a mask tokenizer: cross-entropy over the labels of a pixel, or `bce`, the published
+    binary cross-entropy of each label by itself; no discriminator.
     """
 
     def __init__(self, form: str = "cross_entropy"):
         super().__init__()
         if form not in ("cross_entropy", "bce"):
-            raise UserError(f"loss.params.form: '{form}' is unknown{did_you_mean(form, ['cross_entropy', 'bce'])}")
+            raise UserError(
+                f"loss.params.form: '{form}' is"
+                f" unknown{did_you_mean(form, ['cross_entropy', 'bce'])}"
+            )
         self.form = form
 
-    def reconstruction(self, labels: Tensor, reconstruction: Reconstruction) -> tuple[Tensor, dict[str, Tensor]]:
+    def reconstruction(
+        self, labels: Tensor, reconstruction: Reconstruction
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """labels int64 (B, H, W); of logits (B, labels, H, W)."""
         output = reconstruction.output
         if self.form == "bce":
-            loss = F.binary_cross_entropy_with_logits(output, F.one_hot(labels, output.shape[1]).permute(0, 3, 1, 2).to(output))
+            loss = F.binary_cross_entropy_with_logits(
+                output, F.one_hot(labels, output.shape[1]).permute(0, 3, 1, 2).to(output)
+            )
         else:
             loss = F.cross_entropy(output, labels)
         return loss, {self.form: loss}

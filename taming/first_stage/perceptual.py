@@ -1,5 +1,6 @@
-"""How different two pictures look, by the features of a frozen network: LPIPS (Zhang et al. 2018, arXiv 1801.03924), its shift-tolerant variant ST-LPIPS
-(Ghildyal and Liu 2022, arXiv 2207.13686), or plain VGG16 features from a file, behind one call.
+"""How different two pictures look, by the features of a frozen network: LPIPS (Zhang et al. 2018,
+arXiv 1801.03924), its shift-tolerant variant ST-LPIPS (Ghildyal and Liu 2022, arXiv 2207.13686), or
+plain VGG16 features from a file, behind one call.
 """
 
 import warnings
@@ -19,9 +20,10 @@ VGG_BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512,
 def perceptual_distance(kind: str, blocks: int = 3) -> nn.Module | None:
     """A frozen module (x, y) -> (B,), zero for equal pictures; x, y (B, 3, H, W) in [-1, 1].
 
-    kind: `lpips` (needs torchvision's VGG16: from its cache or a download), `lpips-alex` (likewise AlexNet), `stlpips` (weights come with the
-    package), the path of a VGG16 weights file (the first `blocks` of its five blocks are compared), or `none` (returns None). There is no fallback from one to
-    another.
+    kind: `lpips` (needs torchvision's VGG16: from its cache or a download), `lpips-alex` (likewise
+    AlexNet), `stlpips` (weights come with the package), the path of a VGG16 weights file (the first
+    `blocks` of its five blocks are compared), or `none` (returns None). There is no fallback from
+    one to another.
     """
     if kind == "none":
         return None
@@ -33,24 +35,27 @@ def perceptual_distance(kind: str, blocks: int = 3) -> nn.Module | None:
         network = VGGDistance(kind, blocks)
     else:
         raise UserError(
-            f"loss.params.perceptual: '{kind}' is none of lpips, stlpips, none or the path of a .safetensors file"
-            + did_you_mean(kind, ["lpips", "stlpips", "none"])
+            f"loss.params.perceptual: '{kind}' is none of lpips, stlpips, none or the path of a"
+            " .safetensors file" + did_you_mean(kind, ["lpips", "stlpips", "none"])
         )
     return network.eval().requires_grad_(False)
 
 
 class VGGDistance(nn.Module):
-    """Squared distance of channel-normalised VGG16 features, mean over positions, summed over the last layer of each of the first `blocks` blocks.
+    """Squared distance of channel-normalised VGG16 features, mean over positions, summed over the
+    last layer of each of the first `blocks` blocks.
 
-    The file holds `block{1..5}_conv{1..3}.{weight,bias}` for pictures in BGR with the ImageNet mean taken off (the Oxford layout). Without LPIPS's learned
-    heads: not LPIPS.
+    The file holds `block{1..5}_conv{1..3}.{weight,bias}` for pictures in BGR with the ImageNet mean
+    taken off (the Oxford layout). Without LPIPS's learned heads: not LPIPS.
     """
 
     def __init__(self, path: str | Path, blocks: int = 3):
         super().__init__()
         state = _read_weights(path)
         if not 1 <= blocks <= len(VGG_BLOCKS):
-            raise UserError(f"loss.params.perceptual_blocks: {blocks} is not between 1 and {len(VGG_BLOCKS)}")
+            raise UserError(
+                f"loss.params.perceptual_blocks: {blocks} is not between 1 and {len(VGG_BLOCKS)}"
+            )
         self.blocks = nn.ModuleList()
         channels = 3
         for b, widths in enumerate(VGG_BLOCKS[:blocks], start=1):
@@ -58,15 +63,26 @@ class VGGDistance(nn.Module):
             for c, width in enumerate(widths, start=1):
                 conv = nn.Conv2d(channels, width, 3, padding=1)
                 name = f"block{b}_conv{c}"
-                if f"{name}.weight" not in state or state[f"{name}.weight"].shape != conv.weight.shape:
+                if (
+                    f"{name}.weight" not in state
+                    or state[f"{name}.weight"].shape != conv.weight.shape
+                ):
                     raise UserError(
-                        f"'{path}' holds no {name}.weight of shape {tuple(conv.weight.shape)}; a VGG16 feature file has block1_conv1 ... block5_conv3"
+                        f"'{path}' holds no {name}.weight of shape {tuple(conv.weight.shape)}; a"
+                        " VGG16 feature file has block1_conv1 ... block5_conv3"
                     )
-                conv.load_state_dict({"weight": state[f"{name}.weight"].float(), "bias": state[f"{name}.bias"].float()})
+                conv.load_state_dict(
+                    {
+                        "weight": state[f"{name}.weight"].float(),
+                        "bias": state[f"{name}.bias"].float(),
+                    }
+                )
                 block.append(conv)
                 channels = width
             self.blocks.append(block)
-        self.register_buffer("mean", torch.tensor([103.939, 116.779, 123.68]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer(
+            "mean", torch.tensor([103.939, 116.779, 123.68]).view(1, 3, 1, 1), persistent=False
+        )
 
     def maps(self, image: Tensor) -> list[Tensor]:
         """The last map of each block, of images (B, 3, H, W) in [-1, 1]."""
@@ -88,7 +104,9 @@ class VGGDistance(nn.Module):
             x, y = x.expand(-1, 3, -1, -1), y.expand(-1, 3, -1, -1)
         with torch.no_grad():
             theirs = self.features(x if not x.requires_grad else x.detach())
-        return sum((a - b).square().sum(dim=1).mean(dim=(1, 2)) for a, b in zip(theirs, self.features(y)))
+        return sum(
+            (a - b).square().sum(dim=1).mean(dim=(1, 2)) for a, b in zip(theirs, self.features(y))
+        )
 
 
 class _Wrapped(nn.Module):
@@ -112,8 +130,9 @@ def _lpips(net: str) -> nn.Module:
     except (URLError, OSError) as error:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise UserError(
-            f"perceptual: lpips needs {LPIPS_FILES[net]} in {folder}, and it can't be downloaded ({getattr(error, 'reason', error)}); "
-            "put the file there, or set loss.params.perceptual to stlpips, to the path of a VGG16 weights file, or to none"
+            f"perceptual: lpips needs {LPIPS_FILES[net]} in {folder}, and it can't be downloaded"
+            f" ({getattr(error, 'reason', error)}); put the file there, or set"
+            " loss.params.perceptual to stlpips, to the path of a VGG16 weights file, or to none"
         ) from None
 
 
@@ -130,7 +149,10 @@ def _stlpips() -> nn.Module:
 
 def _read_weights(path: str | Path) -> dict[str, Tensor]:
     if not Path(path).is_file():
-        raise UserError(f"perceptual: weights file '{path}' does not exist; give the path of a VGG16 file, or stlpips, lpips or none")
+        raise UserError(
+            f"perceptual: weights file '{path}' does not exist; give the path of a VGG16 file, or"
+            " stlpips, lpips or none"
+        )
     if Path(path).suffix == ".safetensors":
         from safetensors.torch import load_file
 

@@ -1,7 +1,8 @@
-"""Encoder and decoder of VQ-GAN: residual blocks with group normalisation, attention at the coarsest scale (Esser et al. 2021, arXiv 2012.09841, table 7).
+"""Encoder and decoder of VQ-GAN: residual blocks with group normalisation, attention at the
+coarsest scale (Esser et al. 2021, arXiv 2012.09841, table 7).
 
-Parameter names are those of the published state dicts: `down.{i}.block.{j}`, `mid.attn_1`, `up.{i}.upsample.conv`, ... There, `up` is indexed by level and
-run from the highest down.
+Parameter names are those of the published state dicts: `down.{i}.block.{j}`, `mid.attn_1`,
+`up.{i}.upsample.conv`, ... There, `up` is indexed by level and run from the highest down.
 """
 
 from collections.abc import Sequence
@@ -40,7 +41,9 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x)
-        q, k, v = (rearrange(layer(h), "b c h w -> b 1 (h w) c") for layer in (self.q, self.k, self.v))
+        q, k, v = (
+            rearrange(layer(h), "b c h w -> b 1 (h w) c") for layer in (self.q, self.k, self.v)
+        )
         h = F.scaled_dot_product_attention(q, k, v)
         return x + self.proj_out(rearrange(h, "b 1 (h w) c -> b c h w", h=x.shape[-2]).contiguous())
 
@@ -68,10 +71,17 @@ class Upsample(nn.Module):
 class Level(nn.Module):
     """The blocks of one scale: residual blocks, each followed by attention where asked."""
 
-    def __init__(self, channels_in: int, channels_out: int, blocks: int, attention: bool, dropout: float):
+    def __init__(
+        self, channels_in: int, channels_out: int, blocks: int, attention: bool, dropout: float
+    ):
         super().__init__()
-        self.block = nn.ModuleList(ResidualBlock(channels_in if j == 0 else channels_out, channels_out, dropout) for j in range(blocks))
-        self.attn = nn.ModuleList(Attention(channels_out) for _ in range(blocks if attention else 0))
+        self.block = nn.ModuleList(
+            ResidualBlock(channels_in if j == 0 else channels_out, channels_out, dropout)
+            for j in range(blocks)
+        )
+        self.attn = nn.ModuleList(
+            Attention(channels_out) for _ in range(blocks if attention else 0)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         for j, block in enumerate(self.block):
@@ -93,7 +103,9 @@ class Middle(nn.Module):
 
 
 class Encoder(nn.Module):
-    """(B, in_channels, H, W) -> (B, latent_channels, H / f, W / f), f = 2^(levels - 1). H and W must be divisible by f."""
+    """(B, in_channels, H, W) -> (B, latent_channels, H / f, W / f), f = 2^(levels - 1). H and W
+    must be divisible by f.
+    """
 
     def __init__(
         self,
@@ -129,7 +141,9 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """(B, latent_channels, h, w) -> (B, out_channels, h f, w f); one residual block more per level than the encoder, no output nonlinearity."""
+    """(B, latent_channels, h, w) -> (B, out_channels, h f, w f); one residual block more per level
+    than the encoder, no output nonlinearity.
+    """
 
     def __init__(
         self,

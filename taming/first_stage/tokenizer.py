@@ -9,9 +9,18 @@ from taming.first_stage.likelihood import Likelihood
 
 
 class Tokenizer(FirstStage):
-    """Subclasses make `latent`, and `decoded` out of latents. likelihood: what the decoder's numbers mean; without, they are the picture."""
+    """Subclasses make `latent`, and `decoded` out of latents. likelihood: what the decoder's
+    numbers mean; without, they are the picture.
+    """
 
-    def __init__(self, quantizer: Quantizer, stride: int, in_channels: int, key: str, likelihood: Likelihood | None = None):
+    def __init__(
+        self,
+        quantizer: Quantizer,
+        stride: int,
+        in_channels: int,
+        key: str,
+        likelihood: Likelihood | None = None,
+    ):
         super().__init__()
         self.quantizer = quantizer
         self.num_codes = quantizer.num_codes
@@ -35,7 +44,9 @@ class Tokenizer(FirstStage):
 
     def forward(self, image: Tensor) -> Reconstruction:
         quantized = self.quantize(image)
-        return reconstruction(self.decoded(quantized.latent), quantized, self.likelihood, self._picture)
+        return reconstruction(
+            self.decoded(quantized.latent), quantized, self.likelihood, self._picture
+        )
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Codes:
@@ -45,7 +56,10 @@ class Tokenizer(FirstStage):
     def decode(self, codes: Codes) -> Tensor:
         for grid, known in zip(codes, self.num_codes, strict=True):
             if grid.numel() and not 0 <= int(grid.min()) <= int(grid.max()) < known:
-                told = f"codes span {int(grid.min())} to {int(grid.max())} but this first stage knows 0 to {known - 1}"
+                told = (
+                    f"codes span {int(grid.min())} to {int(grid.max())} but this first stage knows"
+                    f" 0 to {known - 1}"
+                )
                 raise UserError(f"{told}; were they made by another one?")
         return self._shown(self.decoded(self.embed(codes)))
 
@@ -60,31 +74,46 @@ class Tokenizer(FirstStage):
 
     def _input(self, image: Tensor) -> Tensor:
         if image.ndim != 4 or image.shape[1] != self.in_channels:
-            raise UserError(f"an image batch of shape {tuple(image.shape)} was given, (B, {self.in_channels}, H, W) in [-1, 1] is wanted")
+            raise UserError(
+                f"an image batch of shape {tuple(image.shape)} was given, (B, {self.in_channels},"
+                " H, W) in [-1, 1] is wanted"
+            )
         self.grids(*image.shape[-2:])
         return image
 
     def _shown(self, decoded: Tensor) -> Tensor:
-        return decoded if self.likelihood is None else self.likelihood.picture(self.likelihood(decoded))
+        return (
+            decoded
+            if self.likelihood is None
+            else self.likelihood.picture(self.likelihood(decoded))
+        )
 
     def _picture(self, output: Tensor) -> Tensor:
         return output
 
 
-def reconstruction(decoded: Tensor, quantized: Quantized, likelihood: Likelihood | None, picture) -> Reconstruction:
+def reconstruction(
+    decoded: Tensor, quantized: Quantized, likelihood: Likelihood | None, picture
+) -> Reconstruction:
     if likelihood is None:
         return Reconstruction(picture(decoded), decoded, quantized.codes, quantized.loss)
     parameters = likelihood(decoded)
-    return Reconstruction(likelihood.picture(parameters), parameters, quantized.codes, quantized.loss, likelihood)
+    return Reconstruction(
+        likelihood.picture(parameters), parameters, quantized.codes, quantized.loss, likelihood
+    )
 
 
 def check_divides(height: int, width: int, multiple: int) -> None:
     """Raises UserError for sides that the downsampling does not divide, or that are smaller than it."""
     if min(height, width) < multiple:
-        raise UserError(f"size {height}x{width} is smaller than the downsampling factor {multiple}; take at least {multiple}x{multiple}")
+        raise UserError(
+            f"size {height}x{width} is smaller than the downsampling factor {multiple}; take at"
+            f" least {multiple}x{multiple}"
+        )
     if height % multiple or width % multiple:
         raise UserError(
-            f"size {height}x{width} is not divisible by the downsampling factor {multiple}; take {height // multiple * multiple}x{width // multiple * multiple}"
+            f"size {height}x{width} is not divisible by the downsampling factor {multiple}; take"
+            f" {height // multiple * multiple}x{width // multiple * multiple}"
         )
 
 

@@ -1,4 +1,6 @@
-"""VAE with the networks of VQ-VAE (Kingma and Welling 2013, arXiv 1312.6114): the contrast, a continuous latent. It has no codes, and no prior to learn."""
+"""VAE with the networks of VQ-VAE (Kingma and Welling 2013, arXiv 1312.6114): the contrast, a
+continuous latent. It has no codes, and no prior to learn.
+"""
 
 from dataclasses import dataclass
 
@@ -19,18 +21,24 @@ class Posterior:
     log_variance: Tensor
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        noise = torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype).to(self.mean.device)
+        noise = torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype).to(
+            self.mean.device
+        )
         return self.mean + (self.log_variance / 2).exp() * noise
 
     def kl(self) -> Tensor:
         """KL(q || N(0, 1)) in nats, (B,)."""
-        return (self.mean.square() + self.log_variance.exp() - 1 - self.log_variance).flatten(1).sum(dim=1) / 2
+        return (self.mean.square() + self.log_variance.exp() - 1 - self.log_variance).flatten(
+            1
+        ).sum(dim=1) / 2
 
 
 class VAE(Autoencoder):
-    """Images (B, in_channels, H, W) in [-1, 1] <-> latents (B, dim, H / f, W / f), f = 2^halvings; networks as VQVAE's.
+    """Images (B, in_channels, H, W) in [-1, 1] <-> latents (B, dim, H / f, W / f), f = 2^halvings;
+    networks as VQVAE's.
 
-    With LikelihoodLoss the total is the negative ELBO in nats per number of the image: `quantizer_loss` of a reconstruction is the KL term.
+    With LikelihoodLoss the total is the negative ELBO in nats per number of the image:
+    `quantizer_loss` of a reconstruction is the KL term.
     """
 
     def __init__(
@@ -47,8 +55,13 @@ class VAE(Autoencoder):
         super().__init__()
         self.dim, self.stride, self.in_channels, self.key = dim, 2**halvings, in_channels, key
         self.likelihood = likelihood
-        self.encoder = nn.Sequential(Encoder(in_channels, width, residual_width, blocks, halvings), nn.Conv2d(width, 2 * dim, 1))
-        self.decoder = Decoder(dim, width, residual_width, blocks, halvings, likelihood.maps * in_channels)
+        self.encoder = nn.Sequential(
+            Encoder(in_channels, width, residual_width, blocks, halvings),
+            nn.Conv2d(width, 2 * dim, 1),
+        )
+        self.decoder = Decoder(
+            dim, width, residual_width, blocks, halvings, likelihood.maps * in_channels
+        )
 
     def encode(self, image: Tensor) -> Posterior:
         self.grids(*image.shape[-2:])
@@ -63,7 +76,13 @@ class VAE(Autoencoder):
         posterior = self.encode(image)
         latent = posterior.sample(None if self.training else torch.Generator().manual_seed(0))
         parameters = self.likelihood(self.decoder(latent))
-        return Reconstruction(self.likelihood.picture(parameters), parameters, (), posterior.kl().mean() / image[0].numel(), self.likelihood)
+        return Reconstruction(
+            self.likelihood.picture(parameters),
+            parameters,
+            (),
+            posterior.kl().mean() / image[0].numel(),
+            self.likelihood,
+        )
 
     @torch.no_grad()
     def reconstruct(self, image: Tensor) -> Tensor:
@@ -78,7 +97,9 @@ class VAE(Autoencoder):
 
     @torch.no_grad()
     def interpolate(self, first: Tensor, last: Tensor, steps: int) -> Tensor:
-        """Pictures (steps, in_channels, H, W) on the straight line between the latents of two pictures (in_channels, H, W)."""
+        """Pictures (steps, in_channels, H, W) on the straight line between the latents of two
+        pictures (in_channels, H, W).
+        """
         ends = self.encode(torch.stack([first, last])).mean
         shares = torch.linspace(0, 1, steps, device=ends.device)[:, None, None, None]
         return self.decode((1 - shares) * ends[0] + shares * ends[1])

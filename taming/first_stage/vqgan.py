@@ -1,5 +1,5 @@
-"""VQ-GAN's autoencoder (Esser et al. 2021, arXiv 2012.09841, section 3.1): a convolutional encoder and decoder around a codebook; and the same on label
-maps.
+"""VQ-GAN's autoencoder (Esser et al. 2021, arXiv 2012.09841, section 3.1): a convolutional encoder
+and decoder around a codebook; and the same on label maps.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,13 @@ from taming.images import colour_labels
 
 
 class VQGAN(Tokenizer):
-    """Images (B, in_channels, H, W) in [-1, 1] <-> one grid of codes (B, H / f, W / f), f = 2^(len(multipliers) - 1).
+    """Images (B, in_channels, H, W) in [-1, 1] <-> one grid of codes (B, H / f, W / f), f =
+    2^(len(multipliers) - 1).
 
-    channels, multipliers: width of each scale, fine to coarse. blocks: residual blocks per scale (the decoder has one more). attention: indices of scales
-    with attention; middle_attention: the middle of encoder and decoder has it too. latent_channels: width on either side of the quantizer's 1x1
-    convolutions. key: the entry of a batch that is read.
+    channels, multipliers: width of each scale, fine to coarse. blocks: residual blocks per scale
+    (the decoder has one more). attention: indices of scales with attention; middle_attention: the
+    middle of encoder and decoder has it too. latent_channels: width on either side of the
+    quantizer's 1x1 convolutions. key: the entry of a batch that is read.
     """
 
     def __init__(
@@ -37,8 +39,19 @@ class VQGAN(Tokenizer):
     ):
         super().__init__(quantizer, 2 ** (len(multipliers) - 1), in_channels, key)
         if any(level not in range(len(multipliers)) for level in attention):
-            raise ValueError(f"attention {list(attention)} should be indices of the {len(multipliers)} scales, 0 to {len(multipliers) - 1}, not resolutions")
-        shape = (channels, tuple(multipliers), blocks, tuple(attention), latent_channels, dropout, middle_attention)
+            raise ValueError(
+                f"attention {list(attention)} should be indices of the {len(multipliers)} scales, 0"
+                f" to {len(multipliers) - 1}, not resolutions"
+            )
+        shape = (
+            channels,
+            tuple(multipliers),
+            blocks,
+            tuple(attention),
+            latent_channels,
+            dropout,
+            middle_attention,
+        )
         self.encoder = Encoder(in_channels, *shape)
         self.decoder = Decoder(in_channels, *shape)
         self.quant_conv = nn.Conv2d(latent_channels, quantizer.dim, 1)
@@ -56,7 +69,9 @@ class VQGAN(Tokenizer):
 
 
 class MaskVQGAN(VQGAN):
-    """The same on label maps: int64 (B, H, W) in [0, labels) in, one-hot inside, logits (B, labels, H, W) out of `decode` and in `Reconstruction.output`."""
+    """The same on label maps: int64 (B, H, W) in [0, labels) in, one-hot inside, logits (B, labels,
+    H, W) out of `decode` and in `Reconstruction.output`.
+    """
 
     def __init__(
         self,
@@ -71,14 +86,31 @@ class MaskVQGAN(VQGAN):
         key: str = "segmentation",
         middle_attention: bool = True,
     ):
-        super().__init__(channels, multipliers, quantizer, blocks, attention, latent_channels, labels, dropout, key, middle_attention)
+        super().__init__(
+            channels,
+            multipliers,
+            quantizer,
+            blocks,
+            attention,
+            latent_channels,
+            labels,
+            dropout,
+            key,
+            middle_attention,
+        )
         self.labels = labels
 
     def _input(self, labels: Tensor) -> Tensor:
         if labels.ndim != 3 or labels.is_floating_point():
-            raise UserError(f"a mask batch of shape {tuple(labels.shape)} and type {labels.dtype} was given, int64 labels (B, H, W) are wanted")
+            raise UserError(
+                f"a mask batch of shape {tuple(labels.shape)} and type {labels.dtype} was given,"
+                " int64 labels (B, H, W) are wanted"
+            )
         if labels.numel() and int(labels.max()) >= self.labels:
-            raise UserError(f"labels reach {int(labels.max())} but this mask tokenizer knows 0 to {self.labels - 1}; was it trained on another class list?")
+            raise UserError(
+                f"labels reach {int(labels.max())} but this mask tokenizer knows 0 to"
+                f" {self.labels - 1}; was it trained on another class list?"
+            )
         self.grids(*labels.shape[-2:])
         onehot = F.one_hot(labels, self.labels).permute(0, 3, 1, 2)
         return onehot.to(self.last_layer.dtype)

@@ -1,6 +1,8 @@
-"""VQ-VAE (van den Oord et al. 2017, arXiv 1711.00937): -log p(x | z_q) + |sg[z_e] - e|^2 + beta |z_e - sg[e]|^2 (eq. 3).
+"""VQ-VAE (van den Oord et al. 2017, arXiv 1711.00937): -log p(x | z_q) + |sg[z_e] - e|^2 + beta
+|z_e - sg[e]|^2 (eq. 3).
 
-The first term is the likelihood's (likelihood.py, through LikelihoodLoss), the other two the quantizer's.
+The first term is the likelihood's (likelihood.py, through LikelihoodLoss), the other two the
+quantizer's.
 """
 
 from torch import Tensor, nn
@@ -14,7 +16,8 @@ from taming.first_stage.tokenizer import Tokenizer
 class VQVAE(Tokenizer):
     """Images (B, in_channels, H, W) in [-1, 1] <-> codes (B, H / f, W / f), f = 2^halvings.
 
-    width, residual_width, blocks: of encoder and decoder (paper: 256, 256, 2). likelihood: None for a loss that reads the picture itself.
+    width, residual_width, blocks: of encoder and decoder (paper: 256, 256, 2). likelihood: None for
+    a loss that reads the picture itself.
     """
 
     def __init__(
@@ -30,8 +33,13 @@ class VQVAE(Tokenizer):
     ):
         super().__init__(quantizer, 2**halvings, in_channels, key, likelihood)
         maps = likelihood.maps if likelihood is not None else 1
-        self.encoder = nn.Sequential(Encoder(in_channels, width, residual_width, blocks, halvings), nn.Conv2d(width, quantizer.dim, 1))
-        self.decoder = Decoder(quantizer.code_dim, width, residual_width, blocks, halvings, maps * in_channels)
+        self.encoder = nn.Sequential(
+            Encoder(in_channels, width, residual_width, blocks, halvings),
+            nn.Conv2d(width, quantizer.dim, 1),
+        )
+        self.decoder = Decoder(
+            quantizer.code_dim, width, residual_width, blocks, halvings, maps * in_channels
+        )
 
     def latent(self, image: Tensor) -> Tensor:
         return self.encoder(self._input(image))

@@ -1,4 +1,6 @@
-"""VQ-VAE-2: a hierarchy of code grids, coarse to fine (Razavi et al. 2019, arXiv 1906.00446, section 3.1)."""
+"""VQ-VAE-2: a hierarchy of code grids, coarse to fine (Razavi et al. 2019, arXiv 1906.00446,
+section 3.1).
+"""
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +12,12 @@ from taming.first_stage.tokenizer import Tokenizer
 
 
 class VQVAE2(Tokenizer):
-    """Images (B, in_channels, H, W) in [-1, 1] <-> one grid of codes per quantizer, the finest (B, H / f, W / f) with f = 2^halvings, each coarser one half as
-    high and wide.
+    """Images (B, in_channels, H, W) in [-1, 1] <-> one grid of codes per quantizer, the finest (B,
+    H / f, W / f) with f = 2^halvings, each coarser one half as high and wide.
 
-    quantizers: coarse to fine, two or more. Each level quantizes the encoder's features together with what the coarser levels' codes say; the decoder hears all
-    levels. width, residual_width, blocks: of all encoders and decoders (paper: 128, 64, 2; halvings 2).
+    quantizers: coarse to fine, two or more. Each level quantizes the encoder's features together
+    with what the coarser levels' codes say; the decoder hears all levels. width, residual_width,
+    blocks: of all encoders and decoders (paper: 128, 64, 2; halvings 2).
     """
 
     def __init__(
@@ -29,15 +32,29 @@ class VQVAE2(Tokenizer):
         key: str = "image",
     ):
         if len(quantizers) < 2:
-            raise ValueError(f"quantizers: {len(quantizers)} level; a hierarchy has two or more, and VQVAE has one")
+            raise ValueError(
+                f"quantizers: {len(quantizers)} level; a hierarchy has two or more, and VQVAE"
+                " has one"
+            )
         super().__init__(Levels(quantizers), 2**halvings, in_channels, key, likelihood)
         networks = (width, residual_width, blocks)
         count, maps = len(quantizers), likelihood.maps if likelihood is not None else 1
         dims = [q.code_dim for q in quantizers]
-        self.encoders = nn.ModuleList(Encoder(in_channels if i == 0 else width, *networks, halvings if i == 0 else 1) for i in range(count))  # fine to coarse
-        self.project = nn.ModuleList(nn.Conv2d(width * (1 if i == 0 else 2), q.dim, 1) for i, q in enumerate(quantizers))
-        self.context = nn.ModuleList(Decoder(sum(dims[: i + 1]), *networks, 1, width) for i in range(count - 1))
-        self.up = nn.ModuleList(nn.ConvTranspose2d(sum(dims[: i + 1]), sum(dims[: i + 1]), 4, stride=2, padding=1) for i in range(count - 1))
+        # Fine to coarse
+        self.encoders = nn.ModuleList(
+            Encoder(in_channels if i == 0 else width, *networks, halvings if i == 0 else 1)
+            for i in range(count)
+        )
+        self.project = nn.ModuleList(
+            nn.Conv2d(width * (1 if i == 0 else 2), q.dim, 1) for i, q in enumerate(quantizers)
+        )
+        self.context = nn.ModuleList(
+            Decoder(sum(dims[: i + 1]), *networks, 1, width) for i in range(count - 1)
+        )
+        self.up = nn.ModuleList(
+            nn.ConvTranspose2d(sum(dims[: i + 1]), sum(dims[: i + 1]), 4, stride=2, padding=1)
+            for i in range(count - 1)
+        )
         self.decoder = Decoder(sum(dims), *networks, halvings, maps * in_channels)
 
     @property
@@ -45,7 +62,7 @@ class VQVAE2(Tokenizer):
         return self.stride * 2 ** (len(self.num_codes) - 1)
 
     def grids(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
-        (finest, *_) = super().grids(height, width)
+        finest, *_ = super().grids(height, width)
         shrink = [2**i for i in reversed(range(len(self.num_codes)))]
         return tuple((finest[0] // n, finest[1] // n) for n in shrink)
 
@@ -57,7 +74,11 @@ class VQVAE2(Tokenizer):
             features.insert(0, x)
         known, codes, loss = None, (), 0.0
         for level, (quantizer, feature) in enumerate(zip(self.quantizer.levels, features)):
-            heard = feature if known is None else torch.cat([feature, self.context[level - 1](known)], dim=1)
+            heard = (
+                feature
+                if known is None
+                else torch.cat([feature, self.context[level - 1](known)], dim=1)
+            )
             found = quantizer(self.project[level](heard))
             known = self._join(known, found.latent, level)
             codes, loss = codes + found.codes, loss + found.loss
@@ -87,7 +108,9 @@ class Levels(nn.Module):
     def __init__(self, levels: list):
         super().__init__()
         if any(len(q.num_codes) != 1 for q in levels):
-            raise ValueError("quantizers with several codes per position can't be levels of a hierarchy")
+            raise ValueError(
+                "quantizers with several codes per position can't be levels of a hierarchy"
+            )
         self.levels = nn.ModuleList(levels)
         self.num_codes = tuple(q.num_codes[0] for q in levels)
 

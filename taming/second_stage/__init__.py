@@ -1,6 +1,13 @@
 """Second stage: codes ~ p(codes | condition)."""
 
-from taming.second_stage.conditioners import Boxes, ClassLabel, CoarserCodes, Coordinates, EncodedImage, Unconditional
+from taming.second_stage.conditioners import (
+    Boxes,
+    ClassLabel,
+    CoarserCodes,
+    Coordinates,
+    EncodedImage,
+    Unconditional,
+)
 from taming.second_stage.gpt import GPT
 from taming.second_stage.interface import Condition, Conditioner, Part, Prior
 from taming.second_stage.model import SecondStage

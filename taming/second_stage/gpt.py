@@ -1,5 +1,5 @@
-"""GPT over codebook indices: a decoder-only Transformer with a key/value cache (Radford et al. 2019; as the prior of VQ-GAN: Esser et al. 2021, section
-3.2).
+"""GPT over codebook indices: a decoder-only Transformer with a key/value cache (Radford et al.
+2019; as the prior of VQ-GAN: Esser et al. 2021, section 3.2).
 """
 
 import math
@@ -12,23 +12,32 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from taming.errors import UserError
-from taming.second_stage import permuters
+from taming.second_stage import orders as permuters
 from taming.second_stage.interface import Condition, Prior
 
 
 class Linear(nn.Linear):
-    """A linear layer that, while packed, multiplies in oneDNN's own layout: on CPUs a step of decoding is bound by reading the weights, and so it reads them
-    up to 1.7 times as fast (docs/sampling.md).
+    """A linear layer that, while packed, multiplies in oneDNN's own layout: on CPUs a step of
+    decoding is bound by reading the weights, and so it reads them up to 1.7 times as fast
+    (docs/sampling.md).
     """
 
     packed: Tensor | None = None
 
     def pack(self) -> None:
-        if self.weight.device.type == "cpu" and self.weight.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+        if (
+            self.weight.device.type == "cpu"
+            and self.weight.dtype == torch.float32
+            and torch.backends.mkldnn.is_available()
+        ):
             self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), None)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.packed is None or x.dtype != torch.float32 or torch.is_autocast_enabled(x.device.type):
+        if (
+            self.packed is None
+            or x.dtype != torch.float32
+            or torch.is_autocast_enabled(x.device.type)
+        ):
             return F.linear(x, self.weight, self.bias)
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
 
@@ -36,7 +45,14 @@ class Linear(nn.Linear):
 class SelfAttention(nn.Module):
     """Causal, but that the first `unmasked` tokens see each other."""
 
-    def __init__(self, width: int, heads: int, dropout: float, attention_dropout: float = 0.0, unmasked: int = 0):
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        dropout: float,
+        attention_dropout: float = 0.0,
+        unmasked: int = 0,
+    ):
         super().__init__()
         self.heads, self.attention_dropout, self.unmasked = heads, attention_dropout, unmasked
         self.qkv = Linear(width, 3 * width)
@@ -44,13 +60,17 @@ class SelfAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, cache: "LayerCache | None" = None) -> Tensor:
-        q, k, v = rearrange(self.qkv(x), "b t (three heads d) -> three b heads t d", three=3, heads=self.heads)
+        q, k, v = rearrange(
+            self.qkv(x), "b t (three heads d) -> three b heads t d", three=3, heads=self.heads
+        )
         if cache is not None:
             k, v = cache.extend(k, v)
         new, before = q.shape[2], k.shape[2] - q.shape[2]
         dropped = self.attention_dropout if self.training else 0.0
         if new > 1 and (before or self.unmasked):
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=self._visible(before, new, x.device), dropout_p=dropped)
+            out = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=self._visible(before, new, x.device), dropout_p=dropped
+            )
         else:
             out = F.scaled_dot_product_attention(q, k, v, is_causal=new > 1, dropout_p=dropped)
         return self.dropout(self.proj(rearrange(out, "b heads t d -> b t (heads d)")))
@@ -66,11 +86,20 @@ class SelfAttention(nn.Module):
 class Block(nn.Module):
     """Pre-norm; x + attention, x + MLP."""
 
-    def __init__(self, width: int, heads: int, dropout: float, attention_dropout: float = 0.0, unmasked: int = 0):
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        dropout: float,
+        attention_dropout: float = 0.0,
+        unmasked: int = 0,
+    ):
         super().__init__()
         self.ln1, self.ln2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attn = SelfAttention(width, heads, dropout, attention_dropout, unmasked)
-        self.mlp = nn.Sequential(Linear(width, 4 * width), nn.GELU(), Linear(4 * width, width), nn.Dropout(dropout))
+        self.mlp = nn.Sequential(
+            Linear(width, 4 * width), nn.GELU(), Linear(4 * width, width), nn.Dropout(dropout)
+        )
 
     def forward(self, x: Tensor, cache: "LayerCache | None" = None) -> Tensor:
         x = x + self.attn(self.ln1(x), cache)
@@ -80,16 +109,20 @@ class Block(nn.Module):
 class GPT(Prior):
     """Reads the condition's tokens, then the codes, by default in raster order.
 
-    grid: height and width of the code grid trained on. parts: one mapping per part of the condition, {vocabulary: V, grid: [h, w]} for a raster aligned
-    with the codes (a mask), else {vocabulary: V, length: M}. Condition and codes have tables of their own; each part has one id more, V, that says nothing
-    (guidance). dropout: of embeddings and of the residual branches. order: see permuters.py.
+    grid: height and width of the code grid trained on. parts: one mapping per part of the
+    condition, {vocabulary: V, grid: [h, w]} for a raster aligned with the codes (a mask), else
+    {vocabulary: V, length: M}. Condition and codes have tables of their own; each part has one id
+    more, V, that says nothing (guidance). dropout: of embeddings and of the residual branches.
+    order: see permuters.py.
 
-    Positions are learned, one vector per place. Rasters start from one two-dimensional sine code, so that a code and the mask token that lies over it begin
-    with like positions: from zeros, short trainings learn to ignore the mask.
+    Positions are learned, one vector per place. Rasters start from one two-dimensional sine code,
+    so that a code and the mask token that lies over it begin with like positions: from zeros, short
+    trainings learn to ignore the mask.
 
-    What the published models have otherwise: shared_vocabulary: condition and codes share one table of so many entries, which is also the number of logits
-    (then there is no null condition). positions: length of the table of positions, if not that of condition and codes. unmasked: so many tokens of the
-    condition see each other whatever their order.
+    What the published models have otherwise: shared_vocabulary: condition and codes share one table
+    of so many entries, which is also the number of logits (then there is no null condition).
+    positions: length of the table of positions, if not that of condition and codes. unmasked: so
+    many tokens of the condition see each other whatever their order.
     """
 
     def __init__(
@@ -113,32 +146,51 @@ class GPT(Prior):
         self.num_codes, self.grid, self.width = num_codes, (int(grid[0]), int(grid[1])), width
         self.vocabularies = [part["vocabulary"] for part in parts]
         self.part_grids = [tuple(part["grid"]) if part.get("grid") else None for part in parts]
-        self.lengths = [math.prod(part["grid"]) if part.get("grid") else part["length"] for part in parts]
+        self.lengths = [
+            math.prod(part["grid"]) if part.get("grid") else part["length"] for part in parts
+        ]
         self.tied = shared_vocabulary is not None
-        self.offsets = [0 if self.tied else sum(v + 1 for v in self.vocabularies[:i]) for i in range(len(parts))]
+        self.offsets = [
+            0 if self.tied else sum(v + 1 for v in self.vocabularies[:i]) for i in range(len(parts))
+        ]
         if self.tied and max(num_codes, *self.vocabularies) > shared_vocabulary:
-            raise ValueError(f"shared_vocabulary {shared_vocabulary} should hold the {num_codes} codes and condition vocabularies {self.vocabularies}")
+            raise ValueError(
+                f"shared_vocabulary {shared_vocabulary} should hold the {num_codes} codes and"
+                f" condition vocabularies {self.vocabularies}"
+            )
         length = sum(self.lengths) + math.prod(self.grid)
         if positions is not None and positions < length - 1:  # the last code is never read
             raise ValueError(
-                f"positions {positions} should be at least {length - 1}: the condition's {sum(self.lengths)} and the grid's, but for its last code"
+                f"positions {positions} should be at least {length - 1}: the condition's"
+                f" {sum(self.lengths)} and the grid's, but for its last code"
             )
         if unmasked > sum(self.lengths):
-            raise ValueError(f"unmasked {unmasked} should not exceed the condition's {sum(self.lengths)} tokens: codes would see codes after them")
+            raise ValueError(
+                f"unmasked {unmasked} should not exceed the condition's {sum(self.lengths)} tokens:"
+                " codes would see codes after them"
+            )
         self.tok_emb = nn.Embedding(shared_vocabulary or num_codes, width)
         if not self.tied:
             self.cond_emb = nn.Embedding(sum(v + 1 for v in self.vocabularies), width)
         self.pos_emb = nn.Parameter(torch.zeros(1, positions or length, width))
         self.drop = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(Block(width, heads, dropout, attention_dropout, unmasked) for _ in range(layers))
+        self.blocks = nn.ModuleList(
+            Block(width, heads, dropout, attention_dropout, unmasked) for _ in range(layers)
+        )
         self.ln_f = nn.LayerNorm(width)
         self.head = Linear(width, shared_vocabulary or num_codes, bias=False)
-        self.register_buffer("permutation", None if order == "raster" else torch.tensor(permuters.order(order, self.grid)))
+        self.register_buffer(
+            "permutation",
+            None if order == "raster" else torch.tensor(permuters.order(order, self.grid)),
+        )
         self.apply(_initialise)
         if not self.tied:
             with torch.no_grad():
                 rasters = [
-                    sine_code(g, width) if g else torch.zeros(n, width) for g, n in zip([*self.part_grids, self.grid], [*self.lengths, math.prod(self.grid)])
+                    sine_code(g, width) if g else torch.zeros(n, width)
+                    for g, n in zip(
+                        [*self.part_grids, self.grid], [*self.lengths, math.prod(self.grid)]
+                    )
                 ]
                 if self.permutation is not None:
                     rasters[-1] = rasters[-1][self.permutation]
@@ -158,7 +210,10 @@ class GPT(Prior):
 
     def order(self, grid: tuple[int, int]) -> Tensor | None:
         if self.permutation is not None and grid != self.grid:
-            raise UserError(f"a prior that reads codes in its own order knows {self.grid[0]}x{self.grid[1]} of them only, not {grid[0]}x{grid[1]}")
+            raise UserError(
+                f"a prior that reads codes in its own order knows {self.grid[0]}x{self.grid[1]} of"
+                f" them only, not {grid[0]}x{grid[1]}"
+            )
         return self.permutation
 
     def decoder(self, condition: Condition, grid: tuple[int, int]) -> "CachedDecoder":
@@ -179,27 +234,50 @@ class GPT(Prior):
     def embed_condition(self, condition: Condition) -> Tensor:
         """(B, M, width), positions included; a raster may be smaller than the trained one."""
         said = [(part.vocabulary, part.grid or part.tokens.shape[1]) for part in condition]
-        known = list(zip(self.vocabularies, [grid or length for grid, length in zip(self.part_grids, self.lengths)]))
-        if len(said) != len(known) or not all(v == w and _within(a, b) for (v, a), (w, b) in zip(said, known)):
-            raise UserError(f"the condition has (vocabulary, length or grid) {said}, but this prior knows {known}; was it trained with another conditioner?")
-        tokens = torch.cat([part.tokens + offset for part, offset in zip(condition, self.offsets)], dim=1)
+        known = list(
+            zip(
+                self.vocabularies,
+                [grid or length for grid, length in zip(self.part_grids, self.lengths)],
+            )
+        )
+        if len(said) != len(known) or not all(
+            v == w and _within(a, b) for (v, a), (w, b) in zip(said, known)
+        ):
+            raise UserError(
+                f"the condition has (vocabulary, length or grid) {said}, but this prior knows"
+                f" {known}; was it trained with another conditioner?"
+            )
+        tokens = torch.cat(
+            [part.tokens + offset for part, offset in zip(condition, self.offsets)], dim=1
+        )
         rasters = self.pos_emb[:, : sum(self.lengths)].split(self.lengths, dim=1)
-        positions = [_corner(raster, trained, part.grid) if trained else raster for raster, trained, part in zip(rasters, self.part_grids, condition)]
+        positions = [
+            _corner(raster, trained, part.grid) if trained else raster
+            for raster, trained, part in zip(rasters, self.part_grids, condition)
+        ]
         return (self.tok_emb if self.tied else self.cond_emb)(tokens) + torch.cat(positions, dim=1)
 
     def embed_codes(self, codes: Tensor) -> Tensor:
-        """(B, h w, width) in the order they are read, positions included; a smaller grid lies in the upper left corner of the trained one."""
+        """(B, h w, width) in the order they are read, positions included; a smaller grid lies in
+        the upper left corner of the trained one.
+        """
         order = self.order(tuple(codes.shape[1:]))
         flat = codes.flatten(1)
-        return self.tok_emb(flat if order is None else flat[:, order]) + self.code_positions(codes.shape[1:])
+        return self.tok_emb(flat if order is None else flat[:, order]) + self.code_positions(
+            codes.shape[1:]
+        )
 
     def code_positions(self, grid: tuple[int, int]) -> Tensor:
         if grid[0] > self.grid[0] or grid[1] > self.grid[1]:
-            raise UserError(f"a grid of {grid[0]}x{grid[1]} codes is larger than the {self.grid[0]}x{self.grid[1]} that this prior was trained on")
+            raise UserError(
+                f"a grid of {grid[0]}x{grid[1]} codes is larger than the"
+                f" {self.grid[0]}x{self.grid[1]} that this prior was trained on"
+            )
         start, count = sum(self.lengths), math.prod(self.grid)
         positions = self.pos_emb[:, start : start + count]
         if positions.shape[1] < count:
-            positions = F.pad(positions, (0, 0, 0, 1))  # the last code is never read, so published tables may leave its position out
+            # The last code is never read, so published tables may leave its position out
+            positions = F.pad(positions, (0, 0, 0, 1))
         return _corner(positions, self.grid, grid)
 
 
@@ -218,7 +296,9 @@ class LayerCache:
 
 
 class CachedDecoder:
-    """Code after code; what was read once is kept as keys and values, and what waits to be read is read in one pass when logits are asked for."""
+    """Code after code; what was read once is kept as keys and values, and what waits to be read is
+    read in one pass when logits are asked for.
+    """
 
     def __init__(self, prior: GPT, condition: Condition, grid: tuple[int, int]):
         self.prior = prior
@@ -250,11 +330,19 @@ class CachedDecoder:
 
 
 def sine_code(grid: tuple[int, int], width: int, scale: float = 0.03) -> Tensor:
-    """(h w, width): sines and cosines of row and column, both measured from 0 to 1, so that rasters of different fineness over the same picture agree."""
+    """(h w, width): sines and cosines of row and column, both measured from 0 to 1, so that rasters
+    of different fineness over the same picture agree.
+    """
     frequencies = math.pi * 2.0 ** torch.linspace(0, 4, max(1, width // 4))
     rows, columns = ((torch.arange(n) + 0.5) / n for n in grid)
-    row_code, column_code = (torch.cat([(x[:, None] * frequencies).sin(), (x[:, None] * frequencies).cos()], dim=1) for x in (rows, columns))
-    code = torch.cat([row_code[:, None].expand(-1, grid[1], -1), column_code[None].expand(grid[0], -1, -1)], dim=2).flatten(0, 1)
+    row_code, column_code = (
+        torch.cat([(x[:, None] * frequencies).sin(), (x[:, None] * frequencies).cos()], dim=1)
+        for x in (rows, columns)
+    )
+    code = torch.cat(
+        [row_code[:, None].expand(-1, grid[1], -1), column_code[None].expand(grid[0], -1, -1)],
+        dim=2,
+    ).flatten(0, 1)
     return scale * F.pad(code, (0, width - code.shape[1]))[:, :width]
 
 

@@ -1,6 +1,7 @@
 """The seam of the second stage: a prior p(codes | condition) and what makes conditions.
 
-Letters: B batch; h, w code grid; K codes in the codebook; M condition length; V condition vocabulary.
+Letters: B batch; h, w code grid; K codes in the codebook; M condition length; V condition
+vocabulary.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 class Part:
     """One piece of a condition: a class, a mask's codes, a start token."""
 
-    tokens: Tensor  # int64 (B, M) in [0, vocabulary]; the id `vocabulary` is the null condition, for guidance
+    # Int64 (B, M) in [0, vocabulary]; the id `vocabulary` is the null condition, for guidance
+    tokens: Tensor
     vocabulary: int
     grid: tuple[int, int] | None = None  # if the tokens are a raster aligned with the codes
     always: bool = False  # said even where nothing is said: the coarser level's codes
@@ -24,11 +26,15 @@ class Part:
         if self.always:
             return self
         empty = torch.full_like(self.tokens, self.vocabulary)
-        return replace(self, tokens=empty if which is None else torch.where(which[:, None], empty, self.tokens))
+        return replace(
+            self, tokens=empty if which is None else torch.where(which[:, None], empty, self.tokens)
+        )
 
     def crop(self, window: "Window", grid: tuple[int, int]) -> "Part":
         """Of a raster over a code grid of this size, the part that lies over the window."""
-        top, left, height, width = (n * self.grid[axis % 2] // grid[axis % 2] for axis, n in enumerate(window))
+        top, left, height, width = (
+            n * self.grid[axis % 2] // grid[axis % 2] for axis, n in enumerate(window)
+        )
         tokens = self.tokens.unflatten(1, self.grid)[:, top : top + height, left : left + width]
         return replace(self, tokens=tokens.flatten(1), grid=(height, width))
 
@@ -45,7 +51,9 @@ class Conditioner(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} makes no condition")
 
     def crop(self, condition: Condition, window: "Window", grid: tuple[int, int]) -> Condition:
-        """What a window of a code grid of this size is told: of rasters the part that lies over it; all else stays."""
+        """What a window of a code grid of this size is told: of rasters the part that lies over it;
+        all else stays.
+        """
         return tuple(part if part.grid is None else part.crop(window, grid) for part in condition)
 
     def picture(self, batch: dict) -> Tensor | None:
@@ -94,7 +102,9 @@ class Decoder:
 
     def logits(self) -> Tensor:
         """(B, K) of the next code."""
-        return self.prior(self.codes, self.condition).flatten(1, 2)[:, self.order[self.position], : self.prior.num_codes]
+        return self.prior(self.codes, self.condition).flatten(1, 2)[
+            :, self.order[self.position], : self.prior.num_codes
+        ]
 
     def extend(self, codes: Tensor) -> None:
         """codes (B, n): the next n codes are these."""

@@ -1,4 +1,6 @@
-"""SecondStage: a first stage, a conditioner and a prior for each level of codes: what a second-stage checkpoint is."""
+"""SecondStage: a first stage, a conditioner and a prior for each level of codes: what a second-
+stage checkpoint is.
+"""
 
 import math
 from collections.abc import Callable
@@ -15,34 +17,51 @@ from taming.second_stage.window import decode_tiled
 
 
 class SecondStage(nn.Module):
-    """The first stage and the conditioner are frozen; the priors learn: p(codes | condition) = product over levels of p(level | coarser levels, condition).
+    """The first stage and the conditioner are frozen; the priors learn: p(codes | condition) =
+    product over levels of p(level | coarser levels, condition).
 
-    prior: where there is one level. priors: one per level, coarse to fine; each hears the conditioner's parts, then one raster for every coarser level.
+    prior: where there is one level. priors: one per level, coarse to fine; each hears the
+    conditioner's parts, then one raster for every coarser level.
     """
 
-    def __init__(self, first_stage: FirstStage, conditioner: Conditioner, prior: Prior | None = None, priors: list | None = None):
+    def __init__(
+        self,
+        first_stage: FirstStage,
+        conditioner: Conditioner,
+        prior: Prior | None = None,
+        priors: list | None = None,
+    ):
         super().__init__()
         if not isinstance(first_stage, FirstStage):
-            raise UserError(f"model.params.first_stage: a {type(first_stage).__name__} has no codes, so there is nothing for a prior to learn; take a VQVAE")
+            raise UserError(
+                f"model.params.first_stage: a {type(first_stage).__name__} has no codes, so there"
+                " is nothing for a prior to learn; take a VQVAE"
+            )
         if (prior is None) == (priors is None):
-            raise UserError("model.params: give either prior, for one level of codes, or priors, one for each level")
+            raise UserError(
+                "model.params: give either prior, for one level of codes, or priors, one for each"
+                " level"
+            )
         priors = [prior] if priors is None else priors
         if len(priors) != len(first_stage.num_codes):
             raise UserError(
-                f"model.params: {len(priors)} prior{'s are' if len(priors) > 1 else ' is'} given, but the first stage has {len(first_stage.num_codes)} levels; "
-                "give model.params.priors, one for each, coarse to fine"
+                f"model.params: {len(priors)} prior{'s are' if len(priors) > 1 else ' is'} given,"
+                f" but the first stage has {len(first_stage.num_codes)} levels; give"
+                " model.params.priors, one for each, coarse to fine"
             )
         for i, (made, known) in enumerate(zip(priors, first_stage.num_codes)):
             if made.num_codes != known:
                 raise UserError(
-                    f"model.params.{'prior' if len(priors) == 1 else f'priors[{i}]'}: num_codes is {made.num_codes}, but the first stage has {known} codes; "
-                    "make them equal, or take the first stage that the prior was trained on"
+                    f"model.params.{'prior' if len(priors) == 1 else f'priors[{i}]'}: num_codes is"
+                    f" {made.num_codes}, but the first stage has {known} codes; make them equal, or"
+                    " take the first stage that the prior was trained on"
                 )
         self.first_stage = first_stage.requires_grad_(False)
         self.conditioner = conditioner.requires_grad_(False)
         self.priors = nn.ModuleList(priors)
         self.coarser = CoarserCodes(first_stage.num_codes)
-        self.condition_dropout: float | None = None  # how often the prior was trained without its condition; None where nobody knows
+        # How often the prior was trained without its condition; None where nobody knows
+        self.condition_dropout: float | None = None
 
     @property
     def prior(self) -> Prior:
@@ -68,7 +87,10 @@ class SecondStage(nn.Module):
     @property
     def multiple(self) -> int:
         """Sides of a picture that code grid and condition fit are multiples of this many pixels."""
-        return math.lcm(self.first_stage.multiple, getattr(getattr(self.conditioner, "first_stage", None), "multiple", 1))
+        return math.lcm(
+            self.first_stage.multiple,
+            getattr(getattr(self.conditioner, "first_stage", None), "multiple", 1),
+        )
 
     def told(self, condition: Condition, coarser: Codes) -> Condition:
         """What the prior of the next level hears, when these levels are known."""
@@ -77,12 +99,19 @@ class SecondStage(nn.Module):
     def log_prob(self, codes: Codes, condition: Condition) -> Tensor:
         """log p(codes | condition) in nats, all levels together, (B,)."""
         levels = zip(self.priors, codes, strict=True)
-        return torch.stack([prior.log_prob(grid, self.told(condition, codes[:level])) for level, (prior, grid) in enumerate(levels)]).sum(dim=0)
+        return torch.stack(
+            [
+                prior.log_prob(grid, self.told(condition, codes[:level]))
+                for level, (prior, grid) in enumerate(levels)
+            ]
+        ).sum(dim=0)
 
     def crop(self, condition: Condition, window: Window, grid: tuple[int, int]) -> Condition:
         """The conditioner's own rule for its parts; coarser levels are rasters."""
         own = tuple(part for part in condition if not part.always)
-        return self.conditioner.crop(own, window, grid) + tuple(part.crop(window, grid) for part in condition if part.always)
+        return self.conditioner.crop(own, window, grid) + tuple(
+            part.crop(window, grid) for part in condition if part.always
+        )
 
     @torch.no_grad()
     def sample(
@@ -101,54 +130,84 @@ class SecondStage(nn.Module):
         hop: int = 1,
         on_row: Callable[[Codes, int], None] | None = None,
     ) -> Tensor:
-        """Pictures (B, C, H, W) in [-1, 1] for what the batch says (see the conditioner): {"segmentation": int64 (B, H, W)}, {"class": int64 (B,)},
-        {"count": B}, ...
+        """Pictures (B, C, H, W) in [-1, 1] for what the batch says (see the conditioner):
+        {"segmentation": int64 (B, H, W)}, {"class": int64 (B,)}, {"count": B}, ...
 
-        size: (H, W), by default that of the condition's picture, else what the prior was trained on; any size will do. Where the code grid needs more,
-        rasters of the condition and known pictures are continued by their last row and column, and what was drawn there is cut off. known: an image
-        (B, C, H, W) and a bool mask (B, H, W); codes whose whole patch is marked are kept. Picture i draws from (seed, first + i), or `first` lists the
-        number of each. hop: how many codes the windows of large pictures move at a time. on_row: called with the codes so far (of the finest level, behind
-        those of the coarser ones) and the number of its rows.
+        size: (H, W), by default that of the condition's picture, else what the prior was trained
+        on; any size will do. Where the code grid needs more, rasters of the condition and known
+        pictures are continued by their last row and column, and what was drawn there is cut off.
+        known: an image (B, C, H, W) and a bool mask (B, H, W); codes whose whole patch is marked
+        are kept. Picture i draws from (seed, first + i), or `first` lists the number of each. hop:
+        how many codes the windows of large pictures move at a time. on_row: called with the codes
+        so far (of the finest level, behind those of the coarser ones) and the number of its rows.
         """
         if guidance != 1.0:
             self.check_guidance()
         key = getattr(self.conditioner, "key", None)
         shown = batch.get(key)
-        height, width = size or (tuple(shown.shape[-2:]) if _is_picture(shown, key) else self.trained_size)
+        height, width = size or (
+            tuple(shown.shape[-2:]) if _is_picture(shown, key) else self.trained_size
+        )
         if min(height, width) < 1:
             raise UserError(f"size {height}x{width} should be at least 1x1")
-        smaller = getattr(self.conditioner, "size", None)  # conditions on small pictures may be given small
+        # Conditions on small pictures may be given small
+        smaller = getattr(self.conditioner, "size", None)
         if _is_picture(shown, key) and (tuple(shown.shape[-2:]) == (height, width) or not smaller):
             batch = {**batch, key: self._fitted(shown, (height, width), key)}
         condition = self.conditioner(batch)
         if known is not None:
-            image, kept = (self._fitted(v, (height, width), "known") for v in (known[0], known[1].bool()))
+            image, kept = (
+                self._fitted(v, (height, width), "known") for v in (known[0], known[1].bool())
+            )
             if len({len(image), len(kept)} - {1, len(condition[0].tokens)}):
-                raise UserError(f"{len(image)} known pictures with {len(kept)} masks are given for {len(condition[0].tokens)} pictures to draw")
+                raise UserError(
+                    f"{len(image)} known pictures with {len(kept)} masks are given for"
+                    f" {len(condition[0].tokens)} pictures to draw"
+                )
             image, kept = (v.expand(len(condition[0].tokens), *v.shape[1:]) for v in (image, kept))
             given = self.first_stage.encode(image)
         rows, columns = (n + -n % self.multiple for n in (height, width))
         grids = self.first_stage.grids(rows, columns)
-        how = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "guidance": guidance, "hop": hop}
+        how = {
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "min_p": min_p,
+            "guidance": guidance,
+            "hop": hop,
+        }
         how |= {"generators": generators(seed, first, len(condition[0].tokens)), "crop": self.crop}
         codes: Codes = ()
         for level, (prior, grid) in enumerate(zip(self.priors, grids)):
             if known is not None:
                 how["known"] = (given[level], _whole(kept, rows // grid[0]))
             if on_row is not None and level == len(grids) - 1:
-                how["on_row"] = lambda drawn, number, coarser=codes: on_row((*coarser, drawn), number)
+                how["on_row"] = lambda drawn, number, coarser=codes: on_row(
+                    (*coarser, drawn), number
+                )
             codes += (sample(prior, self.told(condition, codes), grid, **how),)
         return self.decode(codes)[..., :height, :width]
 
     def check_guidance(self) -> None:
-        """Raises UserError where the prior never heard silence, so that there is nothing to be guided away from."""
-        if any(getattr(prior, "tied", False) for prior in self.priors) or self.condition_dropout == 0:
-            raise UserError("guidance needs a prior that was trained with condition_dropout above 0, and this one was not; leave guidance at 1")
+        """Raises UserError where the prior never heard silence, so that there is nothing to be
+        guided away from.
+        """
+        if (
+            any(getattr(prior, "tied", False) for prior in self.priors)
+            or self.condition_dropout == 0
+        ):
+            raise UserError(
+                "guidance needs a prior that was trained with condition_dropout above 0, and this"
+                " one was not; leave guidance at 1"
+            )
 
     def _fitted(self, value: Tensor, size: tuple[int, int], name: str) -> Tensor:
         """Pictures and label maps, continued to sides that the grids divide."""
         if tuple(value.shape[-2:]) != size:
-            raise UserError(f"'{name}' is {value.shape[-2]}x{value.shape[-1]}, but the picture to draw is {size[0]}x{size[1]}; make them equal")
+            raise UserError(
+                f"'{name}' is {value.shape[-2]}x{value.shape[-1]}, but the picture to draw is"
+                f" {size[0]}x{size[1]}; make them equal"
+            )
         return pad_to_multiple(value, self.multiple)
 
 
@@ -164,4 +223,6 @@ def _is_picture(value, key: str | None) -> bool:
 def generators(seed: int, first: int | list[int], count: int) -> list[torch.Generator]:
     """One per picture, so that picture i is the same whatever batch it is drawn in."""
     numbers = range(first, first + count) if isinstance(first, int) else first
-    return [torch.Generator().manual_seed((seed * 1_000_003 + number) % 2**63) for number in numbers]
+    return [
+        torch.Generator().manual_seed((seed * 1_000_003 + number) % 2**63) for number in numbers
+    ]

@@ -1,5 +1,6 @@
-"""PixelSNAIL: a prior over code grids that alternates causal convolutions with attention over everything before (Chen et al. 2017, arXiv 1712.09763; over the
-codes of a hierarchy: Razavi et al. 2019, arXiv 1906.00446, section 3.2).
+"""PixelSNAIL: a prior over code grids that alternates causal convolutions with attention over
+everything before (Chen et al. 2017, arXiv 1712.09763; over the codes of a hierarchy: Razavi et al.
+2019, arXiv 1906.00446, section 3.2).
 """
 
 import math
@@ -8,18 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from taming.second_stage.heard import Heard
+from taming.second_stage.condition_map import Heard
 from taming.second_stage.interface import Condition, Prior
 
 
 class PixelSNAIL(Prior):
-    """Codes are read one place late, in raster order, so at every place stands the code before it; from there on each layer may see its own place and all that
-    come before. (Where layers leave their own place out instead, a row's first places never see the end of the row above.)
+    """Codes are read one place late, in raster order, so at every place stands the code before it;
+    from there on each layer may see its own place and all that come before. (Where layers leave
+    their own place out instead, a row's first places never see the end of the row above.)
 
-    grid, parts: as GPT's; rasters of the condition are laid over the codes, all other tokens are heard everywhere. blocks: each of `layers` gated residual
-    convolutions and one attention of `heads` heads; heads 0 leaves attention out, as in the lower levels of
-    VQ-VAE-2: a code then sees only the cone above it, kernel // 2 columns more to the right with every row up. kernel: odd. condition_blocks: residual
-    blocks that read the rasters of the condition first.
+    grid, parts: as GPT's; rasters of the condition are laid over the codes, all other tokens are
+    heard everywhere. blocks: each of `layers` gated residual convolutions and one attention of
+    `heads` heads; heads 0 leaves attention out, as in the lower levels of VQ-VAE-2: a code then
+    sees only the cone above it, kernel // 2 columns more to the right with every row up. kernel:
+    odd. condition_blocks: residual blocks that read the rasters of the condition first.
     """
 
     def __init__(
@@ -44,12 +47,16 @@ class PixelSNAIL(Prior):
         self.table = nn.Embedding(num_codes, width)
         self.start = nn.Parameter(0.02 * torch.randn(width))
         self.heard = Heard(parts, width, condition_blocks)
-        self.blocks = nn.ModuleList(Block(width, layers, heads, kernel, dropout) for _ in range(blocks))
+        self.blocks = nn.ModuleList(
+            Block(width, layers, heads, kernel, dropout) for _ in range(blocks)
+        )
         self.head = nn.Sequential(nn.ELU(), nn.Conv2d(width, num_codes, 1))
 
     def forward(self, codes: Tensor, condition: Condition) -> Tensor:
         grid = (codes.shape[1], codes.shape[2])
-        late = torch.cat([self.start.expand(len(codes), 1, -1), self.table(codes.flatten(1)[:, :-1])], dim=1)
+        late = torch.cat(
+            [self.start.expand(len(codes), 1, -1), self.table(codes.flatten(1)[:, :-1])], dim=1
+        )
         x = seen = late.transpose(1, 2).unflatten(2, grid)
         heard, place = self.heard(condition, grid), coordinates(grid, self.grid, codes.device)
         for block in self.blocks:
@@ -62,7 +69,9 @@ class PixelSNAIL(Prior):
 
 def coordinates(grid: tuple[int, int], trained: tuple[int, int], device: torch.device) -> Tensor:
     """(1, 2, h, w): row and column, from -0.5 to 0.5 over the grid trained on."""
-    rows, columns = (torch.arange(n, device=device) / max(1, t - 1) - 0.5 for n, t in zip(grid, trained))
+    rows, columns = (
+        torch.arange(n, device=device) / max(1, t - 1) - 0.5 for n, t in zip(grid, trained)
+    )
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))[None]
 
 
@@ -92,7 +101,9 @@ class CausalConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         side = self.side
-        return self.above(F.pad(x, (side, side, side, 0))[:, :, :-1]) + self.left(F.pad(x, (side, 0)))
+        return self.above(F.pad(x, (side, side, side, 0))[:, :, :-1]) + self.left(
+            F.pad(x, (side, 0))
+        )
 
     def step(self, x: Tensor, kept: "Kept", row: int, column: int) -> Tensor:
         """The same at one place: x (B, C, 1, 1) there."""
@@ -110,7 +121,9 @@ class Kept:
 
     def put(self, x: Tensor, row: int, column: int, side: int) -> Tensor:
         if self.values is None:
-            self.values = x.new_zeros(x.shape[0], x.shape[1], self.grid[0] + side, self.grid[1] + 2 * side)
+            self.values = x.new_zeros(
+                x.shape[0], x.shape[1], self.grid[0] + side, self.grid[1] + 2 * side
+            )
         self.values[:, :, row + side, column + side] = x[:, :, 0, 0]
         return self.values
 
@@ -129,7 +142,9 @@ class GatedResidual(nn.Module):
         h = self.dropout(F.elu(self.conv(F.elu(x)) + self.hear(heard)))
         return x + F.glu(self.gated(h), dim=1)
 
-    def step(self, x: Tensor, heard: Tensor, kept: tuple[Kept, Kept], row: int, column: int) -> Tensor:
+    def step(
+        self, x: Tensor, heard: Tensor, kept: tuple[Kept, Kept], row: int, column: int
+    ) -> Tensor:
         h = F.elu(self.conv.step(F.elu(x), kept[0], row, column) + self.hear(heard))
         return x + F.glu(self.gated.step(h, kept[1], row, column), dim=1)
 
@@ -146,12 +161,20 @@ class Attention(nn.Module):
     def split(self, x: Tensor, seen: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values (B, heads, places, d)."""
         place = place.expand(len(x), -1, -1, -1)
-        q, k, v = (self.query(torch.cat([x, place], 1)), *self.key_value(torch.cat([x, seen, place], 1)).chunk(2, dim=1))
+        q, k, v = (
+            self.query(torch.cat([x, place], 1)),
+            *self.key_value(torch.cat([x, seen, place], 1)).chunk(2, dim=1),
+        )
         return tuple(t.flatten(2).unflatten(1, (self.heads, -1)).transpose(2, 3) for t in (q, k, v))
 
     def forward(self, x: Tensor, seen: Tensor, place: Tensor) -> Tensor:
         q, k, v = self.split(x, seen, place)
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(2, 3).flatten(1, 2).unflatten(2, x.shape[2:])
+        return (
+            F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            .transpose(2, 3)
+            .flatten(1, 2)
+            .unflatten(2, x.shape[2:])
+        )
 
 
 class Mix(nn.Module):
@@ -166,13 +189,17 @@ class Mix(nn.Module):
 
 
 class PlaceDecoder:
-    """Code after code; every layer keeps its inputs, attention its keys and values, so that only the new place is computed."""
+    """Code after code; every layer keeps its inputs, attention its keys and values, so that only
+    the new place is computed.
+    """
 
     def __init__(self, prior: PixelSNAIL, condition: Condition, grid: tuple[int, int]):
         self.prior, self.grid, self.position, self.done = prior, grid, 0, 0
         self.heard = prior.heard(condition, grid)
         self.place = coordinates(grid, prior.grid, self.heard.device)
-        self.codes = torch.zeros(len(self.heard), math.prod(grid), dtype=torch.int64, device=self.heard.device)
+        self.codes = torch.zeros(
+            len(self.heard), math.prod(grid), dtype=torch.int64, device=self.heard.device
+        )
         self.kept = [[(Kept(grid), Kept(grid)) for _ in block.layers] for block in prior.blocks]
         self.memory: list = [None] * len(prior.blocks)
 
@@ -191,19 +218,33 @@ class PlaceDecoder:
 
     def _step(self, position: int) -> Tensor:
         row, column = divmod(position, self.grid[1])
-        before = self.prior.start.expand(len(self.codes), -1) if position == 0 else self.prior.table(self.codes[:, position - 1])
+        before = (
+            self.prior.start.expand(len(self.codes), -1)
+            if position == 0
+            else self.prior.table(self.codes[:, position - 1])
+        )
         x = seen = before[:, :, None, None]
-        heard, place = (t[:, :, row : row + 1, column : column + 1] for t in (self.heard, self.place))
+        heard, place = (
+            t[:, :, row : row + 1, column : column + 1] for t in (self.heard, self.place)
+        )
         for i, block in enumerate(self.prior.blocks):
             for layer, kept in zip(block.layers, self.kept[i]):
                 x = layer.step(x, heard, kept, row, column)
-            x = block.out(x, [x] if block.attention is None else [x, self._attend(i, x, seen, place, position)])
+            x = block.out(
+                x,
+                [x] if block.attention is None else [x, self._attend(i, x, seen, place, position)],
+            )
         return self.prior.head(x)[:, :, 0, 0]
 
     def _attend(self, i: int, x: Tensor, seen: Tensor, place: Tensor, position: int) -> Tensor:
         q, k, v = self.prior.blocks[i].attention.split(x, seen, place)
         if self.memory[i] is None:
             self.memory[i] = k.new_empty(2, *k.shape[:2], math.prod(self.grid), k.shape[3])
-        self.memory[i][0, :, :, position], self.memory[i][1, :, :, position] = k[:, :, 0], v[:, :, 0]
+        self.memory[i][0, :, :, position], self.memory[i][1, :, :, position] = (
+            k[:, :, 0],
+            v[:, :, 0],
+        )
         keys, values = self.memory[i][:, :, :, : position + 1]
-        return F.scaled_dot_product_attention(q, keys, values).transpose(2, 3).flatten(1, 2)[..., None]
+        return (
+            F.scaled_dot_product_attention(q, keys, values).transpose(2, 3).flatten(1, 2)[..., None]
+        )

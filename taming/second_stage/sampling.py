@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,12 +12,19 @@ from taming.second_stage.interface import Condition, Conditioner, Decoder, Part,
 from taming.second_stage.window import WindowDecoder
 
 
-def filter_logits(logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None, min_p: float | None = None) -> Tensor:
+def filter_logits(
+    logits: Tensor,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+) -> Tensor:
     """Logits (..., K) over the temperature, with -inf where a code may not be drawn.
 
-    top_k: the k most probable stay, with all that tie with the last of them; k above K is K. top_p: of these, the smallest set of most probable codes with
-    probability at least p (Holtzman et al. 2020, arXiv 1904.09751). min_p: those at least min_p times as probable as the most probable (Nguyen et al. 2024,
-    arXiv 2407.01082). The most probable code always stays.
+    top_k: the k most probable stay, with all that tie with the last of them; k above K is K. top_p:
+    of these, the smallest set of most probable codes with probability at least p (Holtzman et al.
+    2020, arXiv 1904.09751). min_p: those at least min_p times as probable as the most probable
+    (Nguyen et al. 2024, arXiv 2407.01082). The most probable code always stays.
     """
     check_filters(temperature, top_k, top_p, min_p)
     logits = logits / temperature
@@ -27,15 +34,20 @@ def filter_logits(logits: Tensor, temperature: float = 1.0, top_k: int | None = 
     if top_p is not None and top_p < 1:
         ordered, order = logits.sort(dim=-1, descending=True)
         probabilities = ordered.softmax(dim=-1)
-        outside = probabilities.cumsum(dim=-1) - probabilities >= top_p  # mass before this code already suffices
+        # Mass before this code already suffices
+        outside = probabilities.cumsum(dim=-1) - probabilities >= top_p
         logits = logits.masked_fill(outside.scatter(-1, order, outside), -torch.inf)
     if min_p:
         probabilities = logits.softmax(dim=-1)
-        logits = logits.masked_fill(probabilities < min_p * probabilities.amax(dim=-1, keepdim=True), -torch.inf)
+        logits = logits.masked_fill(
+            probabilities < min_p * probabilities.amax(dim=-1, keepdim=True), -torch.inf
+        )
     return logits
 
 
-def check_filters(temperature: float, top_k: int | None, top_p: float | None, min_p: float | None) -> None:
+def check_filters(
+    temperature: float, top_k: int | None, top_p: float | None, min_p: float | None
+) -> None:
     if not temperature > 0 or not math.isfinite(temperature):
         raise UserError(f"temperature {temperature} should be above 0, or 0 for greedy sampling")
     if top_k is not None and top_k < 1:
@@ -63,13 +75,16 @@ def sample(
     hop: int = 1,
     on_row: Callable[[Tensor, int], None] | None = None,
 ) -> Tensor:
-    """Codes (B, h, w) drawn from the prior in the order that it reads them; on grids larger than it was trained on, through a window (see window.py).
+    """Codes (B, h, w) drawn from the prior in the order that it reads them; on grids larger than it
+    was trained on, through a window (see window.py).
 
-    temperature 0 is greedy. guidance: logits = null + guidance (conditioned - null) (Ho and Salimans 2022, arXiv 2207.12598); 1 does not compute the null
-    pass. known: codes (B, h, w) and a bool mask (B, h, w) of positions to keep. A prior sees what was read before: given codes after the one being drawn
-    are kept, but do not influence it. generators: one per picture, so that a picture does not depend on what it is batched with. crop: of the conditioner,
-    what a window is told. hop: of windows. on_row: called with the codes so far (B, h, w), 0 where none is drawn yet, and the
-    number of codes drawn, in rows.
+    temperature 0 is greedy. guidance: logits = null + guidance (conditioned - null) (Ho and
+    Salimans 2022, arXiv 2207.12598); 1 does not compute the null pass. known: codes (B, h, w) and a
+    bool mask (B, h, w) of positions to keep. A prior sees what was read before: given codes after
+    the one being drawn are kept, but do not influence it. generators: one per picture, so that a
+    picture does not depend on what it is batched with. crop: of the conditioner, what a window is
+    told. hop: of windows. on_row: called with the codes so far (B, h, w), 0 where none is drawn
+    yet, and the number of codes drawn, in rows.
     """
     if temperature:
         check_filters(temperature, top_k, top_p, min_p)
@@ -78,7 +93,9 @@ def sample(
     count, device = len(condition[0].tokens), condition[0].tokens.device
     steps = grid[0] * grid[1]
     generators = generators or [torch.Generator().manual_seed(i) for i in range(count)]
-    uniform = torch.stack([torch.rand(steps, generator=g, dtype=torch.float64) for g in generators]).to(device)
+    uniform = torch.stack(
+        [torch.rand(steps, generator=g, dtype=torch.float64) for g in generators]
+    ).to(device)
     guided = guidance != 1.0
     told = tuple(_doubled(part) for part in condition) if guided else condition
     codes = torch.zeros(count, steps, dtype=torch.int64, device=device)
@@ -86,7 +103,8 @@ def sample(
         decoder, order = reader(prior, told, grid, crop or Conditioner().crop, hop)
         for i, place in enumerate(order):
             if known is not None and bool(known[1].flatten(1)[:, place].all()):
-                code = known[0].flatten(1)[:, place]  # nothing to draw: it is read together with what comes next
+                # Nothing to draw: it is read together with what comes next
+                code = known[0].flatten(1)[:, place]
             else:
                 logits = decoder.logits().float()
                 if guided:
@@ -94,7 +112,9 @@ def sample(
                     logits = without + guidance * (with_condition - without)
                 code = draw(logits, uniform[:, place], temperature, top_k, top_p, min_p)
                 if known is not None:
-                    code = torch.where(known[1].flatten(1)[:, place], known[0].flatten(1)[:, place], code)
+                    code = torch.where(
+                        known[1].flatten(1)[:, place], known[0].flatten(1)[:, place], code
+                    )
             codes[:, place] = code
             if i + 1 < steps:
                 decoder.extend((torch.cat([code, code]) if guided else code)[:, None])
@@ -103,16 +123,31 @@ def sample(
     return codes.view(count, *grid)
 
 
-def reader(prior: Prior, condition: Condition, grid: tuple[int, int], crop: Callable, hop: int = 1) -> tuple[Decoder | WindowDecoder, Sequence[int]]:
-    """What gives the logits of one code after another, through windows where the grid is larger than the prior's; and the codes' places in that order."""
+def reader(
+    prior: Prior, condition: Condition, grid: tuple[int, int], crop: Callable, hop: int = 1
+) -> tuple[Decoder | WindowDecoder, Sequence[int]]:
+    """What gives the logits of one code after another, through windows where the grid is larger
+    than the prior's; and the codes' places in that order.
+    """
     if grid[0] > prior.grid[0] or grid[1] > prior.grid[1]:
         return WindowDecoder(prior, condition, grid, crop, hop=hop), range(grid[0] * grid[1])
     order = prior.order(grid)
-    return prior.decoder(condition, grid), range(grid[0] * grid[1]) if order is None else order.tolist()
+    return prior.decoder(condition, grid), (
+        range(grid[0] * grid[1]) if order is None else order.tolist()
+    )
 
 
-def draw(logits: Tensor, uniform: Tensor, temperature: float, top_k: int | None, top_p: float | None, min_p: float | None = None) -> Tensor:
-    """One code (B,) from logits (B, K) by inverting the cumulative distribution at `uniform` (B,) in [0, 1)."""
+def draw(
+    logits: Tensor,
+    uniform: Tensor,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    min_p: float | None = None,
+) -> Tensor:
+    """One code (B,) from logits (B, K) by inverting the cumulative distribution at `uniform` (B,)
+    in [0, 1).
+    """
     if temperature == 0:
         return logits.argmax(dim=-1)
     probabilities = filter_logits(logits, temperature, top_k, top_p, min_p).double().softmax(dim=-1)
@@ -123,3 +158,26 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_k: int | None,
 
 def _doubled(part: Part) -> Part:
     return replace(part, tokens=torch.cat([part.tokens, part.null().tokens]))
+
+
+@dataclass
+class Settings:
+    """What a sample depends on, beside checkpoint, condition and number."""
+
+    size: tuple[int, int] | None = None
+    seed: int = 0
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    guidance: float = 1.0
+    hop: int = 1  # of the windows of large pictures
+    accept: float = 1.0  # rejection sampling: the share of pictures kept
+    classifier: str | None = None
+
+    def drawing(self) -> dict:
+        """The keywords of SecondStage.sample."""
+        return {
+            name: getattr(self, name)
+            for name in ("seed", "temperature", "top_k", "top_p", "min_p", "guidance", "hop")
+        }

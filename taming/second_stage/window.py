@@ -1,5 +1,6 @@
-"""Pictures larger than the prior was trained on: each code is drawn inside a window of the trained size that slides over the grid (Esser et al. 2021,
-arXiv 2012.09841, section 3.3); and their decoding in bounded memory.
+"""Pictures larger than the prior was trained on: each code is drawn inside a window of the trained
+size that slides over the grid (Esser et al. 2021, arXiv 2012.09841, section 3.3); and their
+decoding in bounded memory.
 """
 
 import math
@@ -16,9 +17,11 @@ CACHE_LIMIT = 2 << 30  # bytes of keys and values kept for windows that will be 
 
 
 def origin(position: int, size: int, window: int, step: int = 1) -> int:
-    """Where the window for `position` begins along one axis of `size` codes: as near as can be so that the position lies in its middle.
+    """Where the window for `position` begins along one axis of `size` codes: as near as can be so
+    that the position lies in its middle.
 
-    This is the published rule for step 1. step: begin at its multiples only, where a coarser raster of the condition has a token for so many codes.
+    This is the published rule for step 1. step: begin at its multiples only, where a coarser raster
+    of the condition has a token for so many codes.
     """
     if size <= window:
         return 0
@@ -28,7 +31,8 @@ def origin(position: int, size: int, window: int, step: int = 1) -> int:
     if size - position < half:
         return size - window
     start = (position - half) // step * step
-    if position - start >= window:  # a window hardly larger than the step: better too far than not seen
+    # A window hardly larger than the step: better too far than not seen
+    if position - start >= window:
         start += step
     return min(start, size - window)
 
@@ -36,15 +40,28 @@ def origin(position: int, size: int, window: int, step: int = 1) -> int:
 class WindowDecoder:
     """Reads and gives codes of a large grid in raster order, through windows of the prior's grid.
 
-    Windows are kept, keys and values included, as long as their row of origin lasts; so where the origin stands still (towards the four edges), only what
-    is new is read. hop: origins are multiples of so many codes only, so that a window serves hop x hop codes, which then lie up to hop - 1 codes off its
-    middle; 1 is the published rule. Beyond `limit` bytes (default: CACHE_LIMIT) only the window at hand is kept. Codes after the one being drawn are never
+    Windows are kept, keys and values included, as long as their row of origin lasts; so where the
+    origin stands still (towards the four edges), only what is new is read. hop: origins are
+    multiples of so many codes only, so that a window serves hop x hop codes, which then lie up to
+    hop - 1 codes off its middle; 1 is the published rule. Beyond `limit` bytes (default:
+    CACHE_LIMIT) only the window at hand is kept. Codes after the one being drawn are never
     computed.
     """
 
-    def __init__(self, prior: Prior, condition: Condition, grid: tuple[int, int], crop, limit: int | None = None, hop: int = 1):
+    def __init__(
+        self,
+        prior: Prior,
+        condition: Condition,
+        grid: tuple[int, int],
+        crop,
+        limit: int | None = None,
+        hop: int = 1,
+    ):
         if prior.order(prior.grid) is not None:
-            raise UserError(f"a prior that reads codes in its own order draws {prior.grid[0]}x{prior.grid[1]} of them only, not {grid[0]}x{grid[1]}")
+            raise UserError(
+                f"a prior that reads codes in its own order draws {prior.grid[0]}x{prior.grid[1]}"
+                f" of them only, not {grid[0]}x{grid[1]}"
+            )
         self.prior, self.condition, self.grid, self.crop = prior, condition, grid, crop
         self.window = (min(grid[0], prior.grid[0]), min(grid[1], prior.grid[1]))
         if not 1 <= hop <= min(prior.grid):
@@ -56,12 +73,17 @@ class WindowDecoder:
         self.row = 0
         self.decoders: dict = {}
         columns = len({origin(j, grid[1], self.window[1], self.step[1]) for j in range(grid[1])})
-        self.keep_all = columns * cache_bytes(prior, len(tokens), self.window) <= (CACHE_LIMIT if limit is None else limit)
+        self.keep_all = columns * cache_bytes(prior, len(tokens), self.window) <= (
+            CACHE_LIMIT if limit is None else limit
+        )
 
     def logits(self) -> Tensor:
         """(B, K) of the next code."""
         i, j = divmod(self.position, self.grid[1])
-        top, left = (origin(p, size, window, step) for p, size, window, step in zip((i, j), self.grid, self.window, self.step))
+        top, left = (
+            origin(p, size, window, step)
+            for p, size, window, step in zip((i, j), self.grid, self.window, self.step)
+        )
         if top != self.row or (not self.keep_all and left not in self.decoders):
             self.row, self.decoders = top, {}
         if left not in self.decoders:
@@ -82,7 +104,11 @@ class WindowDecoder:
 
 def alignment(condition: Condition, grid: tuple[int, int]) -> tuple[int, int]:
     """Rows and columns of codes under one token of the coarsest raster in the condition."""
-    steps = [(max(1, grid[0] // part.grid[0]), max(1, grid[1] // part.grid[1])) for part in condition if part.grid]
+    steps = [
+        (max(1, grid[0] // part.grid[0]), max(1, grid[1] // part.grid[1]))
+        for part in condition
+        if part.grid
+    ]
     return math.lcm(*(s[0] for s in steps)), math.lcm(*(s[1] for s in steps))
 
 
@@ -94,30 +120,46 @@ def cache_bytes(prior: Prior, count: int, window: tuple[int, int]) -> int:
 
 
 @torch.no_grad()
-def decode_tiled(first_stage: FirstStage, codes: tuple[Tensor, ...], tile: int = TILE, margin: int = MARGIN) -> Tensor:
-    """The picture (B, C, H, W) of a large grid, decoded in tiles of `tile` codes, each seen with `margin` codes around it and blended over the margins.
+def decode_tiled(
+    first_stage: FirstStage, codes: tuple[Tensor, ...], tile: int = TILE, margin: int = MARGIN
+) -> Tensor:
+    """The picture (B, C, H, W) of a large grid, decoded in tiles of `tile` codes, each seen with
+    `margin` codes around it and blended over the margins.
 
-    Memory is that of one tile and the picture. Not exact: group normalisation and attention see the tile instead of the whole; grids of at most `tile` a
-    side are decoded whole, and so are hierarchies, whose levels have grids of different sizes. How far it is off: docs/sampling.md.
+    Memory is that of one tile and the picture. Not exact: group normalisation and attention see the
+    tile instead of the whole; grids of at most `tile` a side are decoded whole, and so are
+    hierarchies, whose levels have grids of different sizes. How far it is off: docs/sampling.md.
     """
     grid = codes[-1]
     height, width = grid.shape[1:]
     if max(height, width) <= tile or any(level.shape != grid.shape for level in codes):
         return first_stage.decode(codes)
     if len(grid) > 1:
-        return torch.cat([decode_tiled(first_stage, tuple(level[i : i + 1] for level in codes), tile, margin) for i in range(len(grid))])
+        return torch.cat(
+            [
+                decode_tiled(first_stage, tuple(level[i : i + 1] for level in codes), tile, margin)
+                for i in range(len(grid))
+            ]
+        )
     stride = first_stage.stride
     total = weights = None
     for top in _starts(height, tile, margin):
         for left in _starts(width, tile, margin):
-            parts = tuple(level[:, top : top + tile, left : left + tile].contiguous() for level in codes)
+            parts = tuple(
+                level[:, top : top + tile, left : left + tile].contiguous() for level in codes
+            )
             part, picture = parts[-1], first_stage.decode(parts)
             if total is None:
-                total = picture.new_zeros(len(grid), picture.shape[1], height * stride, width * stride)
+                total = picture.new_zeros(
+                    len(grid), picture.shape[1], height * stride, width * stride
+                )
                 weights = picture.new_zeros(height * stride, width * stride)
             rows = _ramp(part.shape[1], top > 0, top + tile < height, margin, stride)
             columns = _ramp(part.shape[2], left > 0, left + tile < width, margin, stride)
-            where = (slice(top * stride, (top + part.shape[1]) * stride), slice(left * stride, (left + part.shape[2]) * stride))
+            where = (
+                slice(top * stride, (top + part.shape[1]) * stride),
+                slice(left * stride, (left + part.shape[2]) * stride),
+            )
             weight = (rows[:, None] * columns).to(picture)
             total[(..., *where)] += picture * weight
             weights[where] += weight
@@ -132,7 +174,9 @@ def _starts(size: int, tile: int, margin: int) -> list[int]:
 
 
 def _ramp(length: int, before: bool, after: bool, margin: int, stride: int) -> Tensor:
-    """Weights along one side of a tile: 1 inside, falling to almost 0 over the margin where another tile goes on."""
+    """Weights along one side of a tile: 1 inside, falling to almost 0 over the margin where another
+    tile goes on.
+    """
     slope = (torch.arange(2 * margin * stride) + 0.5) / (2 * margin * stride)
     weight = torch.ones(length * stride)
     if before:

@@ -6,9 +6,11 @@ import subprocess
 
 import pytest
 
-from taming import cli, evaluate, run
+from taming import evaluate
+from taming.cli.main import main
 from taming.errors import UserError
 from taming.evaluation import comparison
+from taming.training import run
 from tests.conftest import experiment_of, first_stage_plain
 
 SHORT = {"max_steps": 4, "validate_every": 2, "checkpoint_every": 4, "pictures_every": 4}
@@ -22,21 +24,39 @@ def runs(tmp_path_factory):
         plain = first_stage_plain(**SHORT)
         plain["optimizer"]["learning_rate"] = rate
         run.train(experiment_of(plain), root / name)
-    evaluate(root / "slow" / "figures.json", checkpoint=str(root / "slow"), only=("reconstruction", "codes"))
+    evaluate(
+        root / "slow" / "figures.json",
+        checkpoint=str(root / "slow"),
+        only=("reconstruction", "codes"),
+    )
     return root / "slow", root / "fast"
 
 
 def test_a_page_has_both_runs_side_by_side_and_needs_no_other_file(runs, tmp_path):
     page = comparison.write(runs, tmp_path / "report.html").read_text()
-    assert not re.search(r"(src|href)=['\"](?!data:)", page) and "http" not in page.replace("https://", "http://").split("<details>")[0]
-    row = re.search(r"<tr><th>psnr</th><td>([\d.]+) \(([\d.]+) to ([\d.]+)\)</td><td></td></tr>", page)
+    assert (
+        not re.search(r"(src|href)=['\"](?!data:)", page)
+        and "http" not in page.replace("https://", "http://").split("<details>")[0]
+    )
+    row = re.search(
+        r"<tr><th>psnr</th><td>([\d.]+) \(([\d.]+) to ([\d.]+)\)</td><td></td></tr>", page
+    )
     assert row and float(row[2]) <= float(row[1]) <= float(row[3])
-    assert re.search(r"<tr><th>optimizer\.learning_rate</th><td>0\.0001</td><td>0\.002</td></tr>", page)
+    assert re.search(
+        r"<tr><th>optimizer\.learning_rate</th><td>0\.0001</td><td>0\.002</td></tr>", page
+    )
     assert "trainer.max_steps</th>" not in page, "only what differs"
-    assert "validation/psnr" in page and "Reconstructions: picture and what comes back" in page and "What taming doctor says" in page
+    assert (
+        "validation/psnr" in page
+        and "Reconstructions: picture and what comes back" in page
+        and "What taming doctor says" in page
+    )
     assert "stamp" in page and "bootstrap over pictures" in page
     assert len(page.encode()) < 5_000_000
-    assert {path.name for path in (tmp_path / "report").iterdir()} >= {"learning_rate.png", "share_of_codes_in_use.png"}
+    assert {path.name for path in (tmp_path / "report").iterdir()} >= {
+        "learning_rate.png",
+        "share_of_codes_in_use.png",
+    }
 
 
 def test_figures_of_different_protocols_are_starred(runs, tmp_path):
@@ -53,13 +73,15 @@ def test_samples_of_two_models_may_be_compared_and_other_photographs_not():
     assert comparison._comparable(told) == comparison._comparable(other)
     assert comparison._comparable(told) != comparison._comparable({**told, "against_sha256": "u"})
     held_out = {"data_sha256": "a", "pictures": 9}
-    assert comparison._comparable(held_out) != comparison._comparable({**held_out, "data_sha256": "b"})
+    assert comparison._comparable(held_out) != comparison._comparable(
+        {**held_out, "data_sha256": "b"}
+    )
 
 
 def test_runs_that_do_not_exist_are_refused(runs, tmp_path, capsys):
-    assert cli.main(["report", str(tmp_path / "nothing"), "-o", str(tmp_path / "r.html")]) == 2
+    assert main(["report", str(tmp_path / "nothing"), "-o", str(tmp_path / "r.html")]) == 2
     assert "does not exist, or has no metrics.csv" in capsys.readouterr().err
-    assert cli.main(["report", str(runs[0]), "-o", "r.pdf"]) == 2
+    assert main(["report", str(runs[0]), "-o", "r.pdf"]) == 2
     assert "should end in .html" in capsys.readouterr().err
     with pytest.raises(UserError, match="is given twice"):
         comparison.write([runs[0], runs[0]], tmp_path / "r.html")
@@ -67,16 +89,39 @@ def test_runs_that_do_not_exist_are_refused(runs, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium here: apt-get install chromium")
+@pytest.mark.skipif(
+    shutil.which("chromium") is None, reason="no chromium here: apt-get install chromium"
+)
 def test_a_browser_shows_it_on_a_phone(runs, tmp_path):
     """Without a network: every picture is there, and nothing is wider than the screen."""
     path = comparison.write(runs, tmp_path / "report.html")
-    probe = "<script>const wide = [...document.querySelectorAll('figure, img, h1, p, .wide')].filter(e => e.getBoundingClientRect().right > innerWidth + 1);"
-    probe += "document.title = JSON.stringify({pictures: document.images.length, broken: [...document.images].filter(i => !i.naturalWidth).length, "
-    probe += "wide: wide.length, scroll: document.documentElement.scrollWidth > innerWidth + 1})</script>"
+    probe = (
+        "<script>const wide = [...document.querySelectorAll('figure, img, h1, p, .wide')].filter(e"
+        " => e.getBoundingClientRect().right > innerWidth + 1);"
+    )
+    probe += (
+        "document.title = JSON.stringify({pictures: document.images.length, broken:"
+        " [...document.images].filter(i => !i.naturalWidth).length, "
+    )
+    probe += (
+        "wide: wide.length, scroll: document.documentElement.scrollWidth > innerWidth +"
+        " 1})</script>"
+    )
     shown = tmp_path / "probed.html"
     shown.write_text(path.read_text().replace("</body>", f"{probe}</body>"))
-    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND", "--window-size=500,2000", "--dump-dom"]
-    page = subprocess.run(["chromium", *flags, shown.as_uri()], capture_output=True, text=True, timeout=120).stdout
-    assert re.search(r'<title>\{"pictures":(\d+),"broken":0,"wide":0,"scroll":false\}</title>', page.replace("&quot;", '"')), page[:500]
+    flags = [
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        "--window-size=500,2000",
+        "--dump-dom",
+    ]
+    page = subprocess.run(
+        ["chromium", *flags, shown.as_uri()], capture_output=True, text=True, timeout=120
+    ).stdout
+    assert re.search(
+        r'<title>\{"pictures":(\d+),"broken":0,"wide":0,"scroll":false\}</title>',
+        page.replace("&quot;", '"'),
+    ), page[:500]
     assert int(re.search(r'"pictures":(\d+)', page.replace("&quot;", '"'))[1]) >= 8

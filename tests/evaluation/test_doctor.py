@@ -3,31 +3,49 @@
 import pytest
 import torch
 
-from taming import cli, run
+from taming.cli.main import main
 from taming.errors import UserError
 from taming.evaluation import doctor
+from taming.training import run
 from tests.conftest import experiment_of, first_stage_plain, second_stage_plain
 
 LONG = {"max_steps": 60, "validate_every": 20, "checkpoint_every": 60, "pictures_every": 60}
 
 
-def first(tmp_path, loss: dict | None = None, quantizer: dict | None = None, optimizer: dict | None = None, **trainer):
+def first(
+    tmp_path,
+    loss: dict | None = None,
+    quantizer: dict | None = None,
+    optimizer: dict | None = None,
+    **trainer,
+):
     """A run of a first stage; what is given differs from a sensible one."""
     plain = first_stage_plain(**{**LONG, **trainer})
     plain["loss"]["params"].update({"adversarial": 0.05, "adversarial_start": 10, **(loss or {})})
     if quantizer:
         plain["model"]["params"]["quantizer"]["params"] = quantizer
-    plain["optimizer"].update({"learning_rate": 2e-3, "discriminator_learning_rate": 1e-4, **(optimizer or {})})
+    plain["optimizer"].update(
+        {"learning_rate": 2e-3, "discriminator_learning_rate": 1e-4, **(optimizer or {})}
+    )
     return run.train(experiment_of(plain), tmp_path / "run").parent.parent
 
 
-def second(tmp_path, prior: dict | None = None, train: dict | None = None, optimizer: dict | None = None, noise: float = 0.1, **trainer):
+def second(
+    tmp_path,
+    prior: dict | None = None,
+    train: dict | None = None,
+    optimizer: dict | None = None,
+    noise: float = 0.1,
+    **trainer,
+):
     tokenizer = first(tmp_path / "first")
     plain = second_stage_plain(tokenizer / "checkpoints" / "last.ckpt", **{**LONG, **trainer})
     plain["model"]["params"]["prior"]["params"].update(prior or {})
     plain["data"]["train"]["params"].update(train or {})
     plain["optimizer"].update({"learning_rate": 3e-3, **(optimizer or {})})
-    return run.train(experiment_of({**plain, "noise": noise, "condition_dropout": 0.0}), tmp_path / "run").parent.parent
+    return run.train(
+        experiment_of({**plain, "noise": noise, "condition_dropout": 0.0}), tmp_path / "run"
+    ).parent.parent
 
 
 def told(folder) -> list[str]:
@@ -37,39 +55,58 @@ def told(folder) -> list[str]:
 def test_a_healthy_run_has_nothing(tmp_path, capsys):
     folder = first(tmp_path)
     assert told(folder) == []
-    assert cli.main(["doctor", str(folder)]) == 0
+    assert main(["doctor", str(folder)]) == 0
     assert "nothing wrong was found (looked for: " in capsys.readouterr().out
 
 
 def test_a_collapsed_codebook(tmp_path):
-    found = doctor.examine(first(tmp_path, quantizer={"num_codes": 512, "dim": 8}, loss={"adversarial": 0.0}))
+    found = doctor.examine(
+        first(tmp_path, quantizer={"num_codes": 512, "dim": 8}, loss={"adversarial": 0.0})
+    )
     assert [d.what for d in found] == ["The codebook has collapsed"]
     assert "of 512 codes" in found[0].evidence and "restart" in found[0].cure
 
 
 def test_a_discriminator_that_wins(tmp_path):
     rates = {"learning_rate": 1e-5, "discriminator_learning_rate": 1e-2}
-    assert "The discriminator wins" in told(first(tmp_path, optimizer=rates, loss={"adversarial_start": 1}))
+    assert "The discriminator wins" in told(
+        first(tmp_path, optimizer=rates, loss={"adversarial_start": 1})
+    )
 
 
 def test_a_dead_discriminator(tmp_path):
-    found = told(first(tmp_path, optimizer={"discriminator_learning_rate": 1e-12}, loss={"adversarial_start": 1}))
+    found = told(
+        first(
+            tmp_path,
+            optimizer={"discriminator_learning_rate": 1e-12},
+            loss={"adversarial_start": 1},
+        )
+    )
     assert found == ["The discriminator is dead"]
 
 
 def test_a_discriminator_that_never_starts(tmp_path):
-    assert told(first(tmp_path, loss={"adversarial_start": 1000})) == ["The discriminator never starts"]
+    assert told(first(tmp_path, loss={"adversarial_start": 1000})) == [
+        "The discriminator never starts"
+    ]
 
 
 def test_an_adaptive_weight_at_its_clamp(tmp_path):
     """A discriminator that sees nothing: its last layer is zero, and learns nothing any more."""
     rates = {"learning_rate": 1e-6, "discriminator_learning_rate": 1e-12}
-    folder = first(tmp_path, loss={"adversarial_start": 1}, optimizer=rates, max_steps=2, validate_every=2)
+    folder = first(
+        tmp_path, loss={"adversarial_start": 1}, optimizer=rates, max_steps=2, validate_every=2
+    )
     last = folder / "checkpoints" / "last.ckpt"
     state = torch.load(last, weights_only=True)
-    layers = [name for name in state["state_dict"] if name.startswith("loss.discriminator") and name.endswith("weight")]
+    layers = [
+        name
+        for name in state["state_dict"]
+        if name.startswith("loss.discriminator") and name.endswith("weight")
+    ]
     state["state_dict"][layers[-1]].zero_()
-    state["state_dict"]["model.decoder.conv_out.bias"].add_(5)  # all too bright, so that the gradients of all pixels agree
+    # All too bright, so that the gradients of all pixels agree
+    state["state_dict"]["model.decoder.conv_out.bias"].add_(5)
     state["state_dict"]["model.decoder.norm_out.weight"].mul_(30)
     torch.save(state, last)
     plain = state["taming"]["config"]
@@ -82,24 +119,50 @@ def test_an_adaptive_weight_at_its_clamp(tmp_path):
 
 @pytest.mark.parametrize("rate, word", [(0.02, "too high"), (1e-7, "too low")])
 def test_an_absurd_learning_rate(tmp_path, rate, word):
-    folder = first(tmp_path, optimizer={"learning_rate": rate, "warmup": 0}, loss={"adversarial": 0.0}, max_steps=2, validate_every=2)
-    assert told(folder) == [f"The learning rate is {word} {'for Adam' if word == 'too high' else 'to learn anything'}"]
+    folder = first(
+        tmp_path,
+        optimizer={"learning_rate": rate, "warmup": 0},
+        loss={"adversarial": 0.0},
+        max_steps=2,
+        validate_every=2,
+    )
+    assert told(folder) == [
+        f"The learning rate is {word} {'for Adam' if word == 'too high' else 'to learn anything'}"
+    ]
 
 
 def test_a_loss_that_runs_away(tmp_path):
-    found = told(first(tmp_path, optimizer={"learning_rate": 0.5, "warmup": 40, "final": 1.0}, loss={"adversarial": 0.0}))
+    found = told(
+        first(
+            tmp_path,
+            optimizer={"learning_rate": 0.5, "warmup": 40, "final": 1.0},
+            loss={"adversarial": 0.0},
+        )
+    )
     assert "Training diverges" in found
 
 
 def test_a_prior_that_knows_no_more_than_frequencies(tmp_path):
-    assert "The prior is no better than the codes' frequencies" in told(second(tmp_path, optimizer={"learning_rate": 2e-6}))
+    assert "The prior is no better than the codes' frequencies" in told(
+        second(tmp_path, optimizer={"learning_rate": 2e-6})
+    )
 
 
 def test_a_prior_that_overfits(tmp_path):
-    folder = second(tmp_path, {"width": 64, "layers": 2, "dropout": 0.0}, {"count": 3}, {"learning_rate": 5e-3}, noise=0.0, max_steps=160, validate_every=20)
+    folder = second(
+        tmp_path,
+        {"width": 64, "layers": 2, "dropout": 0.0},
+        {"count": 3},
+        {"learning_rate": 5e-3},
+        noise=0.0,
+        max_steps=160,
+        validate_every=20,
+    )
     found = doctor.examine(folder)
     assert "The prior overfits" in [diagnosis.what for diagnosis in found]
-    assert "best.ckpt" in next(diagnosis.cure for diagnosis in found if diagnosis.what == "The prior overfits")
+    assert "best.ckpt" in next(
+        diagnosis.cure for diagnosis in found if diagnosis.what == "The prior overfits"
+    )
 
 
 def test_averaged_weights_that_remember_too_long(tmp_path):

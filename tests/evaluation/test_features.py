@@ -33,12 +33,20 @@ def inception_weights(path):
     empty = path.with_name("empty.pth")
     torch.save({}, empty)
     torch.manual_seed(0)
-    torch.save(Random("inception", ["2048"], feature_extractor_weights_path=str(empty)).state_dict(), path)
+    torch.save(
+        Random("inception", ["2048"], feature_extractor_weights_path=str(empty)).state_dict(), path
+    )
     return path
 
 
 def test_missing_weights_are_named_with_their_place_and_what_can_be_measured_without(hub):
-    with pytest.raises(UserError, match=r"6726825d\.pth are not in '.*checkpoints'.*put the file there; or measure without it: reconstruction"):
+    with pytest.raises(
+        UserError,
+        match=(
+            r"6726825d\.pth are not in '.*checkpoints'.*put the file there; or measure without it:"
+            r" reconstruction"
+        ),
+    ):
         feature_network("inception")
     with pytest.raises(UserError, match=r"resnet18-\w+\.pth are not in"):
         feature_network("resnet18")
@@ -54,7 +62,9 @@ def test_inception_is_torch_fidelitys_and_only_the_known_weights_make_an_fid(tmp
     path = inception_weights(tmp_path / "weights-inception-2015-12-05-6726825d.pth")
     network = feature_network(f"inception:{path}")
     found = network(PICTURES)
-    theirs = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path))
+    theirs = FeatureExtractorInceptionV3(
+        "inception", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path)
+    )
     expected = theirs(((PICTURES + 1) * 127.5).round().to(torch.uint8))
     assert torch.equal(found["features"], expected[0]) and torch.equal(found["logits"], expected[1])
     assert generation.names(network)["fd"] == "fd", "the file has the right name, but other weights"
@@ -86,13 +96,17 @@ def test_a_module_gives_its_output_and_is_hashed_by_its_weights():
     one, same, other = (nn.Conv2d(3, 5, 3) for _ in range(3))
     same.load_state_dict(one.state_dict())
     assert feature_network(one)(PICTURES)["features"].shape == (2, 5)
-    assert feature_network(one).sha256 == feature_network(same).sha256 != feature_network(other).sha256
+    assert (
+        feature_network(one).sha256 == feature_network(same).sha256 != feature_network(other).sha256
+    )
 
 
 def test_vgg_features_are_the_mean_of_the_last_map(shared):
     path = str(shared / "weights" / "vgg16_imagenet_features_fp16.safetensors")
     network, third = feature_network(path), feature_network(f"{path}@3")
-    assert network(PICTURES)["features"].shape == (2, 512) and third(PICTURES)["features"].shape == (2, 256)
+    assert network(PICTURES)["features"].shape == (2, 512) and third(PICTURES)[
+        "features"
+    ].shape == (2, 256)
     assert "block5_conv3" in network.layer and "block3_conv3" in third.layer
     rounded = ((PICTURES + 1) * 127.5).round() / 127.5 - 1
     expected = network.network.maps(rounded)[4].mean(dim=(2, 3))

@@ -18,7 +18,10 @@ class Numbered(Dataset):
 
 
 def doubled(batch: dict) -> dict:
-    return {"twice": 2 * batch["image"][:, 0, 0, 0], "codes": batch["index"].to(torch.int32)[:, None]}
+    return {
+        "twice": 2 * batch["image"][:, 0, 0, 0],
+        "codes": batch["index"].to(torch.int32)[:, None],
+    }
 
 
 def test_rows_are_in_the_pictures_order_whatever_the_batches(tmp_path):
@@ -42,14 +45,27 @@ def test_what_is_done_before_a_kill_is_not_done_again(tmp_path):
         measure("x", Numbered(), dying, place)
     before = set(seen)
     again: list[int] = []
-    found = measure("x", Numbered(), lambda batch: again.extend(batch["index"].tolist()) or doubled(batch), place)
+    found = measure(
+        "x",
+        Numbered(),
+        lambda batch: again.extend(batch["index"].tolist()) or doubled(batch),
+        place,
+    )
     np.testing.assert_array_equal(found["twice"], 2 * np.arange(11))
-    assert len(again) == 11 - 6 and not before - {0} & set(again), "picture 0 only showed what arrays are needed"
+    assert len(again) == 11 - 6 and not before - {0} & set(again), (
+        "picture 0 only showed what arrays are needed"
+    )
 
 
 def test_rows_of_other_pictures_are_not_taken_up(tmp_path):
     measure("x", Numbered(), doubled, Workplace(tmp_path), "one list")
-    found = measure("x", Numbered(), lambda batch: {"twice": 3 * batch["image"][:, 0, 0, 0]}, Workplace(tmp_path), "another")
+    found = measure(
+        "x",
+        Numbered(),
+        lambda batch: {"twice": 3 * batch["image"][:, 0, 0, 0]},
+        Workplace(tmp_path),
+        "another",
+    )
     np.testing.assert_array_equal(found["twice"], 3 * np.arange(11))
 
 

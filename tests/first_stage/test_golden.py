@@ -10,7 +10,9 @@ from taming.first_stage import VQGAN, MaskLoss, MaskVQGAN, VectorQuantizer, VQGA
 
 
 def golden(shared, name):
-    return load_file(shared / "golden" / f"{name}.safetensors"), json.loads((shared / "golden" / f"{name}.json").read_text())
+    return load_file(shared / "golden" / f"{name}.safetensors"), json.loads(
+        (shared / "golden" / f"{name}.json").read_text()
+    )
 
 
 def relative(a, b):
@@ -28,7 +30,9 @@ def weights(tensors):
 def built(shared, name, made=VQGAN, **how):
     tensors, about = golden(shared, name)
     shape = about["ddconfig"]
-    quantizer = VectorQuantizer(about["n_embed"], about["embed_dim"], codebook_weight=0.25, commitment_weight=1.0)
+    quantizer = VectorQuantizer(
+        about["n_embed"], about["embed_dim"], codebook_weight=0.25, commitment_weight=1.0
+    )
     model = made(
         channels=shape["ch"],
         multipliers=shape["ch_mult"],
@@ -45,7 +49,9 @@ def built(shared, name, made=VQGAN, **how):
 @pytest.mark.parametrize("shape", ["square", "wide"])
 def test_autoencoder(shared, shape):
     model, tensors = built(shared, "vqmodel")
-    expected = {k.removeprefix(f"{shape}."): v for k, v in tensors.items() if k.startswith(f"{shape}.")}
+    expected = {
+        k.removeprefix(f"{shape}."): v for k, v in tensors.items() if k.startswith(f"{shape}.")
+    }
     with torch.no_grad():
         reconstruction = model.eval()(expected["x"])
         latent = model.quant_conv(model.encoder(expected["x"]))
@@ -59,13 +65,21 @@ def test_mask_tokenizer(shared):
     model, tensors = built(shared, "segmentation_vqmodel", MaskVQGAN, labels=12)
     with torch.no_grad():
         reconstruction = model.eval()(tensors["labels"].long())
-        total, terms = MaskLoss("bce").autoencoder(tensors["labels"].long(), reconstruction, None, 0)
+        total, terms = MaskLoss("bce").autoencoder(
+            tensors["labels"].long(), reconstruction, None, 0
+        )
     assert torch.equal(reconstruction.codes[0].flatten(), tensors["indices"])
     assert relative(reconstruction.output, tensors["logits"]) < 1e-5
-    assert relative(terms["bce"], tensors["bce_loss"]) < 1e-5 and relative(total, tensors["total_loss"]) < 1e-5
+    assert (
+        relative(terms["bce"], tensors["bce_loss"]) < 1e-5
+        and relative(total, tensors["total_loss"]) < 1e-5
+    )
 
 
-@pytest.mark.parametrize("name, form, weight, layers", [("hinge_after_start", "hinge", 0.8, 2), ("vanilla", "vanilla", 0.5, 3)])
+@pytest.mark.parametrize(
+    "name, form, weight, layers",
+    [("hinge_after_start", "hinge", 0.8, 2), ("vanilla", "vanilla", 0.5, 3)],
+)
 def test_losses_adaptive_weight_and_gradients(shared, name, form, weight, layers):
     model, _ = built(shared, "vqmodel")
     tensors, _ = golden(shared, "losses")
@@ -77,12 +91,19 @@ def test_losses_adaptive_weight_and_gradients(shared, name, form, weight, layers
     reconstruction = model(tensors["x"])
     total, terms = loss.autoencoder(tensors["x"], reconstruction, model.last_layer, 10)
     gradients = torch.autograd.grad(total, [model.last_layer, model.encoder.conv_in.weight])
-    assert relative(weight * terms["adaptive_weight"], tensors[f"{name}.d_weight"]) < 1e-5  # theirs includes the weight
+    # Theirs includes the weight
+    assert relative(weight * terms["adaptive_weight"], tensors[f"{name}.d_weight"]) < 1e-5
     assert relative(terms["adversarial"], tensors[f"{name}.g_loss"]) < 1e-5
     assert relative(total.detach(), tensors[f"{name}.generator_loss"]) < 1e-5
     assert relative(gradients[0], tensors[f"{name}.grad_last_layer"]) < 1e-5
     assert relative(gradients[1], tensors[f"{name}.grad_conv_in"]) < 1e-5
-    assert relative(loss.adversary(tensors["x"], reconstruction.output)[0].detach(), tensors[f"{name}.discriminator_loss"]) < 1e-5
+    assert (
+        relative(
+            loss.adversary(tensors["x"], reconstruction.output)[0].detach(),
+            tensors[f"{name}.discriminator_loss"],
+        )
+        < 1e-5
+    )
 
 
 def test_before_the_discriminator_starts(shared):
@@ -94,4 +115,5 @@ def test_before_the_discriminator_starts(shared):
     assert relative(total.detach(), tensors["hinge_before_start.generator_loss"]) < 1e-5
     assert relative(gradients[0], tensors["hinge_before_start.grad_last_layer"]) < 1e-5
     assert relative(gradients[1], tensors["hinge_before_start.grad_conv_in"]) < 1e-5
-    assert tensors["hinge_before_start.discriminator_loss"] == 0 and "adversarial" not in terms  # nothing of it is even computed
+    # Nothing of it is even computed
+    assert tensors["hinge_before_start.discriminator_loss"] == 0 and "adversarial" not in terms

@@ -29,7 +29,11 @@ def test_levels_far_out_in_either_tail_cost_the_same():
     likelihood = GaussianLikelihood(1e-4)
     ends = torch.tensor([-100 / 127.5 - 0.5 / 127.5, 100 / 127.5 + 0.5 / 127.5]).view(1, 1, 1, 2)
     bits = likelihood.bits(ends, likelihood(torch.zeros_like(ends)))
-    assert torch.isfinite(bits).all() and math.isclose(float(bits[..., 0]), float(bits[..., 1]), rel_tol=1e-4) and bits.min() > 1000
+    assert (
+        torch.isfinite(bits).all()
+        and math.isclose(float(bits[..., 0]), float(bits[..., 1]), rel_tol=1e-4)
+        and bits.min() > 1000
+    )
 
 
 def test_a_learned_variance_ends_at_the_mean_squared_error():
@@ -39,7 +43,9 @@ def test_a_learned_variance_ends_at_the_mean_squared_error():
         optimizer.zero_grad()
         likelihood.negative_log(image, likelihood(torch.zeros_like(image))).mean().backward()
         optimizer.step()
-    assert math.isclose(float(likelihood.log_variance.detach().exp()), float(image.square().mean()), rel_tol=1e-3)
+    assert math.isclose(
+        float(likelihood.log_variance.detach().exp()), float(image.square().mean()), rel_tol=1e-3
+    )
     assert not GaussianLikelihood(0.1).log_variance.requires_grad
 
 
@@ -47,7 +53,9 @@ def test_a_learned_variance_ends_at_the_mean_squared_error():
 def test_logit_laplace_is_one_in_all(location, scale):
     """Over the mapped pixels in (0, 1), of which pictures use [0.1, 0.9]."""
     likelihood, x = LogitLaplaceLikelihood(), everywhere(400001, -1.25 + 1e-7, 1.25 - 1e-7)
-    parameters = torch.cat([torch.full_like(x, location), torch.full_like(x, math.log(scale))], dim=1)
+    parameters = torch.cat(
+        [torch.full_like(x, location), torch.full_like(x, math.log(scale))], dim=1
+    )
     density = (-likelihood.negative_log(x, parameters)).exp().flatten()
     assert math.isclose(float(torch.trapezoid(density, inset(x).flatten())), 1.0, rel_tol=2e-3)
     assert likelihood.bits(x, parameters) is None

@@ -19,7 +19,10 @@ def published_gradients(model, loss, image, weight):
     reconstruction = model(image)
     nll = (image - reconstruction.output).abs().mean()
     adversarial = -loss.discriminator(reconstruction.output).mean()
-    norms = [torch.autograd.grad(t, model.last_layer, retain_graph=True)[0].norm() for t in (nll, adversarial)]
+    norms = [
+        torch.autograd.grad(t, model.last_layer, retain_graph=True)[0].norm()
+        for t in (nll, adversarial)
+    ]
     adaptive = (norms[0] / (norms[1] + DELTA)).clamp(0, 1e4).detach()
     total = nll + adaptive * weight * adversarial + reconstruction.quantizer_loss
     return total, adaptive, torch.autograd.grad(total, list(model.parameters()))
@@ -49,12 +52,24 @@ def test_the_discriminators_step_leaves_no_gradient_in_the_generator():
     model, loss = model_and_loss()
     image = torch.rand(2, 3, 16, 16)
     loss.adversary(image, model(image).output)[0].backward()
-    assert all(p.grad is None for p in model.parameters()) and all(p.grad is not None for p in loss.discriminator.parameters())
+    assert all(p.grad is None for p in model.parameters()) and all(
+        p.grad is not None for p in loss.discriminator.parameters()
+    )
 
 
 def test_start_and_ramp_in_batches_or_as_a_share_of_the_run():
-    loss = VQGANLoss("none", adversarial=1.0, adversarial_start=10, adversarial_ramp=3, width=8, layers=1)
-    assert [loss.adversary_weight(s) for s in (0, 9, 10, 11, 12, 13, 99)] == [0, 0, 0.25, 0.5, 0.75, 1, 1]
+    loss = VQGANLoss(
+        "none", adversarial=1.0, adversarial_start=10, adversarial_ramp=3, width=8, layers=1
+    )
+    assert [loss.adversary_weight(s) for s in (0, 9, 10, 11, 12, 13, 99)] == [
+        0,
+        0,
+        0.25,
+        0.5,
+        0.75,
+        1,
+        1,
+    ]
     share = VQGANLoss("none", adversarial_start=0.25, width=8, layers=1)
     share.set_length(400)
     assert share.adversary_weight(99) == 0 and share.adversary_weight(100) > 0
@@ -65,12 +80,19 @@ def test_before_the_start_the_loss_is_reconstruction_alone():
     image = torch.rand(2, 3, 16, 16)
     reconstruction = model(image)
     total, terms = loss.autoencoder(image, reconstruction, model.last_layer, step=4)
-    assert torch.allclose(total, (image - reconstruction.output).abs().mean() + reconstruction.quantizer_loss) and "adversarial" not in terms
+    assert (
+        torch.allclose(
+            total, (image - reconstruction.output).abs().mean() + reconstruction.quantizer_loss
+        )
+        and "adversarial" not in terms
+    )
 
 
 def test_perceptual_weights_stay_out_of_the_checkpoint_and_out_of_train_mode():
     loss = VQGANLoss("stlpips", width=8, layers=1).train()
-    assert not loss.perceptual.training and not any(p.requires_grad for p in loss.perceptual.parameters())
+    assert not loss.perceptual.training and not any(
+        p.requires_grad for p in loss.perceptual.parameters()
+    )
     assert not any("perceptual" in name for name in loss.state_dict())
 
 
@@ -78,10 +100,16 @@ def test_mask_losses_are_the_textbook_ones():
     labels, logits = torch.randint(0, 5, (2, 4, 4)), torch.randn(2, 5, 4, 4)
     reconstruction = Reconstruction(logits, logits, (), torch.zeros(()))
     chosen = logits.log_softmax(1).gather(1, labels[:, None])
-    assert torch.allclose(MaskLoss().autoencoder(labels, reconstruction, None, 0)[0], -chosen.mean())
+    assert torch.allclose(
+        MaskLoss().autoencoder(labels, reconstruction, None, 0)[0], -chosen.mean()
+    )
     onehot = nn.functional.one_hot(labels, 5).permute(0, 3, 1, 2).float()
-    by_hand = -(onehot * logits.sigmoid().log() + (1 - onehot) * (1 - logits.sigmoid()).log()).mean()
-    assert torch.allclose(MaskLoss("bce").autoencoder(labels, reconstruction, None, 0)[0], by_hand, atol=1e-5)
+    by_hand = -(
+        onehot * logits.sigmoid().log() + (1 - onehot) * (1 - logits.sigmoid()).log()
+    ).mean()
+    assert torch.allclose(
+        MaskLoss("bce").autoencoder(labels, reconstruction, None, 0)[0], by_hand, atol=1e-5
+    )
 
 
 def test_unknown_words():

@@ -12,7 +12,9 @@ def vgg_file(tmp_path):
     for b, widths in enumerate(VGG_BLOCKS[:2], start=1):
         for c, width in enumerate(widths, start=1):
             state |= {
-                f"block{b}_conv{c}.weight": torch.randn(width, channels, 3, 3) * (2 / (9 * channels)) ** 0.5,
+                f"block{b}_conv{c}.weight": (
+                    torch.randn(width, channels, 3, 3) * (2 / (9 * channels)) ** 0.5
+                ),
                 f"block{b}_conv{c}.bias": torch.zeros(width),
             }
             channels = width
@@ -42,7 +44,9 @@ def test_none_is_none():
 
 def test_shared_weights_see_edges_before_noise(shared):
     """A shifted edge is nearer than another picture."""
-    distance = perceptual_distance(str(shared / "weights" / "vgg16_imagenet_features_fp16.safetensors"))
+    distance = perceptual_distance(
+        str(shared / "weights" / "vgg16_imagenet_features_fp16.safetensors")
+    )
     edge = torch.full((1, 3, 64, 64), -0.8)
     edge[..., 30:] = 0.8
     assert distance(edge, edge.roll(1, -1)) < 0.5 * distance(edge, torch.rand_like(edge) * 2 - 1)

@@ -35,7 +35,9 @@ MADE = {
 
 @pytest.mark.parametrize("name", MADE)
 def test_codes_stand_for_their_latents(name):
-    """The latent given on is bitwise what `embed` makes of the codes, on grids that are not square, the same at every call."""
+    """The latent given on is bitwise what `embed` makes of the codes, on grids that are not square,
+    the same at every call.
+    """
     quantizer, z = MADE[name]().eval(), torch.randn(2, 4, 3, 5)
     found, again = quantizer(z), quantizer(z)
     assert len(found.codes) == len(quantizer.num_codes)
@@ -69,8 +71,13 @@ def test_the_gradient_goes_straight_through(name):
 
 
 def test_the_rotation_turns_the_latent_into_its_code():
-    """At the latent itself its value is the code; its derivative keeps angles between the latent and what moves, scaled by |e| / |z|."""
-    z, e = torch.randn(6, 3, dtype=torch.float64, requires_grad=True), torch.randn(6, 3, dtype=torch.float64)
+    """At the latent itself its value is the code; its derivative keeps angles between the latent
+    and what moves, scaled by |e| / |z|.
+    """
+    z, e = (
+        torch.randn(6, 3, dtype=torch.float64, requires_grad=True),
+        torch.randn(6, 3, dtype=torch.float64),
+    )
     assert torch.equal(rotated(z, e), e)
     jacobian = torch.autograd.functional.jacobian(lambda v: rotated(v, e[0]), z.detach()[0])
     scale = e[0].norm() / z[0].norm()
@@ -138,12 +145,15 @@ def test_gumbel_is_noisy_in_training_only_and_its_penalty_is_the_distance_from_e
         quantizer.proj.bias[3] = 50.0
         assert math.isclose(float(quantizer(z).loss), math.log(16), rel_tol=1e-5)
     soft = GumbelQuantizer(16, 4, hard=False).train()
-    assert (soft(z).latent[0, :, 0, 0] - soft.embedding.weight).abs().sum(1).min() > 1e-4  # a mixture, no code's vector
+    # A mixture, no code's vector
+    assert (soft(z).latent[0, :, 0, 0] - soft.embedding.weight).abs().sum(1).min() > 1e-4
 
 
 def test_every_code_of_the_scalar_quantizer_is_reached():
     quantizer = ScalarQuantizer([5, 4])
-    z = torch.stack(torch.meshgrid(torch.linspace(-6, 6, 200), torch.linspace(-6, 6, 200), indexing="ij"))[None]
+    z = torch.stack(
+        torch.meshgrid(torch.linspace(-6, 6, 200), torch.linspace(-6, 6, 200), indexing="ij")
+    )[None]
     found = quantizer(z)
     assert found.codes[0].unique().tolist() == list(range(20)) and found.latent.abs().max() <= 1
 
@@ -164,7 +174,9 @@ def test_lookup_free_gradients_stay_finite_for_codes_that_are_out_of_reach():
 
 
 def test_each_residual_depth_comes_nearer():
-    quantizer = ResidualQuantizer([VectorQuantizer(32, 4), VectorQuantizer(32, 4), VectorQuantizer(32, 4)])
+    quantizer = ResidualQuantizer(
+        [VectorQuantizer(32, 4), VectorQuantizer(32, 4), VectorQuantizer(32, 4)]
+    )
     with torch.no_grad():
         for depth, part in enumerate(quantizer.quantizers):
             part.embedding.weight.normal_(std=0.6**depth)
@@ -186,7 +198,10 @@ def test_each_residual_depth_comes_nearer():
         (lambda: ScalarQuantizer([8, 5], 41), "multiply to 40 codes, not 41"),
         (lambda: ScalarQuantizer([8, 1]), "at least 2"),
         (lambda: LookupFreeQuantizer(19), "from 1 to 18"),
-        (lambda: ResidualQuantizer([VectorQuantizer(4, 2), VectorQuantizer(4, 3)]), "make them equal"),
+        (
+            lambda: ResidualQuantizer([VectorQuantizer(4, 2), VectorQuantizer(4, 3)]),
+            "make them equal",
+        ),
         (lambda: VectorQuantizer(4, 2, gradient="sideways"), "straight_through and rotated"),
         (lambda: RemappedQuantizer(VectorQuantizer(4, 2), "gone.npy"), "does not exist"),
     ],

@@ -7,7 +7,9 @@ from taming.first_stage.interface import pad_to_multiple
 
 
 def small(**how):
-    return VQGAN(8, [1, 2, 2], VectorQuantizer(16, 4), blocks=1, latent_channels=8, dropout=0.2, **how)
+    return VQGAN(
+        8, [1, 2, 2], VectorQuantizer(16, 4), blocks=1, latent_channels=8, dropout=0.2, **how
+    )
 
 
 def test_forward_is_decode_of_encode_bitwise_on_square_and_wide_pictures():
@@ -20,7 +22,9 @@ def test_forward_is_decode_of_encode_bitwise_on_square_and_wide_pictures():
 
 
 def test_encode_is_deterministic_and_without_side_effects_even_in_training():
-    model = VQGAN(8, [1, 2], VectorQuantizer(16, 4, restart=1), blocks=1, latent_channels=8, dropout=0.5).train()
+    model = VQGAN(
+        8, [1, 2], VectorQuantizer(16, 4, restart=1), blocks=1, latent_channels=8, dropout=0.5
+    ).train()
     image, before = torch.rand(2, 3, 8, 8), {k: v.clone() for k, v in model.state_dict().items()}
     assert torch.equal(model.encode(image)[0], model.encode(image)[0])
     assert model.training and model.quantizer.training
@@ -28,7 +32,11 @@ def test_encode_is_deterministic_and_without_side_effects_even_in_training():
 
 
 def test_names_are_the_published_ones():
-    names = set(VQGAN(8, [1, 2], VectorQuantizer(16, 4), blocks=1, attention=[1], latent_channels=8).state_dict())
+    names = set(
+        VQGAN(
+            8, [1, 2], VectorQuantizer(16, 4), blocks=1, attention=[1], latent_channels=8
+        ).state_dict()
+    )
     for name in (
         "encoder.down.0.block.0.norm1.weight",
         "encoder.down.1.block.0.nin_shortcut.weight",
@@ -43,14 +51,23 @@ def test_names_are_the_published_ones():
         "post_quant_conv.bias",
     ):
         assert name in names
-    assert {"main.0.weight", "main.2.weight", "main.3.running_mean", "main.5.weight", "main.8.bias"} <= set(PatchDiscriminator(width=8, layers=2).state_dict())
+    assert {
+        "main.0.weight",
+        "main.2.weight",
+        "main.3.running_mean",
+        "main.5.weight",
+        "main.8.bias",
+    } <= set(PatchDiscriminator(width=8, layers=2).state_dict())
 
 
 def test_published_size_has_the_published_number_of_parameters():
     """f16, 256 wide, attention at 16: 144 encoder and 194 decoder tensors (reference, section 2.2)."""
     with torch.device("meta"):
         model = VQGAN(128, [1, 1, 2, 2, 4], VectorQuantizer(1024, 256), attention=[4])
-    counts = [(len(m.state_dict()), sum(p.numel() for p in m.parameters())) for m in (model.encoder, model.decoder)]
+    counts = [
+        (len(m.state_dict()), sum(p.numel() for p in m.parameters()))
+        for m in (model.encoder, model.decoder)
+    ]
     assert counts == [(144, 29_298_176), (194, 42_449_795)]
 
 
@@ -58,7 +75,12 @@ def test_mask_tokenizer_reads_labels_and_gives_logits():
     model = MaskVQGAN(5, 8, [1, 2], VectorQuantizer(16, 4), blocks=1, latent_channels=8)
     labels = torch.randint(0, 5, (2, 8, 12))
     reconstruction = model(labels)
-    assert reconstruction.output.shape == (2, 5, 8, 12) and reconstruction.image.shape == (2, 3, 8, 12)
+    assert reconstruction.output.shape == (2, 5, 8, 12) and reconstruction.image.shape == (
+        2,
+        3,
+        8,
+        12,
+    )
     assert model.decode(model.encode(labels)).shape == (2, 5, 8, 12)
 
 
@@ -70,9 +92,15 @@ def test_padding_repeats_the_edge():
 @pytest.mark.parametrize(
     "act, words",
     [
-        (lambda m: m.encode(torch.rand(1, 3, 10, 16)), "10x16 is not divisible by the downsampling factor 4"),
+        (
+            lambda m: m.encode(torch.rand(1, 3, 10, 16)),
+            "10x16 is not divisible by the downsampling factor 4",
+        ),
         (lambda m: m.encode(torch.rand(3, 16, 16)), r"\(B, 3, H, W\)"),
-        (lambda m: m.decode((torch.full((1, 2, 2), 16),)), "codes span 16 to 16 but this first stage knows 0 to 15"),
+        (
+            lambda m: m.decode((torch.full((1, 2, 2), 16),)),
+            "codes span 16 to 16 but this first stage knows 0 to 15",
+        ),
     ],
 )
 def test_refusals(act, words):

@@ -22,12 +22,16 @@ from taming.second_stage import GPT, ClassLabel, GatedPixelCNN, PixelSNAIL, Seco
 
 NETS = {"width": 8, "residual_width": 4, "blocks": 1, "likelihood": GaussianLikelihood()}
 STAGES = {
-    "vq-gan": lambda: VQGAN(8, [1, 2, 2], VectorQuantizer(8, 4, normalize=True), blocks=1, latent_channels=8),
+    "vq-gan": lambda: VQGAN(
+        8, [1, 2, 2], VectorQuantizer(8, 4, normalize=True), blocks=1, latent_channels=8
+    ),
     "vq-vae, ema": lambda: VQVAE(quantizer=EMAQuantizer(8, 4), **NETS),
     "vq-vae, fsq": lambda: VQVAE(quantizer=ScalarQuantizer([3, 4]), **NETS),
     "vq-vae, lfq": lambda: VQVAE(quantizer=LookupFreeQuantizer(3), **NETS),
     "vq-vae, simvq": lambda: VQVAE(quantizer=LinearQuantizer(8, 4), **NETS),
-    "vq-vae, residual": lambda: VQVAE(quantizer=ResidualQuantizer([VectorQuantizer(8, 4), VectorQuantizer(6, 4)]), **NETS),
+    "vq-vae, residual": lambda: VQVAE(
+        quantizer=ResidualQuantizer([VectorQuantizer(8, 4), VectorQuantizer(6, 4)]), **NETS
+    ),
     "vq-vae-2": lambda: VQVAE2(quantizers=[EMAQuantizer(6, 4), VectorQuantizer(8, 4)], **NETS),
     "dvae": lambda: DVAE(4, GumbelQuantizer(8, 32, code_dim=8), LogitLaplaceLikelihood(), blocks=1),
 }
@@ -48,7 +52,14 @@ def test_codes_are_judged_learned_and_drawn(stage, prior):
     assert [tuple(c.shape[1:]) for c in codes] == list(grids)
     start = {"vocabulary": 3, "length": 1}
     told = [{"vocabulary": k, "grid": list(g)} for g, k in zip(grids, first.num_codes)]
-    model = SecondStage(first, ClassLabel(3), priors=[PRIORS[prior](k, list(g), [start, *told[:i]]) for i, (g, k) in enumerate(zip(grids, first.num_codes))])
+    model = SecondStage(
+        first,
+        ClassLabel(3),
+        priors=[
+            PRIORS[prior](k, list(g), [start, *told[:i]])
+            for i, (g, k) in enumerate(zip(grids, first.num_codes))
+        ],
+    )
     condition = model.conditioner({"class": torch.tensor([0, 2])})
     optimizer = torch.optim.Adam(model.priors.parameters(), 0.02)
     before = model.log_prob(codes, condition).sum()

@@ -16,12 +16,16 @@ def small(num_codes=7, grid=(3, 4), parts=PARTS):
     prior = GPT(num_codes, list(grid), parts, layers=2, heads=2, width=16).eval()
     with torch.no_grad():
         for parameter in prior.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))  # far from the start, so that nothing is hidden by small numbers
+            # Far from the start, so that nothing is hidden by small numbers
+            parameter.add_(0.3 * torch.randn_like(parameter))
     return prior
 
 
 def condition(batch=2):
-    return (Part(torch.randint(0, 6, (batch, 6)), 5, (2, 3)), Part(torch.randint(0, 5, (batch, 1)), 4))
+    return (
+        Part(torch.randint(0, 6, (batch, 6)), 5, (2, 3)),
+        Part(torch.randint(0, 5, (batch, 1)), 4),
+    )
 
 
 def test_changing_a_code_moves_later_logits_only():
@@ -101,16 +105,22 @@ def test_refusals():
 
 
 def test_packed_weights_do_not_outlive_the_sample():
-    """While a sample is drawn, the layers hold weights in another layout; a training step afterwards must not meet them (fused optimizers tell nobody)."""
+    """While a sample is drawn, the layers hold weights in another layout; a training step
+    afterwards must not meet them (fused optimizers tell nobody).
+    """
     prior, told, codes = small(), condition(), torch.randint(0, 7, (2, 3, 4))
     with torch.no_grad():
         plain = prior(codes, told)
         with prior.decoding():
-            assert any(getattr(m, "packed", None) is not None for m in prior.modules()) and torch.allclose(prior(codes, told), plain, atol=1e-5)
+            assert any(
+                getattr(m, "packed", None) is not None for m in prior.modules()
+            ) and torch.allclose(prior(codes, told), plain, atol=1e-5)
     sample(prior, told, (3, 4))
     with torch.no_grad():
         for parameter in prior.parameters():
             parameter.data.mul_(1.5)
         fresh = small()
         fresh.load_state_dict(prior.state_dict())
-        assert torch.equal(prior(codes, told), fresh(codes, told)) and not torch.allclose(prior(codes, told), plain, atol=1e-2)
+        assert torch.equal(prior(codes, told), fresh(codes, told)) and not torch.allclose(
+            prior(codes, told), plain, atol=1e-2
+        )

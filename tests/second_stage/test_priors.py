@@ -13,8 +13,12 @@ PARTS = [{"vocabulary": 5, "grid": [2, 3]}, {"vocabulary": 4, "length": 2}]
 MADE = {
     "gpt": lambda codes, grid, parts: GPT(codes, grid, parts, 2, 2, 8),
     "pixelcnn": lambda codes, grid, parts: GatedPixelCNN(codes, grid, parts, 6, 12, 3),
-    "pixelsnail": lambda codes, grid, parts: PixelSNAIL(codes, grid, parts, 2, 2, 12, 2, 3, condition_blocks=1),
-    "pixelsnail without attention": lambda codes, grid, parts: PixelSNAIL(codes, grid, parts, 2, 4, 12, 0, 5),
+    "pixelsnail": lambda codes, grid, parts: PixelSNAIL(
+        codes, grid, parts, 2, 2, 12, 2, 3, condition_blocks=1
+    ),
+    "pixelsnail without attention": lambda codes, grid, parts: PixelSNAIL(
+        codes, grid, parts, 2, 4, 12, 0, 5
+    ),
 }
 CONDITIONS = {
     "nothing": [{"vocabulary": 1, "length": 1}],
@@ -35,7 +39,11 @@ def small(name, codes=5, grid=(4, 6), parts=PARTS):
 def told(parts, batch):
     return tuple(
         Part(
-            torch.randint(0, p["vocabulary"] + 1, (batch, p.get("length") or p["grid"][0] * p["grid"][1])), p["vocabulary"], p.get("grid") and tuple(p["grid"])
+            torch.randint(
+                0, p["vocabulary"] + 1, (batch, p.get("length") or p["grid"][0] * p["grid"][1])
+            ),
+            p["vocabulary"],
+            p.get("grid") and tuple(p["grid"]),
         )
         for p in parts
     )
@@ -44,7 +52,9 @@ def told(parts, batch):
 @pytest.mark.parametrize("grid", [(4, 6), (6, 4), (5, 5), (1, 7), (7, 1)])
 @pytest.mark.parametrize("name", MADE)
 def test_each_code_moves_all_later_logits_and_no_others(name, grid):
-    """Causal, and without a blind spot: with enough layers everything before is seen, the end of the row above too."""
+    """Causal, and without a blind spot: with enough layers everything before is seen, the end of
+    the row above too.
+    """
     prior, condition = small(name, grid=grid), told(PARTS, 1)
     codes = torch.randint(0, 5, (1, *grid))
     with torch.no_grad():
@@ -59,7 +69,9 @@ def test_each_code_moves_all_later_logits_and_no_others(name, grid):
 
 @pytest.mark.parametrize("grid", [(4, 9), (9, 4)])
 def test_without_attention_the_cone_is_what_is_seen(grid):
-    """The known exception: with every row up, convolutions of width 5 see two columns more to the right, and only attention sees the rest."""
+    """The known exception: with every row up, convolutions of width 5 see two columns more to the
+    right, and only attention sees the rest.
+    """
     prior, condition = small("pixelsnail without attention", grid=grid), told(PARTS, 1)
     codes = torch.randint(0, 5, (1, *grid))
     with torch.no_grad():
@@ -69,7 +81,9 @@ def test_without_attention_the_cone_is_what_is_seen(grid):
             changed = codes.clone()
             changed.view(-1)[i] = (changed.view(-1)[i] + 1) % 5
             moved = (prior(changed, condition) - before).abs().amax(-1)[0] > 1e-13
-            rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+            rows, columns = torch.meshgrid(
+                torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij"
+            )
             assert torch.equal(moved, (rows >= row) & (columns >= column - 2 * (rows - row)))
 
 
@@ -78,7 +92,10 @@ def test_without_attention_the_cone_is_what_is_seen(grid):
 def test_probabilities_of_all_grids_sum_to_one(name, condition):
     prior = small(name, 2, (3, 3), CONDITIONS[condition])
     grids = torch.tensor(list(itertools.product((0, 1), repeat=9))).view(-1, 3, 3)
-    heard = tuple(Part(p.tokens.expand(len(grids), -1), p.vocabulary, p.grid) for p in told(CONDITIONS[condition], 1))
+    heard = tuple(
+        Part(p.tokens.expand(len(grids), -1), p.vocabulary, p.grid)
+        for p in told(CONDITIONS[condition], 1)
+    )
     with torch.no_grad():
         logits = prior(grids, heard).log_softmax(-1).gather(-1, grids[..., None])
     assert abs(logits.flatten(1).sum(1).exp().sum().item() - 1) < 1e-9
@@ -94,16 +111,22 @@ def test_every_condition_token_is_heard(name):
             for i in range(part.tokens.shape[1]):
                 tokens = part.tokens.clone()
                 tokens[0, i] = (tokens[0, i] + 1) % (part.vocabulary + 1)
-                changed = condition[:p] + (Part(tokens, part.vocabulary, part.grid),) + condition[p + 1 :]
+                changed = (
+                    condition[:p] + (Part(tokens, part.vocabulary, part.grid),) + condition[p + 1 :]
+                )
                 assert ((prior(codes, changed) - before).abs().amax() > 1e-9).all()
 
 
 @pytest.mark.parametrize("grid", [(4, 6), (3, 5), (1, 3)])
 @pytest.mark.parametrize("name", MADE)
 def test_what_is_kept_changes_nothing(name, grid):
-    """Cached and recomputed logits agree at every prefix, on smaller grids too, and where several codes come at once."""
+    """Cached and recomputed logits agree at every prefix, on smaller grids too, and where several
+    codes come at once.
+    """
     if name == "gpt" and grid != (4, 6):
-        pytest.skip("rasters of GPT's condition shrink with its grid: tests/second_stage/test_gpt.py")
+        pytest.skip(
+            "rasters of GPT's condition shrink with its grid: tests/second_stage/test_gpt.py"
+        )
     prior, condition = small(name), told(PARTS, 2)
     codes = torch.randint(0, 5, (2, grid[0] * grid[1]))
     kept, plain = prior.decoder(condition, grid), Decoder(prior, condition, grid)
@@ -126,7 +149,9 @@ def test_sampling_is_ancestral(name):
     with torch.no_grad():
         p = prior(every, heard).log_softmax(-1).gather(-1, every[..., None]).flatten(1).sum(1).exp()
     drawn = sample(prior, (Part(torch.full((20_000, 1), 2), 4),), (2, 2))
-    counts = torch.bincount((drawn.flatten(1) * torch.tensor([8, 4, 2, 1])).sum(1), minlength=16).double()
+    counts = torch.bincount(
+        (drawn.flatten(1) * torch.tensor([8, 4, 2, 1])).sum(1), minlength=16
+    ).double()
     statistic = ((counts - 20_000 * p).square() / (20_000 * p)).sum()
     assert statistic < 37.7  # 99.9 % of chi-square with 15 degrees of freedom
 
@@ -151,4 +176,8 @@ def test_another_condition_is_refused(name):
 @pytest.mark.parametrize("made", [GatedPixelCNN, PixelSNAIL])
 def test_even_kernels_are_refused(made):
     with pytest.raises(ValueError, match="odd"):
-        made(4, [2, 2], PARTS, 1, 1, 8, kernel=4) if made is PixelSNAIL else made(4, [2, 2], PARTS, 1, 8, kernel=4)
+        (
+            made(4, [2, 2], PARTS, 1, 1, 8, kernel=4)
+            if made is PixelSNAIL
+            else made(4, [2, 2], PARTS, 1, 8, kernel=4)
+        )

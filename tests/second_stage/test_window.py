@@ -16,7 +16,9 @@ def scrambled(module):
 
 def masked(grid=(4, 4), part=(4, 4)):
     torch.manual_seed(1)
-    return scrambled(GPT(7, list(grid), [{"vocabulary": 5, "grid": list(part)}], layers=2, heads=2, width=16))
+    return scrambled(
+        GPT(7, list(grid), [{"vocabulary": 5, "grid": list(part)}], layers=2, heads=2, width=16)
+    )
 
 
 def generators(count=2):
@@ -24,7 +26,9 @@ def generators(count=2):
 
 
 def brute_force(prior, tokens, grid, uniform, side=4, guidance=1.0, known=None):
-    """The published rule, 16 replaced by `side`: at each position a window around it, all of it computed anew."""
+    """The published rule, 16 replaced by `side`: at each position a window around it, all of it
+    computed anew.
+    """
     half = side // 2
     codes = torch.zeros(len(tokens), *grid, dtype=torch.int64)
     rows, columns = grid
@@ -50,7 +54,9 @@ def brute_force(prior, tokens, grid, uniform, side=4, guidance=1.0, known=None):
 def test_the_published_window_rule(grid, limit, monkeypatch):
     monkeypatch.setattr("taming.second_stage.window.CACHE_LIMIT", limit)
     prior, tokens = masked(), torch.randint(0, 5, (2, *grid))
-    uniform = torch.stack([torch.rand(grid[0] * grid[1], generator=g, dtype=torch.float64) for g in generators()])
+    uniform = torch.stack(
+        [torch.rand(grid[0] * grid[1], generator=g, dtype=torch.float64) for g in generators()]
+    )
     with torch.no_grad():
         expected = brute_force(prior, tokens, grid, uniform)
     told = (Part(tokens.flatten(1), 5, grid),)
@@ -59,7 +65,10 @@ def test_the_published_window_rule(grid, limit, monkeypatch):
 
 def test_on_the_trained_grid_windows_change_nothing():
     prior, told = masked(), (Part(torch.randint(0, 5, (2, 16)), 5, (4, 4)),)
-    decoder, plain = WindowDecoder(prior, told, (4, 4), EncodedImage.crop), prior.decoder(told, (4, 4))
+    decoder, plain = (
+        WindowDecoder(prior, told, (4, 4), EncodedImage.crop),
+        prior.decoder(told, (4, 4)),
+    )
     decoder.crop = lambda condition, window, grid: condition
     codes = torch.randint(0, 7, (2, 16))
     for i in range(16):
@@ -78,21 +87,31 @@ def test_windows_keep_to_the_tokens_of_a_coarser_mask():
         for i in range(12):
             for j in range(8):
                 top, left = origin(i, 12, 4, 2), origin(j, 8, 4, 2)
-                part = Part(tokens[:, top // 2 : top // 2 + 2, left // 2 : left // 2 + 2].flatten(1), 5, (2, 2))
-                expected = prior(codes[:, top : top + 4, left : left + 4], (part,))[:, i - top, j - left]
+                part = Part(
+                    tokens[:, top // 2 : top // 2 + 2, left // 2 : left // 2 + 2].flatten(1),
+                    5,
+                    (2, 2),
+                )
+                expected = prior(codes[:, top : top + 4, left : left + 4], (part,))[
+                    :, i - top, j - left
+                ]
                 assert torch.allclose(decoder.logits(), expected, atol=1e-5)
                 decoder.extend(codes[:, i, j, None])
 
 
 def test_conditions_brought_to_a_size_grow_with_the_picture():
-    stage = scrambled(VQGAN(8, [1, 2], VectorQuantizer(5, 4), blocks=1, latent_channels=8, key="lr"))
+    stage = scrambled(
+        VQGAN(8, [1, 2], VectorQuantizer(5, 4), blocks=1, latent_channels=8, key="lr")
+    )
     conditioner = EncodedImage(stage, [8, 8], [16, 16])
     assert conditioner({"lr": torch.zeros(1, 3, 16, 16)})[0].grid == (4, 4)
     assert conditioner({"lr": torch.zeros(1, 3, 32, 64)})[0].grid == (8, 16)
 
 
 def test_codes_are_read_once_while_the_origin_stands_still():
-    """Along the first rows of a wide grid each window stays; what is read grows with what is new, not with the window."""
+    """Along the first rows of a wide grid each window stays; what is read grows with what is new,
+    not with the window.
+    """
     prior, told = masked(), (Part(torch.randint(0, 5, (1, 4 * 20)), 5, (4, 20)),)
     read = 0
 
@@ -103,11 +122,15 @@ def test_codes_are_read_once_while_the_origin_stands_still():
     prior.blocks[0].register_forward_pre_hook(count)
     sample(prior, told, (4, 20), generators=generators(1))
     windows = 17
-    assert read <= windows * (16 + 16)  # condition and codes of each window at most once; anew at each step it would be 80 times as many
+    # Condition and codes of each window at most once; anew at each step it would be 80 times as
+    # many
+    assert read <= windows * (16 + 16)
 
 
 def uniforms(grid):
-    return torch.stack([torch.rand(grid[0] * grid[1], generator=g, dtype=torch.float64) for g in generators()])
+    return torch.stack(
+        [torch.rand(grid[0] * grid[1], generator=g, dtype=torch.float64) for g in generators()]
+    )
 
 
 def test_guidance_and_known_codes_go_through_windows():
@@ -116,7 +139,9 @@ def test_guidance_and_known_codes_go_through_windows():
     known = torch.randint(0, 7, (2, 6, 7)), torch.rand(2, 6, 7) < 0.5
     codes = sample(prior, told, (6, 7), guidance=2.0, known=known, generators=generators())
     with torch.no_grad():
-        assert torch.equal(codes, brute_force(prior, tokens, (6, 7), uniforms((6, 7)), guidance=2.0, known=known))
+        assert torch.equal(
+            codes, brute_force(prior, tokens, (6, 7), uniforms((6, 7)), guidance=2.0, known=known)
+        )
 
 
 def test_windows_of_odd_size():
@@ -124,20 +149,26 @@ def test_windows_of_odd_size():
     prior, tokens = masked((5, 5), (5, 5)), torch.randint(0, 5, (2, 8, 9))
     codes = sample(prior, (Part(tokens.flatten(1), 5, (8, 9)),), (8, 9), generators=generators())
     assert codes.shape == (2, 8, 9)
-    decoder = WindowDecoder(prior, (Part(tokens.flatten(1), 5, (8, 9)),), (8, 9), Unconditional().crop)
+    decoder = WindowDecoder(
+        prior, (Part(tokens.flatten(1), 5, (8, 9)),), (8, 9), Unconditional().crop
+    )
     with torch.no_grad():
         for i in range(8):
             for j in range(9):
                 top, left = origin(i, 8, 5), origin(j, 9, 5)
                 part = Part(tokens[:, top : top + 5, left : left + 5].flatten(1), 5, (5, 5))
-                expected = prior(codes[:, top : top + 5, left : left + 5], (part,))[:, i - top, j - left]
+                expected = prior(codes[:, top : top + 5, left : left + 5], (part,))[
+                    :, i - top, j - left
+                ]
                 assert torch.allclose(decoder.logits(), expected, atol=1e-5)
                 decoder.extend(codes[:, i, j, None])
 
 
 def pair(order="raster"):
     first = scrambled(VQGAN(8, [1, 2], VectorQuantizer(7, 4), blocks=1, latent_channels=8))
-    masks = scrambled(MaskVQGAN(3, 8, [1, 1, 2], VectorQuantizer(5, 4), blocks=1, latent_channels=8))
+    masks = scrambled(
+        MaskVQGAN(3, 8, [1, 1, 2], VectorQuantizer(5, 4), blocks=1, latent_channels=8)
+    )
     prior = scrambled(GPT(7, [8, 8], [{"vocabulary": 5, "grid": [4, 4]}], 1, 2, 16))
     return SecondStage(first, EncodedImage(masks), prior).eval()
 
@@ -153,13 +184,20 @@ def test_any_size_is_drawn_as_asked(size):
 
 def test_unconditional_pictures_of_any_size():
     first = scrambled(VQGAN(8, [1, 2], VectorQuantizer(7, 4), blocks=1, latent_channels=8))
-    model = SecondStage(first, Unconditional(), scrambled(GPT(7, [4, 4], [{"vocabulary": 1, "length": 1}], 1, 2, 16))).eval()
+    model = SecondStage(
+        first,
+        Unconditional(),
+        scrambled(GPT(7, [4, 4], [{"vocabulary": 1, "length": 1}], 1, 2, 16)),
+    ).eval()
     assert model.sample({"count": 2}, (21, 30)).shape == (2, 3, 21, 30)
 
 
 def test_rows_are_shown_as_they_grow():
     model, seen = pair(), []
-    model.sample({"segmentation": torch.zeros(1, 16, 16, dtype=torch.int64)}, on_row=lambda codes, rows: seen.append((codes[-1].shape, rows)))
+    model.sample(
+        {"segmentation": torch.zeros(1, 16, 16, dtype=torch.int64)},
+        on_row=lambda codes, rows: seen.append((codes[-1].shape, rows)),
+    )
     assert seen == [((1, 8, 8), n) for n in range(1, 9)]
 
 
@@ -179,11 +217,14 @@ def test_a_window_of_boxes_tells_what_is_seen_of_the_picture():
     assert torch.equal(cut[0].tokens[:, :-2], told[0].tokens[:, :-2])
     silent = (told[0].null(),)
     assert torch.equal(conditioner.crop(silent, (4, 0, 4, 8), (8, 16))[0].tokens, silent[0].tokens)
-    assert cut[0].tokens[0, -2:].tolist() == [4 * 10, 9 * 10 + 4]  # halves round to even: (0, 4.5) -> row 4; (4.5, 9) -> column 4
+    # Halves round to even: (0, 4.5) -> row 4; (4.5, 9) -> column 4
+    assert cut[0].tokens[0, -2:].tolist() == [4 * 10, 9 * 10 + 4]
 
 
 def test_tiles_agree_with_the_whole_where_nothing_looks_far():
-    """Without the norms' and the attention's view of everything, tiles are exact: with enough margin, blended or not."""
+    """Without the norms' and the attention's view of everything, tiles are exact: with enough
+    margin, blended or not.
+    """
 
     class Smooth(torch.nn.Module):
         stride = 2
@@ -192,7 +233,9 @@ def test_tiles_agree_with_the_whole_where_nothing_looks_far():
             return torch.nn.functional.interpolate(codes[0][:, None].float(), scale_factor=2)
 
     codes = torch.randint(0, 9, (2, 40, 23))
-    assert torch.allclose(decode_tiled(Smooth(), (codes,), tile=16, margin=3), Smooth().decode((codes,)), atol=1e-5)
+    assert torch.allclose(
+        decode_tiled(Smooth(), (codes,), tile=16, margin=3), Smooth().decode((codes,)), atol=1e-5
+    )
     first = pair().first_stage
     whole = first.decode((codes % 7,))
     assert torch.equal(decode_tiled(first, (codes % 7,), tile=40), whole)
@@ -209,7 +252,9 @@ def test_every_position_lies_in_its_window(window, step):
 
 
 def test_windows_that_hop_serve_several_codes():
-    """Origins stand on multiples of the hop, and what is drawn is what the prior says inside those windows."""
+    """Origins stand on multiples of the hop, and what is drawn is what the prior says inside those
+    windows.
+    """
     prior = GPT(5, [4, 4], [{"vocabulary": 3, "length": 1}], 1, 2, 8).eval()
     with torch.no_grad():
         for parameter in prior.parameters():

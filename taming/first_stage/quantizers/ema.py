@@ -1,4 +1,6 @@
-"""A codebook that follows the latents by exponential moving averages instead of a gradient (van den Oord et al. 2017, arXiv 1711.00937, appendix A.1)."""
+"""A codebook that follows the latents by exponential moving averages instead of a gradient (van den
+Oord et al. 2017, arXiv 1711.00937, appendix A.1).
+"""
 
 import torch
 import torch.distributed as dist
@@ -12,14 +14,25 @@ from taming.first_stage.quantizers.nearest import drawn_latents, nearest
 
 
 class EMAQuantizer(Quantizer):
-    """Code k is sums[k] / counts[k], moving averages of the latents that chose it and of their number; loss = commitment_weight |z - sg[e]|^2.
+    """Code k is sums[k] / counts[k], moving averages of the latents that chose it and of their
+    number; loss = commitment_weight |z - sg[e]|^2.
 
-    It starts with counts of 1 and the code as sum, so that codes not chosen stay where they are. (A Laplace-smoothed start from 0, as in much public code,
-    throws them far out in one step.) restart: codes whose count fell below this share of an even use are put on latents of the batch, their averages
-    with them; 0 never does. from_data: codes begin as latents of the first training batch.
+    It starts with counts of 1 and the code as sum, so that codes not chosen stay where they are. (A
+    Laplace-smoothed start from 0, as in much public code, throws them far out in one step.)
+    restart: codes whose count fell below this share of an even use are put on latents of the batch,
+    their averages with them; 0 never does. from_data: codes begin as latents of the first training
+    batch.
     """
 
-    def __init__(self, num_codes: int, dim: int, commitment_weight: float = 0.25, decay: float = 0.99, restart: float = 0.0, from_data: bool = False):
+    def __init__(
+        self,
+        num_codes: int,
+        dim: int,
+        commitment_weight: float = 0.25,
+        decay: float = 0.99,
+        restart: float = 0.0,
+        from_data: bool = False,
+    ):
         super().__init__()
         if not 0 <= decay < 1 or not 0 <= restart < 1:
             raise ValueError(f"decay {decay} and restart {restart} should be from 0 to below 1")

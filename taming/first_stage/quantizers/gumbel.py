@@ -1,4 +1,6 @@
-"""The Gumbel-softmax relaxation of a categorical latent (Jang et al. 2017, arXiv 1611.01144; for picture tokens: Ramesh et al. 2021, arXiv 2102.12092)."""
+"""The Gumbel-softmax relaxation of a categorical latent (Jang et al. 2017, arXiv 1611.01144; for
+picture tokens: Ramesh et al. 2021, arXiv 2102.12092).
+"""
 
 import math
 
@@ -10,12 +12,15 @@ from taming.first_stage.interface import Codes, Quantized, Quantizer, check_coun
 
 
 class GumbelQuantizer(Quantizer):
-    """Latents become logits over the codes by a 1x1 convolution. In training a softmax of logits and Gumbel noise, over the temperature, mixes the codes; in
-    evaluation, and in `encode`, the most probable code is taken, without noise.
+    """Latents become logits over the codes by a 1x1 convolution. In training a softmax of logits
+    and Gumbel noise, over the temperature, mixes the codes; in evaluation, and in `encode`, the
+    most probable code is taken, without noise.
 
-    loss = kl_weight KL(q || uniform), summed over the codes, mean over positions. The temperature goes along half a cosine from `temperature[0]` to
-    `temperature[1]` within `temperature_batches`; the KL weight likewise from 0 to `kl_weight` within `kl_batches`, 0 for at once. hard: the forward pass
-    takes one code, the gradient is the mixture's. code_dim: of the vectors that codes stand for, D if not said.
+    loss = kl_weight KL(q || uniform), summed over the codes, mean over positions. The temperature
+    goes along half a cosine from `temperature[0]` to `temperature[1]` within `temperature_batches`;
+    the KL weight likewise from 0 to `kl_weight` within `kl_batches`, 0 for at once. hard: the
+    forward pass takes one code, the gradient is the mixture's. code_dim: of the vectors that codes
+    stand for, D if not said.
     """
 
     def __init__(

@@ -1,4 +1,6 @@
-"""SimVQ: the codebook is a fixed random one under a learned linear map, so that every step moves all codes (Zhu et al. 2024, arXiv 2411.02038)."""
+"""SimVQ: the codebook is a fixed random one under a learned linear map, so that every step moves
+all codes (Zhu et al. 2024, arXiv 2411.02038).
+"""
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +15,13 @@ from taming.first_stage.quantizers.nearest import nearest
 class LinearQuantizer(Quantizer):
     """Loss and weights as VectorQuantizer's; only `map` learns."""
 
-    def __init__(self, num_codes: int, dim: int, codebook_weight: float = 1.0, commitment_weight: float = 0.25):
+    def __init__(
+        self,
+        num_codes: int,
+        dim: int,
+        codebook_weight: float = 1.0,
+        commitment_weight: float = 0.25,
+    ):
         super().__init__()
         check_count(num_codes)
         self.num_codes, self.dim = (num_codes,), dim
@@ -31,7 +39,9 @@ class LinearQuantizer(Quantizer):
             codebook = self.codebook()
             codes = nearest(z.detach().flatten(0, 2), codebook.detach()).view(z.shape[:-1])
             e = F.embedding(codes, codebook)
-            loss = self.codebook_weight * F.mse_loss(e, z.detach()) + self.commitment_weight * F.mse_loss(z, e.detach())
+            loss = self.codebook_weight * F.mse_loss(
+                e, z.detach()
+            ) + self.commitment_weight * F.mse_loss(z, e.detach())
         return Quantized(rearrange(straight_through(z, e), "b h w d -> b d h w"), (codes,), loss)
 
     def embed(self, codes: Codes) -> Tensor:

@@ -1,4 +1,6 @@
-"""Lookup-free quantization: the signs of a latent are the bits of its code (Yu et al. 2023, arXiv 2310.05737, section 4.1)."""
+"""Lookup-free quantization: the signs of a latent are the bits of its code (Yu et al. 2023, arXiv
+2310.05737, section 4.1).
+"""
 
 import torch
 import torch.nn.functional as F
@@ -12,16 +14,30 @@ from taming.first_stage.quantizers.gradient import straight_through
 class LookupFreeQuantizer(Quantizer):
     """K = 2^dim codes, the corners of the cube [-1, 1]^dim.
 
-    loss = commitment_weight |z - sg[e]|^2 + entropy_weight (mean entropy of the codes of one latent - entropy of the mean code), where a latent belongs to a
-    code with the softmax of its negative squared distance / temperature: sure about each latent, even over all. Entropies in nats.
+    loss = commitment_weight |z - sg[e]|^2 + entropy_weight (mean entropy of the codes of one latent
+    - entropy of the mean code), where a latent belongs to a code with the softmax of its negative
+    squared distance / temperature: sure about each latent, even over all. Entropies in nats.
     """
 
-    def __init__(self, dim: int, commitment_weight: float = 0.25, entropy_weight: float = 0.1, temperature: float = 0.1):
+    def __init__(
+        self,
+        dim: int,
+        commitment_weight: float = 0.25,
+        entropy_weight: float = 0.1,
+        temperature: float = 0.1,
+    ):
         super().__init__()
         if not 1 <= dim <= 18:
-            raise ValueError(f"dim {dim} should be from 1 to 18: there are 2^dim codes, and the entropy runs over all of them")
+            raise ValueError(
+                f"dim {dim} should be from 1 to 18: there are 2^dim codes, and the entropy runs"
+                " over all of them"
+            )
         self.num_codes, self.dim = (2**dim,), dim
-        self.commitment_weight, self.entropy_weight, self.temperature = commitment_weight, entropy_weight, temperature
+        self.commitment_weight, self.entropy_weight, self.temperature = (
+            commitment_weight,
+            entropy_weight,
+            temperature,
+        )
 
     def forward(self, latent: Tensor) -> Quantized:
         with torch.autocast(latent.device.type, enabled=False):
@@ -43,7 +59,9 @@ class LookupFreeQuantizer(Quantizer):
         return ((codes[..., None] // self._places(codes)) % 2) * 2.0 - 1.0
 
     def _entropies(self, z: Tensor) -> Tensor:
-        """The bits of one latent are independent, so its entropy is a sum over bits; that of the mean needs every code."""
+        """The bits of one latent are independent, so its entropy is a sum over bits; that of the
+        mean needs every code.
+        """
         up = 4 * z / self.temperature  # log odds of bit 1: (|z + 1|^2 - |z - 1|^2) / temperature
         p, log_p, log_q = up.sigmoid(), F.logsigmoid(up), F.logsigmoid(-up)
         each = -(p * log_p + (1 - p) * log_q).sum(dim=-1).mean()
@@ -52,5 +70,6 @@ class LookupFreeQuantizer(Quantizer):
         for part_p, part_q in zip(log_p.split(256), log_q.split(256)):
             mean = mean + (part_p @ bits.T.float() + part_q @ (1 - bits.T.float())).exp().sum(dim=0)
         mean = mean / len(z)
-        mean = mean.clamp(min=1e-30)  # where it underflows, the derivative of -m log m is infinite, and that times 0 is no number
+        # Where it underflows, the derivative of -m log m is infinite, and that times 0 is no number
+        mean = mean.clamp(min=1e-30)
         return each - torch.special.entr(mean).sum()

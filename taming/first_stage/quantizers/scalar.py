@@ -1,4 +1,6 @@
-"""Finite scalar quantization: each number of a low-dimensional latent is rounded to one of a few levels (Mentzer et al. 2023, arXiv 2309.15505)."""
+"""Finite scalar quantization: each number of a low-dimensional latent is rounded to one of a few
+levels (Mentzer et al. 2023, arXiv 2309.15505).
+"""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +14,8 @@ from taming.first_stage.quantizers.gradient import straight_through
 
 
 class ScalarQuantizer(Quantizer):
-    """K = product of `levels` codes, D = their number; no codebook to learn, and no loss. Latents out lie in [-1, 1].
+    """K = product of `levels` codes, D = their number; no codebook to learn, and no loss. Latents
+    out lie in [-1, 1].
 
     num_codes: said once more, it must be that product.
     """
@@ -22,10 +25,14 @@ class ScalarQuantizer(Quantizer):
         if min(levels) < 2:
             raise ValueError(f"levels {list(levels)} should all be at least 2")
         if num_codes is not None and num_codes != math.prod(levels):
-            raise ValueError(f"levels {list(levels)} multiply to {math.prod(levels)} codes, not {num_codes}")
+            raise ValueError(
+                f"levels {list(levels)} multiply to {math.prod(levels)} codes, not {num_codes}"
+            )
         self.num_codes, self.dim = (math.prod(levels),), len(levels)
         self.register_buffer("levels", torch.tensor(levels))
-        self.register_buffer("places", torch.tensor([math.prod(levels[:i]) for i in range(len(levels))]))
+        self.register_buffer(
+            "places", torch.tensor([math.prod(levels[:i]) for i in range(len(levels))])
+        )
 
     def forward(self, latent: Tensor) -> Quantized:
         with torch.autocast(latent.device.type, enabled=False):
@@ -44,7 +51,10 @@ class ScalarQuantizer(Quantizer):
         return ((codes[..., None] // self.places) % self.levels - half) / half.float()
 
     def _bounded(self, z: Tensor) -> Tensor:
-        """Each number between its lowest and its highest level, so that rounding reaches every level and nothing else."""
+        """Each number between its lowest and its highest level, so that rounding reaches every
+        level and nothing else.
+        """
         half = (self.levels - 1) * (1 + 1e-3) / 2
-        offset = torch.where(self.levels % 2 == 0, 0.5, 0.0)  # an even number of levels lies around a half
+        # An even number of levels lies around a half
+        offset = torch.where(self.levels % 2 == 0, 0.5, 0.0)
         return (z + (offset / half).atanh()).tanh() * half - offset

@@ -1,6 +1,7 @@
-"""Vector quantization with a codebook learned by gradient (van den Oord et al. 2017, arXiv 1711.00937, eq. 3), and what keeps the codebook in use:
-low-dimensional l2-normalised codes (Yu et al. 2022, arXiv 2110.04627, section 3.2) and the restart of codes that are not seen (Dhariwal et al. 2020, arXiv
-2005.00341).
+"""Vector quantization with a codebook learned by gradient (van den Oord et al. 2017, arXiv
+1711.00937, eq. 3), and what keeps the codebook in use: low-dimensional l2-normalised codes (Yu et
+al. 2022, arXiv 2110.04627, section 3.2) and the restart of codes that are not seen (Dhariwal et al.
+2020, arXiv 2005.00341).
 """
 
 import torch
@@ -19,9 +20,11 @@ GRADIENTS = {"straight_through": straight_through, "rotated": rotated}
 class VectorQuantizer(Quantizer):
     """Each latent vector becomes the nearest of `num_codes` vectors of `dim` numbers.
 
-    loss = codebook_weight |sg[z] - e|^2 + commitment_weight |z - sg[e]|^2, means over all entries. The paper has (1, 0.25), the published VQ-GANs (0.25,
-    1). normalize: latents and codes lie on the unit sphere. restart: in training, every so many batches, codes not chosen for that long are put on latents
-    of the batch at hand; 0 never does. from_data: codes begin as latents of the first training batch. gradient: straight_through, or rotated (see gradient.py).
+    loss = codebook_weight |sg[z] - e|^2 + commitment_weight |z - sg[e]|^2, means over all entries.
+    The paper has (1, 0.25), the published VQ-GANs (0.25, 1). normalize: latents and codes lie on
+    the unit sphere. restart: in training, every so many batches, codes not chosen for that long are
+    put on latents of the batch at hand; 0 never does. from_data: codes begin as latents of the
+    first training batch. gradient: straight_through, or rotated (see gradient.py).
     """
 
     def __init__(
@@ -51,7 +54,8 @@ class VectorQuantizer(Quantizer):
         self.register_buffer("started", torch.tensor(False) if from_data else None)
         if restart:
             self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
-            self.register_buffer("unseen", torch.zeros(num_codes, dtype=torch.int64))  # batches since a code was last chosen
+            # Batches since a code was last chosen
+            self.register_buffer("unseen", torch.zeros(num_codes, dtype=torch.int64))
 
     def codebook(self) -> Tensor:
         """(K, D), normalised where codes are."""
@@ -74,8 +78,12 @@ class VectorQuantizer(Quantizer):
                 self._note_seen(codes)
             codes = codes.view(z.shape[:-1])
             e = F.embedding(codes, codebook)
-            loss = self.codebook_weight * F.mse_loss(e, z.detach()) + self.commitment_weight * F.mse_loss(z, e.detach())
-        return Quantized(rearrange(GRADIENTS[self.gradient](z, e), "b h w d -> b d h w"), (codes,), loss)
+            loss = self.codebook_weight * F.mse_loss(
+                e, z.detach()
+            ) + self.commitment_weight * F.mse_loss(z, e.detach())
+        return Quantized(
+            rearrange(GRADIENTS[self.gradient](z, e), "b h w d -> b d h w"), (codes,), loss
+        )
 
     def embed(self, codes: Codes) -> Tensor:
         return rearrange(F.embedding(codes[0], self.codebook()), "b h w d -> b d h w")
@@ -89,7 +97,9 @@ class VectorQuantizer(Quantizer):
         if not dead.any():
             return
         fresh = drawn_latents(flat, len(dead))
-        self.embedding.weight.copy_(torch.where(dead[:, None], fresh.to(self.embedding.weight), self.embedding.weight))
+        self.embedding.weight.copy_(
+            torch.where(dead[:, None], fresh.to(self.embedding.weight), self.embedding.weight)
+        )
         self.unseen.masked_fill_(dead, 0)
 
     @torch.no_grad()

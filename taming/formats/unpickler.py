@@ -1,0 +1,133 @@
+"""Pickled checkpoints, read without running anything: tensors are rebuilt, all else stays inert."""
+
+import codecs
+import pickle
+import types
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+
+from taming.errors import UserError
+
+# Reading pickles that torch's safe loader refuses
+
+
+DATA_MODULES = (  # packages whose objects old checkpoints carry along; they become inert
+    "pytorch_lightning",
+    "lightning",
+    "lightning_fabric",
+    "omegaconf",
+    "taming",
+    "ldm",
+    "main",
+    "__main__",
+    "pathlib",
+    "argparse",
+    "typing",
+    "enum",
+    "datetime",
+    "numpy",
+    "collections",
+)
+
+
+class _Rebuilder:
+    """Calls a function, and lets pickle's BUILD set nothing on it, as it could on the function itself."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function):
+        object.__setattr__(self, "_function", function)
+
+    def __call__(self, *arguments):
+        return self._function(*arguments)
+
+    def __setattr__(self, name, value):
+        raise UserError(
+            f"it asks to change '{self._function.__name__}', which weights have no need of; nothing"
+            " was run. Do not trust this file"
+        )
+
+    def __setstate__(self, state):
+        self.state = state
+
+
+REBUILDERS = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch._utils", "_rebuild_tensor"): _Rebuilder(torch._utils._rebuild_tensor),
+    ("torch._utils", "_rebuild_tensor_v2"): _Rebuilder(torch._utils._rebuild_tensor_v2),
+    ("torch._utils", "_rebuild_parameter"): _Rebuilder(torch._utils._rebuild_parameter),
+    ("_codecs", "encode"): _Rebuilder(codecs.encode),  # bytes of a numpy scalar
+    ("torch", "Size"): torch.Size,
+    ("torch", "device"): _Rebuilder(torch.device),
+    ("builtins", "set"): set,
+    ("__builtin__", "set"): set,
+    **{
+        ("torch", name): getattr(torch, name)
+        for name in dir(torch)
+        if isinstance(getattr(torch, name), torch.dtype)
+    },
+}
+
+
+class _Inert(type):
+    """The class of stand-ins: to name one is harmless, to make or call one is refused unless its
+    package only carries data.
+    """
+
+    def __call__(cls, *arguments, **keywords):
+        return cls.__new__(cls)
+
+
+def _stand_in(module: str, name: str) -> type:
+    def make(cls, *arguments, **keywords):
+        if module.split(".")[0] not in DATA_MODULES:
+            raise UserError(
+                f"it asks to run '{module}.{name}', which weights have no need of; nothing was run."
+                " Do not trust this file"
+            )
+        return object.__new__(cls)
+
+    inert = {
+        "__new__": make,
+        "__setstate__": lambda self, state: None,
+        "__setitem__": lambda self, key, value: None,
+        "append": lambda self, item: None,
+        "extend": lambda self, items: None,
+        "add": lambda self, item: None,
+        "__hash__": object.__hash__,
+    }
+    return _Inert(name.rsplit(".", 1)[-1] or "nameless", (), inert)
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str):
+        return REBUILDERS.get((module, name)) or _stand_in(module, name)
+
+
+RESTRICTED = types.SimpleNamespace(
+    __name__="restricted",
+    Unpickler=_Unpickler,
+    load=lambda file, **how: _Unpickler(file, **how).load(),
+)
+
+
+def read_restricted(path: Path) -> object:
+    """What a pickled checkpoint holds, with tensors rebuilt and everything else inert."""
+    try:
+        with open(path, "rb") as file:
+            # What torch goes by; zipfile looks at the end of the file
+            zipped = file.read(4) == b"PK\x03\x04"
+        if zipped and "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records():
+            raise UserError("it is a TorchScript program, not weights")
+        return torch.load(
+            path, map_location="cpu", weights_only=False, pickle_module=RESTRICTED, mmap=zipped
+        )
+    except UserError as error:
+        raise UserError(f"'{path}' is refused: {error}") from None
+    except Exception as error:  # pickle raises many kinds
+        raise UserError(
+            f"'{path}' can't be read as a checkpoint: {type(error).__name__}:"
+            f" {' '.join(str(error).split())[:200]}"
+        ) from None

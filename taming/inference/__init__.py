@@ -1,0 +1,1 @@
+"""A model over files: samples, reconstructions, codes, compressed pictures."""

@@ -1,0 +1,45 @@
+"""A small U-Net (Ronneberger et al. 2015, arXiv 1505.04597) that finds the layout in a picture."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Segmenter(nn.Module):
+    """Pictures (B, 3, H, W) in [-1, 1] -> logits (B, labels, H, W); any size. depth: how often the
+    resolution is halved.
+    """
+
+    def __init__(self, labels: int, width: int = 32, depth: int = 4):
+        super().__init__()
+        if labels < 2 or depth < 1:
+            raise ValueError(f"labels {labels} should be at least 2, depth {depth} at least 1")
+        self.labels, self.multiple = labels, 2**depth
+        widths = [width * min(2**i, 8) for i in range(depth + 1)]
+        self.down = nn.ModuleList(_block(a, b) for a, b in zip([3, *widths], widths))
+        self.up = nn.ModuleList(_block(a + b, b) for a, b in zip(widths[:0:-1], widths[-2::-1]))
+        self.head = nn.Conv2d(width, labels, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
+        h, seen = (
+            F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple), mode="replicate"),
+            [],
+        )
+        for level, block in enumerate(self.down):
+            h = block(h if level == 0 else F.max_pool2d(h, 2))
+            seen.append(h)
+        for block, skip in zip(self.up, seen[-2::-1]):
+            h = block(torch.cat([F.interpolate(h, scale_factor=2.0, mode="nearest"), skip], dim=1))
+        return self.head(h)[..., :height, :width]
+
+
+def _block(inside: int, outside: int) -> nn.Sequential:
+    layers = []
+    for channels in (inside, outside):
+        layers += [
+            nn.Conv2d(channels, outside, 3, padding=1, bias=False),
+            nn.GroupNorm(8, outside),
+            nn.SiLU(),
+        ]
+    return nn.Sequential(*layers)
