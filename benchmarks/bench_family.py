@@ -90,9 +90,9 @@ def systems(codes: int = CODES) -> dict[str, tuple[dict, dict]]:
         "VQ-VAE, rotation": discrete(
             target("VectorQuantizer", num_codes=codes, dim=DIM, gradient="rotated")
         ),
-        "FSQ": discrete(target("ScalarQuantizer", levels=levels[codes])),
-        "LFQ": discrete(target("LookupFreeQuantizer", dim=int(math.log2(codes)))),
-        "SimVQ": discrete(target("LinearQuantizer", num_codes=codes, dim=DIM)),
+        "FSQ": discrete(target("FSQ", levels=levels[codes])),
+        "LFQ": discrete(target("LFQ", dim=int(math.log2(codes)))),
+        "SimVQ": discrete(target("SimVQ", num_codes=codes, dim=DIM)),
         "residual, 2 x EMA": discrete(
             target(
                 "ResidualQuantizer",
@@ -288,11 +288,15 @@ def one(
                 figures["total_bits_per_dim"] = figures["bits_per_dim"] - saved
             if seed == 0:
                 images.save(
-                    images.sheet(taming.load(last).sample({"count": 16}, seed=0), columns=8),
+                    images.contact_sheet(
+                        taming.load(last).sample({"count": 16}, seed=0), columns=8
+                    ),
                     folder / "samples.png",
                 )
     elif seed == 0:
-        images.save(images.sheet(model.sample(16, (SIZE, SIZE)), columns=8), folder / "samples.png")
+        images.save(
+            images.contact_sheet(model.sample(16, (SIZE, SIZE)), columns=8), folder / "samples.png"
+        )
     temporary = done.with_suffix(".tmp")
     temporary.write_text(json.dumps(figures))
     os.replace(temporary, done)

@@ -73,7 +73,7 @@ def experiment(root: str, seed: int, steps: int, share: bool, threads: int) -> c
 
 
 @torch.no_grad()
-def judged(folder: Path, root: str, distance) -> tuple[float, float]:
+def rejection_sample(folder: Path, root: str, distance) -> tuple[float, float]:
     model, data = load(folder), SegmentedImages(root, 32, list="validation.txt")
     image = torch.stack([data[i]["image"] for i in range(len(data))])
     again = model.decode(model.encode(image)).clamp(-1, 1)
@@ -102,7 +102,9 @@ def main() -> None:
                     experiment(given.root, seed, given.steps, share, given.threads),
                     Path(folder) / f"{seed}{share}",
                 )
-                psnr, lpips = judged(Path(folder) / f"{seed}{share}", given.root, distance)
+                psnr, lpips = rejection_sample(
+                    Path(folder) / f"{seed}{share}", given.root, distance
+                )
                 print(
                     f"{seed:<6}{'shared' if share else 'two':<10}{psnr:>9.2f}{lpips:>10.4f}",
                     flush=True,

@@ -136,7 +136,7 @@ def _samples(model, quick: bool) -> report.Section:
     return report.Section(
         "Samples",
         "Each layout, which no training saw, and three samples (top-k 100, seeds 0, 1, 2).",
-        [("layout, sample, sample, sample", images.grid(columns, scale=2))],
+        [("layout, sample, sample, sample", images.montage(columns, scale=2))],
     )
 
 
@@ -151,7 +151,7 @@ def _reconstructions(model) -> report.Section:
         [
             (
                 "picture, reconstruction",
-                images.grid([image[:3], again[:3], image[3:], again[3:]], scale=2),
+                images.montage([image[:3], again[:3], image[3:], again[3:]], scale=2),
             )
         ],
     )

@@ -57,7 +57,7 @@ def to_pil(image: Tensor) -> Image.Image:
     return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
 
 
-def grid(columns: list[Tensor], scale: int = 1, gap: int = 2) -> Tensor:
+def montage(columns: list[Tensor], scale: int = 1, gap: int = 2) -> Tensor:
     """Pictures side by side: each entry of `columns` is (B, 3, H, W) in [-1, 1]; row b of the
     result shows picture b of each. Returns (3, H', W').
     """
@@ -73,13 +73,13 @@ def grid(columns: list[Tensor], scale: int = 1, gap: int = 2) -> Tensor:
     return picture.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
 
 
-def sheet(images: Tensor, columns: int = 8, gap: int = 2) -> Tensor:
+def contact_sheet(images: Tensor, columns: int = 8, gap: int = 2) -> Tensor:
     """(N, 3, H, W) in [-1, 1] -> one picture (3, H', W') with so many columns, filled row by row;
     missing cells are white.
     """
     missing = -len(images) % columns
     filled = torch.cat([images.cpu().float(), images.new_ones(missing, *images.shape[1:]).cpu()])
-    return grid([filled[c::columns] for c in range(columns)], gap=gap)
+    return montage([filled[c::columns] for c in range(columns)], gap=gap)
 
 
 def save(image: Tensor | Image.Image, path: str | Path, about: dict | None = None) -> None:

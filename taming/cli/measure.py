@@ -124,7 +124,7 @@ def evaluate(arguments: list[str]) -> None:
         raise UserError(f"-o {out} should end in .json")
 
     from taming.evaluation import evaluate as measuring
-    from taming.second_stage.sampling import Settings
+    from taming.second_stage.sampling import Sampling
 
     names = (
         "checkpoint",
@@ -147,7 +147,7 @@ def evaluate(arguments: list[str]) -> None:
     }
     if given.only:
         how["only"] = tuple(part.strip() for part in given.only.split(","))
-    how["drawing"] = Settings(
+    how["drawing"] = Sampling(
         **{
             name: getattr(given, name)
             for name in ("seed", "temperature", "top_k", "top_p", "guidance")
@@ -190,4 +190,4 @@ def doctor(arguments: list[str]) -> None:
     from taming.evaluation import doctor as surgery
 
     for run in given.runs:
-        print(surgery.tell(run))
+        print(surgery.diagnose(run))

@@ -137,7 +137,7 @@ def sample(arguments: list[str]) -> None:
 
     from taming.inference.repeat import sample_again
     from taming.inference.sample import sample_folder
-    from taming.second_stage.sampling import Settings
+    from taming.second_stage.sampling import Sampling
 
     if given.from_png:
         print(sample_again(given.from_png, given.out, given.overwrite))
@@ -153,7 +153,7 @@ def sample(arguments: list[str]) -> None:
         "accept",
         "classifier",
     )
-    settings = Settings(size, **{name: getattr(given, name) for name in names})
+    settings = Sampling(size, **{name: getattr(given, name) for name in names})
     conditions = {
         "masks": given.masks,
         "pictures": given.images,

@@ -14,6 +14,9 @@ PACKAGES = ("taming", "torchvision")
 ALIASES = {  # names of earlier versions, which stand in checkpoints and in people's YAML
     "taming.first_stage.pretrained": "taming.formats.pretrained.pretrained",
     "taming.evaluation.Segmenter": "taming.segmenter.Segmenter",
+    "taming.first_stage.ScalarQuantizer": "taming.first_stage.FSQ",
+    "taming.first_stage.LookupFreeQuantizer": "taming.first_stage.LFQ",
+    "taming.first_stage.LinearQuantizer": "taming.first_stage.SimVQ",
 }
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from taming.evaluation.intervals import Estimate, bootstrap
 from taming.first_stage.interface import FirstStage
-from taming.images import sheet
+from taming.images import contact_sheet
 
 SHOWN = 64  # single codes in the picture
 
@@ -85,7 +85,7 @@ def gallery(model: FirstStage, frequencies: np.ndarray) -> Tensor:
     patches = fields[..., model.stride : 3 * model.stride, model.stride : 3 * model.stride].expand(
         -1, 3, -1, -1
     )
-    return sheet(
+    return contact_sheet(
         torch.nn.functional.interpolate(patches, scale_factor=max(1, 32 // patches.shape[-1])),
         columns=16,
     )

@@ -85,7 +85,7 @@ def examine(folder: str | Path) -> list[Diagnosis]:
     return [found for check in CHECKS if (found := check(patient)) is not None]
 
 
-def tell(folder: str | Path) -> str:
+def diagnose(folder: str | Path) -> str:
     found = examine(folder)
     if not found:
         return (

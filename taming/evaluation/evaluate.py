@@ -17,7 +17,7 @@ from taming.evaluation import codebook, generation, layout, likelihood, reconstr
 from taming.evaluation.features import FeatureNetwork, digest, feature_network
 from taming.evaluation.frechet import frechet, moments, too_few
 from taming.evaluation.intervals import Estimate
-from taming.evaluation.pictures import Picked, Samples, data_sets
+from taming.evaluation.pictures import Samples, Subset, data_sets
 from taming.evaluation.protocol import (
     Figures,
     list_hash,
@@ -26,14 +26,14 @@ from taming.evaluation.protocol import (
     stamp_of,
     store_reference,
 )
-from taming.evaluation.rows import Workplace
+from taming.evaluation.rows import RowStore
 from taming.files import file_hash, make_writable, write_atomically
 from taming.first_stage.interface import FirstStage
 from taming.formats.load import find_checkpoint, load, read_checkpoint
-from taming.inference.conditions import told_of
+from taming.inference.conditions import metadata_of
 from taming.inference.sample import sample_folder
 from taming.second_stage.model import SecondStage
-from taming.second_stage.sampling import Settings
+from taming.second_stage.sampling import Sampling
 
 PARTS = ("reconstruction", "codes", "likelihood", "generation", "layout")
 
@@ -64,7 +64,7 @@ class Request:
     pictures: int | None = None
     train_pictures: int = 2000
     only: tuple[str, ...] = PARTS
-    drawing: Settings = field(default_factory=Settings)
+    drawing: Sampling = field(default_factory=Sampling)
     reference: str | None = None
     store_reference: str | None = None
     batch_size: int = 32
@@ -107,7 +107,7 @@ class Evaluation:
         self.model = load(asked.checkpoint, asked.yaml) if content else None
         self.first = self.model.first_stage if isinstance(self.model, SecondStage) else self.model
         self.train, self.data = (
-            Picked(dataset, count) if dataset is not None else None
+            Subset(dataset, count) if dataset is not None else None
             for dataset, count in zip(
                 data_sets(
                     content,
@@ -132,7 +132,7 @@ class Evaluation:
         self.judge_told = (
             {"segmenter_sha256": self._segmenter_hash()} if self.segmenter is not None else {}
         )
-        self.place = Workplace(
+        self.place = RowStore(
             self.folder
             / f"work-{stamp_id(self.stamp(features=True, asked=self._asked(), **self.judge_told))}",
             asked.batch_size,
@@ -218,7 +218,7 @@ class Evaluation:
         if self.asked.checkpoint:
             told["checkpoint_sha256"] = file_hash(find_checkpoint(self.asked.checkpoint))
         if features and self.network is not None:
-            told |= self.network.told()
+            told |= self.network.stamp()
         return stamp_of(**told, **more)
 
     def run(self) -> Figures:
@@ -307,7 +307,9 @@ class Evaluation:
         chosen = [*order[:4], *order[max(0, middle - 2) : middle + 2], *order[-4:]]
         originals = torch.stack([self.data[int(i)]["image"] for i in chosen])
         pairs, third = (originals, self.first.reconstruct(originals).clamp(-1, 1)), len(chosen) // 3
-        return images.grid([part[i * third : (i + 1) * third] for i in range(3) for part in pairs])
+        return images.montage(
+            [part[i * third : (i + 1) * third] for i in range(3) for part in pairs]
+        )
 
     def codes(self) -> None:
         seen = self.rows["reconstruction"]
@@ -376,12 +378,13 @@ class Evaluation:
             )
             try:
                 told = [
-                    (f"{i:06d}", told_of(self.model, self.data[i])) for i in range(len(self.data))
+                    (f"{i:06d}", metadata_of(self.model, self.data[i]))
+                    for i in range(len(self.data))
                 ]
             except UserError as error:
                 self.found.left.append(f"generation: {error}")
                 return None
-            settings = Settings(**asdict(self.asked.drawing))
+            settings = Sampling(**asdict(self.asked.drawing))
             sample_folder(
                 self.asked.checkpoint,
                 wanted,
@@ -414,10 +417,10 @@ class Evaluation:
         items = [samples[i] for i in range(min(FIRST, len(samples)))]
         shown = torch.stack([item["image"] for item in items])
         if not samples.layouts:
-            return images.sheet(shown)
+            return images.contact_sheet(shown)
         masks = torch.stack([item["segmentation"] for item in items])
         columns = [images.colour_labels(masks, int(masks.max()) + 1), shown]
-        return images.grid([column[half::2] for half in (0, 1) for column in columns])
+        return images.montage([column[half::2] for half in (0, 1) for column in columns])
 
     def generated(self, samples: Samples) -> None:
         asked, network = self.asked, self.network
@@ -492,7 +495,9 @@ class Evaluation:
             for part, chosen in ((samples, closest), (self.train, which[closest]))
         ]
         if pairs[0].shape == pairs[1].shape:
-            self.picture("nearest.png", images.grid([part[i::2] for i in (0, 1) for part in pairs]))
+            self.picture(
+                "nearest.png", images.montage([part[i::2] for i in (0, 1) for part in pairs])
+            )
 
     def faithful(self, samples: Samples) -> None:
         if self.segmenter is None:

@@ -49,7 +49,7 @@ class FeatureNetwork(nn.Module):
             resize,
         )
 
-    def told(self) -> dict:
+    def stamp(self) -> dict:
         """For the stamp."""
         size = list(self.size) if self.size else "as given"
         return {

@@ -27,7 +27,7 @@ def measurer(model: SecondStage) -> Callable[[dict], dict[str, Tensor]]:
         found = {}
         for level, (prior, grid) in enumerate(zip(model.priors, codes)):
             found[f"nll_{level}"] = -prior.log_prob(
-                grid, model.told(condition, codes[:level])
+                grid, model.level_condition(condition, codes[:level])
             ).double()
             found[f"codes_{level}"] = grid.to(torch.int32)
         return found

@@ -107,7 +107,7 @@ class Samples(Pictures):
         )
 
 
-class Picked(Dataset):
+class Subset(Dataset):
     """`count` items spread evenly over a data set, in their fixed view; all of them where there are
     no more.
     """

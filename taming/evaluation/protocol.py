@@ -196,7 +196,7 @@ def read_reference(path: str | Path, stamp: dict) -> Moments:
 
 def feature_stamp(network: FeatureNetwork, size, dataset, **more) -> dict:
     return stamp_of(
-        **network.told(),
+        **network.stamp(),
         size=list(size) if size else None,
         pictures=len(dataset),
         data_sha256=list_hash(dataset),

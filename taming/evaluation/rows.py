@@ -22,7 +22,7 @@ Rows = dict[str, np.ndarray]
 
 
 @dataclass
-class Workplace:
+class RowStore:
     """Where rows are kept and how they are made. folder: one for each stamp, so that what was
     measured otherwise is never taken up.
     """
@@ -54,7 +54,7 @@ def measure(
     name: str,
     dataset: Dataset,
     function: Callable[[dict], dict[str, Tensor]],
-    place: Workplace,
+    place: RowStore,
     mark: str = "",
 ) -> Rows:
     """function: a batch -> tensors (B, ...), each row of which depends on its own picture only.
@@ -119,7 +119,7 @@ def measure(
 
 @torch.no_grad()
 def _measured(
-    function: Callable, dataset: Dataset, indices: list[int], place: Workplace
+    function: Callable, dataset: Dataset, indices: list[int], place: RowStore
 ) -> dict[str, np.ndarray]:
     batch = next(
         iter(

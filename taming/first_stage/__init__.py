@@ -13,13 +13,13 @@ from taming.first_stage.interface import (
 from taming.first_stage.likelihood import GaussianLikelihood, LogitLaplaceLikelihood
 from taming.first_stage.losses import LikelihoodLoss, MaskLoss, VQGANLoss
 from taming.first_stage.quantizers import (
+    FSQ,
+    LFQ,
     EMAQuantizer,
     GumbelQuantizer,
-    LinearQuantizer,
-    LookupFreeQuantizer,
     RemappedQuantizer,
     ResidualQuantizer,
-    ScalarQuantizer,
+    SimVQ,
     VectorQuantizer,
 )
 from taming.first_stage.vae import VAE
@@ -40,8 +40,8 @@ __all__ = [
     "EMAQuantizer",
     "FirstStage",
     "GumbelQuantizer",
-    "LinearQuantizer",
-    "LookupFreeQuantizer",
+    "SimVQ",
+    "LFQ",
     "MaskLoss",
     "MaskVQGAN",
     "PatchDiscriminator",
@@ -50,8 +50,11 @@ __all__ = [
     "Reconstruction",
     "RemappedQuantizer",
     "ResidualQuantizer",
-    "ScalarQuantizer",
+    "FSQ",
     "VQGAN",
     "VQGANLoss",
     "VectorQuantizer",
 ]
+
+# Names of earlier versions
+ScalarQuantizer, LookupFreeQuantizer, LinearQuantizer = FSQ, LFQ, SimVQ

@@ -154,10 +154,15 @@ def decompress(model: SecondStage, payload: bytes, size: tuple[int, int]) -> Cod
 
 def _walk(model: SecondStage, grids: list, visit) -> Codes:
     """Code after code in the prior's order; `visit(probabilities, level, place)` says which one it is."""
-    condition, codes = silence(model, tuple(n * model.first_stage.stride for n in grids[-1])), ()
+    condition, codes = (
+        null_condition(model, tuple(n * model.first_stage.stride for n in grids[-1])),
+        (),
+    )
     for level, (prior, grid) in enumerate(zip(model.priors, grids)):
         with prior.decoding():
-            decoder, order = reader(prior, model.told(condition, codes), grid, model.crop)
+            decoder, order = reader(
+                prior, model.level_condition(condition, codes), grid, model.crop
+            )
             found = torch.zeros(1, grid[0] * grid[1], dtype=torch.int64)
             for number, place in enumerate(order):
                 probabilities = decoder.logits().double().softmax(dim=-1)[0].numpy()
@@ -168,7 +173,7 @@ def _walk(model: SecondStage, grids: list, visit) -> Codes:
     return codes
 
 
-def silence(model: SecondStage, size: tuple[int, int]) -> Condition:
+def null_condition(model: SecondStage, size: tuple[int, int]) -> Condition:
     """What a prior hears of a picture of this size when nothing is said. Raises UserError for one
     that was never trained so.
     """

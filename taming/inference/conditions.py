@@ -23,7 +23,7 @@ from taming.data.transforms import (
 from taming.errors import UserError
 from taming.files import file_hash
 from taming.second_stage.model import SecondStage
-from taming.second_stage.sampling import Settings
+from taming.second_stage.sampling import Sampling
 
 
 def read_known(names: tuple[str, str]) -> tuple[Tensor, Tensor]:
@@ -57,7 +57,7 @@ def read_known(names: tuple[str, str]) -> tuple[Tensor, Tensor]:
 
 
 def conditions_of(
-    model: SecondStage, out: Path, settings: Settings, masks, pictures, classes
+    model: SecondStage, out: Path, settings: Sampling, masks, pictures, classes
 ) -> list[tuple[str, dict]]:
     """(name, what a PNG keeps of it) for everything that pictures are asked for."""
     for folder in (masks, pictures):
@@ -119,7 +119,7 @@ def conditions_of(
 
 
 def _mask_condition(
-    model: SecondStage, name: str, mask: Image.Image, settings: Settings
+    model: SecondStage, name: str, mask: Image.Image, settings: Sampling
 ) -> tuple[str, dict]:
     """Label maps are brought to the size asked for, by default the trained one, and kept in the PNG."""
     return name, _told_mask(_fitted(mask, _view(model, settings), mask=True))
@@ -131,7 +131,7 @@ def _told_mask(mask: Image.Image) -> dict:
     return {"segmentation": base64.b64encode(packed.getvalue()).decode()}
 
 
-def told_of(model: SecondStage, item: dict) -> dict:
+def metadata_of(model: SecondStage, item: dict) -> dict:
     """What a PNG keeps of the condition in an item of a data set."""
     key = getattr(model.conditioner, "key", None)
     if key is None:
@@ -151,7 +151,7 @@ def told_of(model: SecondStage, item: dict) -> dict:
     )
 
 
-def _picture_batch(model: SecondStage, path: Path, settings: Settings) -> dict:
+def _picture_batch(model: SecondStage, path: Path, settings: Sampling) -> dict:
     if model.conditioner.key == "depth":
         return {
             "depth": spread(
@@ -163,7 +163,7 @@ def _picture_batch(model: SecondStage, path: Path, settings: Settings) -> dict:
     return {"image": to_tensor(_fitted(read_image(path), _view(model, settings), mask=False))[None]}
 
 
-def batch_of(model: SecondStage, about: dict, settings: Settings) -> dict:
+def batch_of(model: SecondStage, about: dict, settings: Sampling) -> dict:
     """The batch of one that a PNG of ours was drawn from."""
     if "segmentation" in about:
         return {
@@ -178,7 +178,7 @@ def batch_of(model: SecondStage, about: dict, settings: Settings) -> dict:
     )
 
 
-def _view(model: SecondStage, settings: Settings) -> View:
+def _view(model: SecondStage, settings: Sampling) -> View:
     return View(settings.size or model.trained_size, flip=False, upscale=True)
 
 

@@ -8,12 +8,12 @@ from torch import Tensor
 from taming.errors import UserError
 from taming.inference.animation import FRAMES
 from taming.second_stage.model import SecondStage
-from taming.second_stage.sampling import Settings
+from taming.second_stage.sampling import Sampling
 from taming.second_stage.window import CACHE_LIMIT, TILE, cache_bytes, origin
 
 
 def check_memory(
-    model: SecondStage, batch: dict, settings: Settings, batch_size: int, animate: bool = False
+    model: SecondStage, batch: dict, settings: Sampling, batch_size: int, animate: bool = False
 ) -> None:
     """Raises UserError where a batch would need more than there is, before anything is drawn: keys
     and values, pictures, and the largest maps of the networks that read the condition whole and
@@ -62,7 +62,7 @@ def _free_memory() -> float:
         return float("inf")  # systems that do not say
 
 
-def _size(model: SecondStage, batch: dict, settings: Settings) -> tuple[int, int]:
+def _size(model: SecondStage, batch: dict, settings: Sampling) -> tuple[int, int]:
     shown = batch.get(getattr(model.conditioner, "key", None))
     return settings.size or (
         tuple(shown.shape[-2:])

@@ -12,7 +12,7 @@ from taming.formats.load import find_checkpoint, load
 from taming.inference.conditions import batch_of, read_known
 from taming.inference.job import Job
 from taming.inference.sample import draw_batch
-from taming.second_stage.sampling import Settings
+from taming.second_stage.sampling import Sampling
 
 
 def sample_again(png: str | Path, out: str | Path, overwrite: bool = False) -> Path:
@@ -46,8 +46,8 @@ def sample_again(png: str | Path, out: str | Path, overwrite: bool = False) -> P
         about["device"]
     )
     # Older pictures know fewer
-    settings = Settings(
-        **{name: about[name] for name in Settings.__dataclass_fields__ if name in about}
+    settings = Sampling(
+        **{name: about[name] for name in Sampling.__dataclass_fields__ if name in about}
     )
     if settings.size:
         settings.size = tuple(settings.size)

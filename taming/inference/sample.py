@@ -19,14 +19,14 @@ from taming.inference.job import Job
 from taming.inference.memory import check_memory
 from taming.inference.sheet import write_sheet
 from taming.second_stage.model import SecondStage
-from taming.second_stage.rejection import class_score, judged
-from taming.second_stage.sampling import Settings, check_filters
+from taming.second_stage.rejection import class_score, rejection_sample
+from taming.second_stage.sampling import Sampling, check_filters
 
 
 def sample_folder(
     path: str,
     out: str | Path,
-    settings: Settings,
+    settings: Sampling,
     *,
     yaml: str | None = None,
     masks: str | None = None,
@@ -44,7 +44,7 @@ def sample_folder(
 
     Each PNG holds what it takes to draw it again. Pictures that are there already, with the same
     settings, are not drawn again; others are not overwritten unless asked. conditions: (name, what
-    `told_of` says) of each picture, instead of files. Under torchrun each process draws its share,
+    `metadata_of` says) of each picture, instead of files. Under torchrun each process draws its share,
     on its own GPU where there are some.
     """
     if settings.temperature:
@@ -122,7 +122,7 @@ def sample_folder(
 def draw_batch(
     model: SecondStage,
     part: list[Job],
-    settings: Settings,
+    settings: Sampling,
     kept: tuple | None,
     device: torch.device,
     animate: bool,
@@ -137,7 +137,7 @@ def draw_batch(
     numbers = [job.number for job in part]
     if settings.accept < 1:
         score = class_score(settings.classifier, batch["class"].to(device))
-        drawn = judged(
+        drawn = rejection_sample(
             model,
             batch,
             score,
@@ -185,7 +185,7 @@ def _tell(done: int, total: int, seconds: float, size, stride: int) -> None:
 
 
 def jobs_of(
-    model: SecondStage, out: Path, settings: Settings, conditions: list[tuple[str, dict]], n: int
+    model: SecondStage, out: Path, settings: Sampling, conditions: list[tuple[str, dict]], n: int
 ) -> list[Job]:
     return [
         Job((i << 20) + k, out / f"{name}-{k}.png", told, partial(batch_of, model, told, settings))

@@ -26,12 +26,12 @@ def write_sheet(model: SecondStage, jobs: list[Job], out: Path) -> Path:
         columns[name].append(to_tensor(Image.open(job.path).convert("RGB")))
     rows = list(columns.values())
     if len(rows) == 1:
-        picture = images.sheet(
+        picture = images.contact_sheet(
             torch.stack([_padded(p, rows[0]) for p in rows[0]]), columns=min(8, len(rows[0]))
         )
     else:
         everything = [p for row in rows for p in row]
-        picture = images.grid(
+        picture = images.montage(
             [torch.stack([_padded(p, everything) for p in column]) for column in zip(*rows)]
         )
     images.save(picture, out / "sheet.png")

@@ -10,7 +10,7 @@ from taming.errors import UserError
 from taming.second_stage.interface import Condition
 
 
-class Heard(nn.Module):
+class ConditionMap(nn.Module):
     """Rasters are laid over the codes, by nearest neighbour and a 3x3 convolution, and through
     `blocks` residual blocks; all other tokens are heard everywhere.
 

@@ -242,7 +242,7 @@ class Boxes(Conditioner):
         )
         tokens = condition[0].tokens.clone()
         place = self._place(corners[:, 0], corners[:, 1]).to(tokens)
-        # Silence stays silence
+        # Silence stays null_condition
         tokens[:, -2:] = torch.where(
             tokens[:, -2:] == condition[0].vocabulary, tokens[:, -2:], place
         )

@@ -92,7 +92,7 @@ class SecondStage(nn.Module):
             getattr(getattr(self.conditioner, "first_stage", None), "multiple", 1),
         )
 
-    def told(self, condition: Condition, coarser: Codes) -> Condition:
+    def level_condition(self, condition: Condition, coarser: Codes) -> Condition:
         """What the prior of the next level hears, when these levels are known."""
         return condition + self.coarser({"codes": coarser})
 
@@ -101,7 +101,7 @@ class SecondStage(nn.Module):
         levels = zip(self.priors, codes, strict=True)
         return torch.stack(
             [
-                prior.log_prob(grid, self.told(condition, codes[:level]))
+                prior.log_prob(grid, self.level_condition(condition, codes[:level]))
                 for level, (prior, grid) in enumerate(levels)
             ]
         ).sum(dim=0)
@@ -185,11 +185,11 @@ class SecondStage(nn.Module):
                 how["on_row"] = lambda drawn, number, coarser=codes: on_row(
                     (*coarser, drawn), number
                 )
-            codes += (sample(prior, self.told(condition, codes), grid, **how),)
+            codes += (sample(prior, self.level_condition(condition, codes), grid, **how),)
         return self.decode(codes)[..., :height, :width]
 
     def check_guidance(self) -> None:
-        """Raises UserError where the prior never heard silence, so that there is nothing to be
+        """Raises UserError where the prior never heard null_condition, so that there is nothing to be
         guided away from.
         """
         if (

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from taming.second_stage.condition_map import Heard
+from taming.second_stage.condition_map import ConditionMap
 from taming.second_stage.interface import Condition, Prior
 
 
@@ -37,7 +37,7 @@ class GatedPixelCNN(Prior):
             raise ValueError(f"kernel {kernel} should be odd")
         self.num_codes, self.grid = num_codes, (int(grid[0]), int(grid[1]))
         self.table = nn.Embedding(num_codes, width)
-        self.heard = Heard(parts, width)
+        self.heard = ConditionMap(parts, width)
         self.layers = nn.ModuleList(
             GatedLayer(width, kernel, first=i == 0, dropout=dropout) for i in range(layers)
         )

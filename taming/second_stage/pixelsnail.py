@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from taming.second_stage.condition_map import Heard
+from taming.second_stage.condition_map import ConditionMap
 from taming.second_stage.interface import Condition, Prior
 
 
@@ -46,7 +46,7 @@ class PixelSNAIL(Prior):
         self.num_codes, self.grid, self.width = num_codes, (int(grid[0]), int(grid[1])), width
         self.table = nn.Embedding(num_codes, width)
         self.start = nn.Parameter(0.02 * torch.randn(width))
-        self.heard = Heard(parts, width, condition_blocks)
+        self.heard = ConditionMap(parts, width, condition_blocks)
         self.blocks = nn.ModuleList(
             Block(width, layers, heads, kernel, dropout) for _ in range(blocks)
         )

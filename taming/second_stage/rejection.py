@@ -18,7 +18,7 @@ IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @torch.no_grad()
-def judged(
+def rejection_sample(
     model: SecondStage, batch: dict, score: Score, accept: float, first: int | list[int] = 0, **how
 ) -> Tensor:
     """Pictures (B, C, H, W), each the best of 1 / accept candidates by `score`.

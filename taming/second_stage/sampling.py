@@ -161,7 +161,7 @@ def _doubled(part: Part) -> Part:
 
 
 @dataclass
-class Settings:
+class Sampling:
     """What a sample depends on, beside checkpoint, condition and number."""
 
     size: tuple[int, int] | None = None

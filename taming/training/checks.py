@@ -57,7 +57,7 @@ def check_condition(model: SecondStage, dataset) -> None:
     condition = model.conditioner(batch)
     codes = tuple(torch.zeros(1, *prior.grid, dtype=torch.int64) for prior in model.priors)
     for level, prior in enumerate(model.priors):
-        prior.decoder(model.told(condition, codes[:level]), prior.grid)
+        prior.decoder(model.level_condition(condition, codes[:level]), prior.grid)
 
 
 def check_hardware(experiment: Experiment) -> None:

@@ -14,7 +14,7 @@ from taming.evaluation import generation
 from taming.evaluation.features import FeatureNetwork, feature_network
 from taming.evaluation.frechet import frechet_distance, moments
 from taming.evaluation.kernel import kernel_distance
-from taming.evaluation.pictures import Picked
+from taming.evaluation.pictures import Subset
 from taming.evaluation.reconstruction import compared
 from taming.evaluation.rows import together
 from taming.training.module import Training
@@ -68,7 +68,7 @@ class Curve(pl.Callback):
     @torch.no_grad()
     def measured(self, trainer, module: Training) -> dict[str, float]:
         dataset = trainer.datamodule.validation
-        chosen = Picked(getattr(dataset, "source", dataset), self.settings.pictures)
+        chosen = Subset(getattr(dataset, "source", dataset), self.settings.pictures)
         model, size = module.evaluated(), module.experiment.data.batch_size * 4
         first = getattr(model, "first_stage", model)
         if first.key != "image":

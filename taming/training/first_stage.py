@@ -10,7 +10,7 @@ from torch import Tensor
 from taming.config.experiment import Experiment
 from taming.first_stage.interface import Autoencoder, Quantizer, Reconstruction
 from taming.first_stage.losses import LikelihoodLoss, MaskLoss, VQGANLoss
-from taming.images import colour_labels, grid
+from taming.images import colour_labels, montage
 from taming.training.module import Training, adam
 
 
@@ -158,4 +158,4 @@ class FirstStageTraining(Training):
         model = self.evaluated()
         image = batch[model.key]
         shown = image if image.is_floating_point() else colour_labels(image, model.labels)
-        return grid([shown, model(image).image.clamp(-1, 1)])
+        return montage([shown, model(image).image.clamp(-1, 1)])

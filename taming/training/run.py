@@ -199,7 +199,7 @@ def prepare(
             )
     model = config.build(experiment.model, experiment.allow)
     if weights and fitting:
-        tell_left(load_fitting(model, weights, source), source)
+        report_unused(load_fitting(model, weights, source), source)
     elif weights:
         load_weights(model, weights, source)
     sets = [
@@ -281,12 +281,14 @@ def take_discriminator(module: Training, content: Content, fitting: bool, source
     if not weights:
         print(f"{source} holds no discriminator; it starts anew", file=sys.stderr)
     elif fitting:
-        tell_left(load_fitting(loss.discriminator, weights, source), f"{source} (discriminator)")
+        report_unused(
+            load_fitting(loss.discriminator, weights, source), f"{source} (discriminator)"
+        )
     else:
         load_weights(loss.discriminator, weights, f"{source} (discriminator)")
 
 
-def tell_left(left: list[str], source: str | Path | None) -> None:
+def report_unused(left: list[str], source: str | Path | None) -> None:
     if left:
         shown = ", ".join(left[:8]) + (f" and {len(left) - 8} more" if len(left) > 8 else "")
         print(

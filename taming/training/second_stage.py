@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from taming.config.experiment import Experiment
 from taming.first_stage.interface import Codes
 from taming.formats.pretrained import inlined
-from taming.images import grid
+from taming.images import montage
 from taming.second_stage.interface import Condition
 from taming.second_stage.model import SecondStage
 from taming.training.codes import as_condition
@@ -52,7 +52,7 @@ class SecondStageTraining(Training):
         for level, (prior, own) in enumerate(zip(self.model.priors, codes)):
             logits = prior(
                 corrupt(own, self.experiment.noise, prior.num_codes),
-                self.model.told(condition, codes[:level]),
+                self.model.level_condition(condition, codes[:level]),
             )
             losses.append(F.cross_entropy(logits.flatten(0, 2).float(), own.flatten()))
         # Levels share no weights: as if each were trained by itself
@@ -81,7 +81,7 @@ class SecondStageTraining(Training):
         model, sums = self.evaluated(), {}
         for level, (prior, own) in enumerate(zip(model.priors, codes)):
             sums[f"nll/{level}"] = (
-                -prior.log_prob(own, model.told(condition, codes[:level])).double().sum()
+                -prior.log_prob(own, model.level_condition(condition, codes[:level])).double().sum()
             )
             sums[f"codes/{level}"] = torch.bincount(
                 own.flatten(), minlength=prior.num_codes
@@ -135,7 +135,7 @@ class SecondStageTraining(Training):
         if key in batch:
             columns.append(model.decode(model.first_stage.encode(batch[key])))
         columns += [model.sample(batch, seed=seed) for seed in (0, 1)]
-        return grid(columns)
+        return montage(columns)
 
 
 def corrupt(codes: Tensor, share: float, num_codes: int) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from taming.errors import UserError
 from taming.evaluation.layout import accuracy, confusions, mean_iou
-from taming.images import colour_labels, grid
+from taming.images import colour_labels, montage
 from taming.segmenter import Segmenter
 from taming.training.module import Training, adam
 
@@ -57,7 +57,7 @@ class SegmenterTraining(Training):
     def draw(self, batch: dict) -> Tensor:
         """Picture, its mask, the mask found."""
         found = self.evaluated()(batch["image"]).argmax(dim=1)
-        return grid(
+        return montage(
             [
                 batch["image"],
                 *(

@@ -89,7 +89,7 @@ def test_a_torchvision_network_gives_what_goes_into_its_last_layer(tmp_path):
     found = network(PICTURES)
     assert found["features"].shape == (2, 512)
     torch.testing.assert_close(whole.eval().fc(found["features"]), found["logits"])
-    assert network.told()["feature_size"] == [64, 64]
+    assert network.stamp()["feature_size"] == [64, 64]
 
 
 def test_a_module_gives_its_output_and_is_hashed_by_its_weights():

@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import Dataset
 
 from taming.errors import UserError
-from taming.evaluation.rows import Workplace, measure
+from taming.evaluation.rows import RowStore, measure
 
 
 class Numbered(Dataset):
@@ -26,7 +26,7 @@ def doubled(batch: dict) -> dict:
 
 def test_rows_are_in_the_pictures_order_whatever_the_batches(tmp_path):
     for size in (1, 4, 100):
-        found = measure("x", Numbered(), doubled, Workplace(tmp_path / str(size), size))
+        found = measure("x", Numbered(), doubled, RowStore(tmp_path / str(size), size))
         np.testing.assert_array_equal(found["twice"], 2 * np.arange(11))
         assert found["codes"].dtype == np.int32 and found["codes"].shape == (11, 1)
 
@@ -40,7 +40,7 @@ def test_what_is_done_before_a_kill_is_not_done_again(tmp_path):
         seen.extend(batch["index"].tolist())
         return doubled(batch)
 
-    place = Workplace(tmp_path, 3)
+    place = RowStore(tmp_path, 3)
     with pytest.raises(KeyboardInterrupt):
         measure("x", Numbered(), dying, place)
     before = set(seen)
@@ -58,12 +58,12 @@ def test_what_is_done_before_a_kill_is_not_done_again(tmp_path):
 
 
 def test_rows_of_other_pictures_are_not_taken_up(tmp_path):
-    measure("x", Numbered(), doubled, Workplace(tmp_path), "one list")
+    measure("x", Numbered(), doubled, RowStore(tmp_path), "one list")
     found = measure(
         "x",
         Numbered(),
         lambda batch: {"twice": 3 * batch["image"][:, 0, 0, 0]},
-        Workplace(tmp_path),
+        RowStore(tmp_path),
         "another",
     )
     np.testing.assert_array_equal(found["twice"], 3 * np.arange(11))
@@ -75,7 +75,7 @@ def test_pictures_of_different_sizes_are_named(tmp_path):
             return {"image": torch.zeros(3, 4, 4 + index % 2), "name": f"p{index}", "index": index}
 
     with pytest.raises(UserError, match=r"'p\d' is 4x4 and 'p\d' 4x5 .*--size HxW"):
-        measure("x", Mixed(), doubled, Workplace(tmp_path, 4))
+        measure("x", Mixed(), doubled, RowStore(tmp_path, 4))
 
 
 def test_a_value_that_is_no_number_names_its_picture(tmp_path):
@@ -83,4 +83,4 @@ def test_a_value_that_is_no_number_names_its_picture(tmp_path):
         return {"features": torch.where(batch["index"] == 7, torch.nan, 1.0)[:, None]}
 
     with pytest.raises(UserError, match=r"features of picture 7 \(p7\) is NaN"):
-        measure("features of samples", Numbered(), broken, Workplace(tmp_path, 4))
+        measure("features of samples", Numbered(), broken, RowStore(tmp_path, 4))

@@ -43,7 +43,7 @@ MODELS = {
     "fsq": target(
         "VQVAE",
         **NETS,
-        quantizer=target("ScalarQuantizer", levels=[5, 4]),
+        quantizer=target("FSQ", levels=[5, 4]),
         likelihood=target("GaussianLikelihood"),
     ),
     "residual": target(

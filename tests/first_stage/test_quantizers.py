@@ -7,14 +7,14 @@ import torch
 
 from taming.errors import UserError
 from taming.first_stage import (
+    FSQ,
+    LFQ,
     VQGAN,
     EMAQuantizer,
     GumbelQuantizer,
-    LinearQuantizer,
-    LookupFreeQuantizer,
     RemappedQuantizer,
     ResidualQuantizer,
-    ScalarQuantizer,
+    SimVQ,
     VectorQuantizer,
 )
 from taming.first_stage.quantizers.gradient import rotated
@@ -25,9 +25,9 @@ MADE = {
     "rotated": lambda: VectorQuantizer(16, 4, gradient="rotated"),
     "ema": lambda: EMAQuantizer(16, 4),
     "gumbel": lambda: GumbelQuantizer(16, 4),
-    "linear": lambda: LinearQuantizer(16, 4),
-    "scalar": lambda: ScalarQuantizer([8, 5, 4, 3]),
-    "lookup free": lambda: LookupFreeQuantizer(4),
+    "linear": lambda: SimVQ(16, 4),
+    "scalar": lambda: FSQ([8, 5, 4, 3]),
+    "lookup free": lambda: LFQ(4),
     "residual": lambda: ResidualQuantizer([VectorQuantizer(16, 4), VectorQuantizer(8, 4)]),
     "remapped": lambda: RemappedQuantizer(VectorQuantizer(16, 4), 5),
 }
@@ -150,7 +150,7 @@ def test_gumbel_is_noisy_in_training_only_and_its_penalty_is_the_distance_from_e
 
 
 def test_every_code_of_the_scalar_quantizer_is_reached():
-    quantizer = ScalarQuantizer([5, 4])
+    quantizer = FSQ([5, 4])
     z = torch.stack(
         torch.meshgrid(torch.linspace(-6, 6, 200), torch.linspace(-6, 6, 200), indexing="ij")
     )[None]
@@ -159,7 +159,7 @@ def test_every_code_of_the_scalar_quantizer_is_reached():
 
 
 def test_lookup_free_entropy_is_that_of_the_enumerated_codes():
-    quantizer, z = LookupFreeQuantizer(3, temperature=1.0), torch.randn(7, 3)
+    quantizer, z = LFQ(3, temperature=1.0), torch.randn(7, 3)
     corners = quantizer._vectors(torch.arange(8))
     p = (-(z[:, None] - corners[None]).square().sum(-1)).softmax(-1)
     expected = torch.special.entr(p).sum(-1).mean() - torch.special.entr(p.mean(0)).sum()
@@ -168,7 +168,7 @@ def test_lookup_free_entropy_is_that_of_the_enumerated_codes():
 
 def test_lookup_free_gradients_stay_finite_for_codes_that_are_out_of_reach():
     """With sure latents the probability of most codes underflows to 0."""
-    quantizer, z = LookupFreeQuantizer(12), (10 * torch.randn(1, 12, 4, 4)).requires_grad_()
+    quantizer, z = LFQ(12), (10 * torch.randn(1, 12, 4, 4)).requires_grad_()
     quantizer.train()(z).loss.backward()
     assert torch.isfinite(z.grad).all()
 
@@ -195,9 +195,9 @@ def test_each_residual_depth_comes_nearer():
 @pytest.mark.parametrize(
     "made, told",
     [
-        (lambda: ScalarQuantizer([8, 5], 41), "multiply to 40 codes, not 41"),
-        (lambda: ScalarQuantizer([8, 1]), "at least 2"),
-        (lambda: LookupFreeQuantizer(19), "from 1 to 18"),
+        (lambda: FSQ([8, 5], 41), "multiply to 40 codes, not 41"),
+        (lambda: FSQ([8, 1]), "at least 2"),
+        (lambda: LFQ(19), "from 1 to 18"),
         (
             lambda: ResidualQuantizer([VectorQuantizer(4, 2), VectorQuantizer(4, 3)]),
             "make them equal",

@@ -51,7 +51,8 @@ def test_codes_come_back_and_take_what_the_prior_says(runs, name):
         assert (
             abs(
                 compression.compress(model, small).bits
-                + float(model.log_prob(codes, compression.silence(model, (16, 16)))) / np.log(2)
+                + float(model.log_prob(codes, compression.null_condition(model, (16, 16))))
+                / np.log(2)
             )
             < 0.01
         )

@@ -18,8 +18,8 @@ from taming.inference import memory, sample
 from taming.inference.conditions import conditions_of, files_of
 from taming.inference.sample import jobs_of
 from taming.second_stage import SecondStage
-from taming.second_stage.rejection import class_score, judged, mask_score
-from taming.second_stage.sampling import Settings
+from taming.second_stage.rejection import class_score, mask_score, rejection_sample
+from taming.second_stage.sampling import Sampling
 
 
 def quantizer(codes):
@@ -380,7 +380,7 @@ def test_the_best_of_several_is_kept(here):
             asked.append(len(pictures))
             return torch.stack([-bright, torch.zeros_like(bright), bright], dim=1)
 
-    best = judged(model, batch, class_score(Brightness(), batch["class"]), 0.25, seed=5)
+    best = rejection_sample(model, batch, class_score(Brightness(), batch["class"]), 0.25, seed=5)
     everything = torch.stack([model.sample(batch, seed=5, first=c << 32) for c in range(4)]).mean(
         dim=(2, 3, 4)
     )
@@ -391,7 +391,7 @@ def test_the_best_of_several_is_kept(here):
         atol=1e-6,
     )
     assert torch.equal(
-        judged(model, batch, class_score(Brightness(), batch["class"]), 1.0, seed=5),
+        rejection_sample(model, batch, class_score(Brightness(), batch["class"]), 1.0, seed=5),
         model.sample(batch, seed=5),
     )
     labels = torch.zeros(1, 2, 2, dtype=torch.int64)
@@ -415,9 +415,9 @@ def test_folders_of_conditions_are_listed_whole_and_not_held(tmp_path):
     reader = SimpleNamespace(key="segmentation", first_stage=SimpleNamespace(labels=3))
     model = SimpleNamespace(conditioner=reader, trained_size=(64, 64))
     conditions = conditions_of(
-        model, tmp_path / "out", Settings(), str(tmp_path / "m.png"), None, None
+        model, tmp_path / "out", Sampling(), str(tmp_path / "m.png"), None, None
     )
-    (job,) = jobs_of(model, tmp_path / "out", Settings(), conditions, 1)
+    (job,) = jobs_of(model, tmp_path / "out", Sampling(), conditions, 1)
     assert len(job.told["segmentation"]) < 400 and torch.equal(
         job.batch["segmentation"], torch.ones(1, 64, 64, dtype=torch.int64)
     )

@@ -5,17 +5,17 @@ import torch
 
 from taming.first_stage import (
     DVAE,
+    FSQ,
+    LFQ,
     VQGAN,
     VQVAE,
     VQVAE2,
     EMAQuantizer,
     GaussianLikelihood,
     GumbelQuantizer,
-    LinearQuantizer,
     LogitLaplaceLikelihood,
-    LookupFreeQuantizer,
     ResidualQuantizer,
-    ScalarQuantizer,
+    SimVQ,
     VectorQuantizer,
 )
 from taming.second_stage import GPT, ClassLabel, GatedPixelCNN, PixelSNAIL, SecondStage
@@ -26,9 +26,9 @@ STAGES = {
         8, [1, 2, 2], VectorQuantizer(8, 4, normalize=True), blocks=1, latent_channels=8
     ),
     "vq-vae, ema": lambda: VQVAE(quantizer=EMAQuantizer(8, 4), **NETS),
-    "vq-vae, fsq": lambda: VQVAE(quantizer=ScalarQuantizer([3, 4]), **NETS),
-    "vq-vae, lfq": lambda: VQVAE(quantizer=LookupFreeQuantizer(3), **NETS),
-    "vq-vae, simvq": lambda: VQVAE(quantizer=LinearQuantizer(8, 4), **NETS),
+    "vq-vae, fsq": lambda: VQVAE(quantizer=FSQ([3, 4]), **NETS),
+    "vq-vae, lfq": lambda: VQVAE(quantizer=LFQ(3), **NETS),
+    "vq-vae, simvq": lambda: VQVAE(quantizer=SimVQ(8, 4), **NETS),
     "vq-vae, residual": lambda: VQVAE(
         quantizer=ResidualQuantizer([VectorQuantizer(8, 4), VectorQuantizer(6, 4)]), **NETS
     ),

@@ -69,9 +69,9 @@ def test_probabilities_of_all_tops_and_bottoms_sum_to_one(bottom):
     with torch.no_grad():
         joint = model.log_prob(codes, condition)
         top = model.priors[0].log_prob(codes[0], condition)
-        below = model.priors[1].log_prob(codes[1], model.told(condition, codes[:1]))
+        below = model.priors[1].log_prob(codes[1], model.level_condition(condition, codes[:1]))
     assert abs(float(joint.exp().sum()) - 1) < 1e-6 and torch.allclose(joint, top + below)
-    other = model.priors[1].log_prob(codes[1], model.told(condition, (1 - codes[0],)))
+    other = model.priors[1].log_prob(codes[1], model.level_condition(condition, (1 - codes[0],)))
     assert not torch.allclose(below, other)  # the bottom hears the top
 
 
@@ -106,7 +106,7 @@ def test_sampling_goes_level_by_level():
 def test_guidance_and_silence_leave_the_coarser_level_alone():
     model = hierarchy()
     codes = (torch.zeros(1, 1, 1).long(),)
-    own, top = model.told(model.conditioner({"class": torch.tensor([1])}), codes)
+    own, top = model.level_condition(model.conditioner({"class": torch.tensor([1])}), codes)
     assert int(own.null().tokens[0, 0]) == 3 and torch.equal(top.null().tokens, top.tokens)
 
 

@@ -12,7 +12,7 @@ from taming.errors import UserError
 
 
 @dataclass
-class Sorted:
+class RenamedWeights:
     """Tensors under our names: of the model, of its loss; and what was left aside, with the reason."""
 
     weights: dict[str, Tensor] = field(default_factory=dict)
@@ -27,9 +27,9 @@ class Sorted:
 
 def sort_weights(
     state: dict[str, Tensor], source: str | Path, second: bool, config: dict
-) -> Sorted:
+) -> RenamedWeights:
     """Every tensor of `state` under our name, or named as left aside and why, or as unknown."""
-    found = Sorted()
+    found = RenamedWeights()
     fused = defaultdict(dict)
     remapped = {
         prefix

@@ -13,7 +13,7 @@ from taming.first_stage.interface import Codes, Quantized, Quantizer
 from taming.first_stage.quantizers.gradient import straight_through
 
 
-class ScalarQuantizer(Quantizer):
+class FSQ(Quantizer):
     """K = product of `levels` codes, D = their number; no codebook to learn, and no loss. Latents
     out lie in [-1, 1].
 

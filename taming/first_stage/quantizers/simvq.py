@@ -12,7 +12,7 @@ from taming.first_stage.quantizers.gradient import straight_through
 from taming.first_stage.quantizers.nearest import nearest
 
 
-class LinearQuantizer(Quantizer):
+class SimVQ(Quantizer):
     """Loss and weights as VectorQuantizer's; only `map` learns."""
 
     def __init__(

@@ -11,7 +11,7 @@ from taming.first_stage.interface import Codes, Quantized, Quantizer
 from taming.first_stage.quantizers.gradient import straight_through
 
 
-class LookupFreeQuantizer(Quantizer):
+class LFQ(Quantizer):
     """K = 2^dim codes, the corners of the cube [-1, 1]^dim.
 
     loss = commitment_weight |z - sg[e]|^2 + entropy_weight (mean entropy of the codes of one latent
