@@ -1,9 +1,11 @@
-# make demo: set up and run the main job on the embedded data set.   make test: set up and run the tests.
+# make demo: set up and run the main job on the embedded data set.
+# make test: set up and run the tests.      make slow: the tests that take minutes.
+# make lint: style, names and types.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test lint
+.PHONY: demo test slow lint
 
 demo: $(STAMP)
 	$(BIN)/python main.py demo
@@ -11,10 +13,16 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest
 
+slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow --timeout=1200
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
 
-# The one install step of both. Plain pip, everything in one call: torch and torchvision are a pair, and a second call could bring a second torch.
+# The one install step of all. Plain pip, everything in one call: torch and torchvision are a
+# pair, and a second call could bring a second torch.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --disable-pip-version-check -q -e '.[dev]' -c constraints.txt
