@@ -26,10 +26,11 @@ from torch import Tensor
 from taming.second_stage import GPT, Part, sample
 from taming.second_stage import window as windows
 from taming.second_stage.gpt import CachedDecoder, LayerCache
-from taming.second_stage.sampling import draw
+from taming.second_stage.sampling import Sampling, draw
 
 LAYERS, WIDTH, HEADS, CODES = 12, 512, 8, 1024
 HOW = {"temperature": 1.0, "top_k": 100}
+SAMPLING = Sampling(**HOW)
 
 
 class GrownCache(LayerCache):
@@ -105,8 +106,7 @@ def recomputed(prior: GPT, batch: int, side: int, every: int) -> float:
             draw(
                 prior.head(prior.ln_f(x[:, -1])),
                 torch.rand(batch, dtype=torch.float64),
-                top_p=None,
-                **HOW,
+                SAMPLING,
             )
 
         seconds += timed(step) * every

@@ -20,7 +20,7 @@ from taming.inference.memory import check_memory
 from taming.inference.sheet import write_sheet
 from taming.second_stage.model import SecondStage
 from taming.second_stage.rejection import class_score, rejection_sample
-from taming.second_stage.sampling import Sampling, check_filters
+from taming.second_stage.sampling import Sampling
 
 
 def sample_folder(
@@ -47,8 +47,7 @@ def sample_folder(
     `metadata_of` says) of each picture, instead of files. Under torchrun each process draws its share,
     on its own GPU where there are some.
     """
-    if settings.temperature:
-        check_filters(settings.temperature, settings.top_k, settings.top_p, settings.min_p)
+    settings.check()
     model = load(path, yaml, stage="second")
     if settings.guidance != 1:
         model.check_guidance()
@@ -137,20 +136,9 @@ def draw_batch(
     numbers = [job.number for job in part]
     if settings.accept < 1:
         score = class_score(settings.classifier, batch["class"].to(device))
-        drawn = rejection_sample(
-            model,
-            batch,
-            score,
-            settings.accept,
-            size=settings.size,
-            first=numbers,
-            **settings.drawing(),
-            **how,
-        )
+        drawn = rejection_sample(model, batch, score, settings, first=numbers, **how)
     else:
-        drawn = model.sample(
-            batch, settings.size, first=numbers, on_row=frames, **settings.drawing(), **how
-        )
+        drawn = model.sample(batch, sampling=settings, first=numbers, on_row=frames, **how)
     for row, (job, image) in enumerate(zip(part, drawn.cpu())):
         yield job, image, row
     if frames:

@@ -13,7 +13,7 @@ from taming.second_stage.interface import Condition, Conditioner, Part, Prior
 from taming.second_stage.model import SecondStage
 from taming.second_stage.pixelcnn import GatedPixelCNN
 from taming.second_stage.pixelsnail import PixelSNAIL
-from taming.second_stage.sampling import filter_logits, sample
+from taming.second_stage.sampling import Sampling, filter_logits, sample
 
 __all__ = [
     "GPT",
@@ -28,6 +28,7 @@ __all__ = [
     "Part",
     "PixelSNAIL",
     "Prior",
+    "Sampling",
     "SecondStage",
     "Unconditional",
     "filter_logits",

@@ -4,6 +4,7 @@ stage checkpoint is.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from taming.errors import UserError
 from taming.first_stage.interface import Codes, FirstStage, pad_to_multiple
 from taming.second_stage.conditioners import CoarserCodes
 from taming.second_stage.interface import Condition, Conditioner, Prior, Window
-from taming.second_stage.sampling import sample
+from taming.second_stage.sampling import Sampling, sample
 from taming.second_stage.window import decode_tiled
 
 
@@ -119,37 +120,44 @@ class SecondStage(nn.Module):
         batch: dict,
         size: tuple[int, int] | None = None,
         *,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float | None = None,
-        guidance: float = 1.0,
+        sampling: Sampling | None = None,
         known: tuple[Tensor, Tensor] | None = None,
-        seed: int = 0,
         first: int | list[int] = 0,
-        hop: int = 1,
         on_row: Callable[[Codes, int], None] | None = None,
+        **changes: Any,
     ) -> Tensor:
         """Pictures (B, C, H, W) in [-1, 1] for what the batch says (see the conditioner):
         {"segmentation": int64 (B, H, W)}, {"class": int64 (B,)}, {"count": B}, ...
 
-        size: (H, W), by default that of the condition's picture, else what the prior was trained
-        on; any size will do. Where the code grid needs more, rasters of the condition and known
-        pictures are continued by their last row and column, and what was drawn there is cut off.
-        known: an image (B, C, H, W) and a bool mask (B, H, W); codes whose whole patch is marked
-        are kept. Picture i draws from (seed, first + i), or `first` lists the number of each. hop:
-        how many codes the windows of large pictures move at a time. on_row: called with the codes
-        so far (of the finest level, behind those of the coarser ones) and the number of its rows.
+        Where the code grid needs more than the size, rasters of the condition and known pictures
+        are continued by their last row and column, and what was drawn there is cut off.
+
+        Args:
+            size: (H, W), by default that of the condition's picture, else what the prior was
+                trained on; any size will do.
+            sampling: seed, temperature, filters, guidance, hop; see Sampling.
+            known: an image (B, C, H, W) and a bool mask (B, H, W) of what stays of it; a code stays
+                where all of its patch is marked.
+            first: picture i draws from (seed, first + i); a list has the number of each.
+            on_row: called with the codes so far (of the finest level, behind those of the coarser
+                ones) and the number of its rows.
+            changes: fields of Sampling, changed: seed=1, temperature=0.9, ...
         """
-        if guidance != 1.0:
+        if size is not None:
+            changes["size"] = size
+        sampling = Sampling.of(sampling, **changes).seeded()
+        if sampling.accept != 1:
+            raise UserError(
+                f"accept {sampling.accept} needs a judge of the candidates; draw with"
+                " taming.second_stage.rejection.rejection_sample"
+            )
+        if sampling.guidance != 1.0:
             self.check_guidance()
         key = getattr(self.conditioner, "key", None)
         shown = batch.get(key)
-        height, width = size or (
+        height, width = sampling.size or (
             tuple(shown.shape[-2:]) if _is_picture(shown, key) else self.trained_size
         )
-        if min(height, width) < 1:
-            raise UserError(f"size {height}x{width} should be at least 1x1")
         # Conditions on small pictures may be given small
         smaller = getattr(self.conditioner, "size", None)
         if _is_picture(shown, key) and (tuple(shown.shape[-2:]) == (height, width) or not smaller):
@@ -168,24 +176,21 @@ class SecondStage(nn.Module):
             given = self.first_stage.encode(image)
         rows, columns = (n + -n % self.multiple for n in (height, width))
         grids = self.first_stage.grids(rows, columns)
-        how = {
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "min_p": min_p,
-            "guidance": guidance,
-            "hop": hop,
+        options: dict[str, Any] = {
+            "generators": generators(sampling.seed, first, len(condition[0].tokens)),
+            "crop": self.crop,
         }
-        how |= {"generators": generators(seed, first, len(condition[0].tokens)), "crop": self.crop}
         codes: Codes = ()
         for level, (prior, grid) in enumerate(zip(self.priors, grids)):
             if known is not None:
-                how["known"] = (given[level], _whole(kept, rows // grid[0]))
+                options["known"] = (given[level], _whole(kept, rows // grid[0]))
             if on_row is not None and level == len(grids) - 1:
-                how["on_row"] = lambda drawn, number, coarser=codes: on_row(
+                options["on_row"] = lambda drawn, number, coarser=codes: on_row(
                     (*coarser, drawn), number
                 )
-            codes += (sample(prior, self.level_condition(condition, codes), grid, **how),)
+            codes += (
+                sample(prior, self.level_condition(condition, codes), grid, sampling, **options),
+            )
         return self.decode(codes)[..., :height, :width]
 
     def check_guidance(self) -> None:

@@ -4,12 +4,15 @@ arXiv 1906.00446; Esser et al. 2021, table 4).
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from taming.errors import UserError
 from taming.second_stage.model import SecondStage
+from taming.second_stage.sampling import Sampling
 
 Score = Callable[[Tensor, int], Tensor]
 """(candidates (m, 3, H, W) in [-1, 1] for picture i of the batch, i) -> (m,), higher is better."""
@@ -19,28 +22,40 @@ IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @torch.no_grad()
 def rejection_sample(
-    model: SecondStage, batch: dict, score: Score, accept: float, first: int | list[int] = 0, **how
+    model: SecondStage,
+    batch: dict,
+    score: Score,
+    sampling: Sampling | None = None,
+    *,
+    first: int | list[int] = 0,
+    known: tuple[Tensor, Tensor] | None = None,
+    **changes: Any,
 ) -> Tensor:
     """Pictures (B, C, H, W), each the best of 1 / accept candidates by `score`.
 
     Candidate c of the picture with number i draws from (seed, i + c 2^32), so candidate 0 is the
-    picture that would be drawn without a judge. how: the keywords of SecondStage.sample.
+    picture that would be drawn without a judge.
+
+    Args:
+        sampling: as of SecondStage.sample; its `accept` says how many candidates.
+        first, known: as of SecondStage.sample.
+        changes: fields of Sampling, changed.
     """
-    if not 0 < accept <= 1:
-        raise UserError(f"accept {accept} is a share, above 0 and at most 1")
-    shift = lambda c: (
-        [i + (c << 32) for i in first] if isinstance(first, list) else first + (c << 32)
-    )  # noqa: E731
+    sampling = Sampling.of(sampling, **changes).seeded()
+    each = replace(sampling, accept=1.0, classifier=None)
     best = scores = None
-    for c in range(math.ceil(1 / accept)):
-        drawn = model.sample(batch, first=shift(c), **how)
-        judged_now = torch.cat([score(drawn[i : i + 1], i) for i in range(len(drawn))])
-        if best is None:
-            best, scores = drawn, judged_now
+    for c in range(math.ceil(1 / sampling.accept)):
+        shift = c << 32
+        numbers = [i + shift for i in first] if isinstance(first, list) else first + shift
+        candidates = model.sample(batch, sampling=each, first=numbers, known=known)
+        scored = torch.cat([score(candidates[i : i + 1], i) for i in range(len(candidates))])
+        if best is None or scores is None:
+            best, scores = candidates, scored
         else:
-            better = judged_now > scores
-            best = torch.where(better[:, None, None, None], drawn, best)
-            scores = torch.where(better, judged_now, scores)
+            better = scored > scores
+            best = torch.where(better[:, None, None, None], candidates, best)
+            scores = torch.where(better, scored, scores)
+    assert best is not None
     return best
 
 

@@ -1,15 +1,152 @@
-"""The one sampling loop."""
+"""What a sample depends on, and the one sampling loop."""
 
-import math
+import random
+import sys
+import typing
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
+from numbers import Integral, Real
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from taming.errors import UserError
+from taming.config.ranges import Count, Number, Range, Share, Weight
+from taming.errors import UserError, did_you_mean
 from taming.second_stage.interface import Condition, Conditioner, Decoder, Part, Prior
 from taming.second_stage.window import WindowDecoder
+
+Seed = Annotated[int, Range(-(2**63), 2**63 - 1)]
+Mass = Annotated[float, Range(0, 1, low_open=True)]
+"""A share that may not be nothing."""
+
+
+@dataclass
+class Sampling:
+    """What a sample depends on, beside checkpoint, condition and number."""
+
+    size: tuple[Count, Count] | None = field(
+        default=None,
+        metadata={
+            "help": "height and width in pixels, any; default: what the prior was trained on",
+            "metavar": "HxW",
+        },
+    )
+    seed: Seed | None = field(
+        default=0, metadata={"help": "of the random numbers; in Python, None draws a fresh one"}
+    )
+    temperature: Weight = field(
+        default=1.0,
+        metadata={"help": "divides the logits; below 1: more probable codes; 0: greedy"},
+    )
+    top_k: Count | None = field(
+        default=None, metadata={"help": "draw from the k most probable codes", "metavar": "K"}
+    )
+    top_p: Mass | None = field(
+        default=None,
+        metadata={
+            "help": "draw from the fewest codes that have this probability together",
+            "metavar": "P",
+        },
+    )
+    min_p: Share | None = field(
+        default=None,
+        metadata={
+            "help": "draw from codes at least P times as probable as the most probable one",
+            "metavar": "P",
+        },
+    )
+    guidance: Number = field(
+        default=1.0, metadata={"help": "1: none; above: follow the condition more closely"}
+    )
+    hop: Count = field(
+        default=1,
+        metadata={
+            "help": (
+                "large pictures: windows move so many codes at a time; larger is faster, 1 is the"
+                " published rule"
+            ),
+            "metavar": "CODES",
+        },
+    )
+    accept: Mass = field(
+        default=1.0,
+        metadata={
+            "help": "draw 1 / A candidates of each picture and take the one the classifier prefers",
+            "metavar": "A",
+        },
+    )
+    classifier: str | None = field(
+        default=None, metadata={"help": "a torchvision model, for accept", "metavar": "NAME"}
+    )
+
+    def __post_init__(self) -> None:
+        """Lists (as in JSON) and numbers of numpy become what Python has."""
+        if isinstance(self.size, list | tuple):
+            self.size = tuple(_plain(side) for side in self.size)  # type: ignore[assignment]
+        for name in (one.name for one in fields(self) if one.name != "size"):
+            setattr(self, name, _plain(getattr(self, name)))
+
+    @classmethod
+    def of(cls, sampling: "Sampling | None" = None, **changes: Any) -> "Sampling":
+        """`sampling` with these fields changed, checked. Raises UserError for an unknown field."""
+        names = [one.name for one in fields(cls)]
+        for name in changes:
+            if name not in names:
+                raise UserError(f"sampling has no '{name}'{did_you_mean(name, names)}")
+        changed = replace(sampling or cls(), **changes)
+        changed.check()
+        return changed
+
+    def check(self) -> None:
+        """Raises UserError for a value of another kind or out of its range."""
+        for name, hint in typing.get_type_hints(type(self), include_extras=True).items():
+            value = getattr(self, name)
+            expectations = _expectations(value, hint)
+            if expectations:
+                raise UserError(f"{name} {value!r} should be {' or '.join(expectations)}")
+
+    def seeded(self) -> "Sampling":
+        """The same with a seed: a fresh one, which is printed, where there is none."""
+        if self.seed is not None:
+            return self
+        seed = random.SystemRandom().randrange(2**32)
+        print(f"seed {seed}", file=sys.stderr)
+        return replace(self, seed=seed)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
+
+
+KINDS = {int: (Integral, "a whole number"), float: (Real, "a number"), str: (str, "a name")}
+
+
+def _expectations(value: Any, hint: Any) -> list[str]:
+    """What `value` should be instead; nothing where it fits the hint."""
+    arguments = typing.get_args(hint)
+    if hint is type(None):
+        return [] if value is None else ["None"]
+    if hint in KINDS:
+        kind, words = KINDS[hint]
+        return [] if isinstance(value, kind) and not isinstance(value, bool) else [words]
+    if typing.get_origin(hint) is Annotated:
+        return _expectations(value, arguments[0]) or (
+            [] if _contains(arguments[1], value) else [str(arguments[1])]
+        )
+    if typing.get_origin(hint) is tuple:
+        sides = list(value) if isinstance(value, tuple) else []
+        fits = len(sides) == len(arguments) and not any(map(_expectations, sides, arguments))
+        return [] if fits else ["(height, width), both at least 1"]
+    unions = [_expectations(value, option) for option in arguments]
+    return [] if [] in unions else [words for option in unions for words in option]
+
+
+def _contains(limits: Range, value: float) -> bool:
+    try:
+        return value in limits
+    except OverflowError:  # a whole number beyond all floats
+        return False
 
 
 def filter_logits(
@@ -19,43 +156,42 @@ def filter_logits(
     top_p: float | None = None,
     min_p: float | None = None,
 ) -> Tensor:
-    """Logits (..., K) over the temperature, with -inf where a code may not be drawn.
+    """Logits (..., K) over the temperature, with -inf where a code may not be drawn. The most
+    probable code always stays.
 
-    top_k: the k most probable stay, with all that tie with the last of them; k above K is K. top_p:
-    of these, the smallest set of most probable codes with probability at least p (Holtzman et al.
-    2020, arXiv 1904.09751). min_p: those at least min_p times as probable as the most probable
-    (Nguyen et al. 2024, arXiv 2407.01082). The most probable code always stays.
+    Args:
+        temperature: above 0.
+        top_k: the k most probable stay, with all that tie with the last of them; k above K is K.
+        top_p: of these, the smallest set of most probable codes with probability at least p
+            (Holtzman et al. 2020, arXiv 1904.09751).
+        min_p: those at least min_p times as probable as the most probable (Nguyen et al. 2024,
+            arXiv 2407.01082).
+
+    Raises:
+        UserError: for a value out of its range.
     """
-    check_filters(temperature, top_k, top_p, min_p)
-    logits = logits / temperature
-    if top_k is not None and top_k < logits.shape[-1]:
-        smallest = logits.topk(top_k, dim=-1).values[..., -1:]
+    sampling = Sampling.of(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    if sampling.temperature == 0:
+        raise UserError("temperature 0 is greedy: it takes the most probable code, filters nothing")
+    return _filtered(logits, sampling)
+
+
+def _filtered(logits: Tensor, sampling: Sampling) -> Tensor:
+    logits = logits / sampling.temperature
+    if sampling.top_k is not None and sampling.top_k < logits.shape[-1]:
+        smallest = logits.topk(sampling.top_k, dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < smallest, -torch.inf)
-    if top_p is not None and top_p < 1:
+    if sampling.top_p is not None and sampling.top_p < 1:
         ordered, order = logits.sort(dim=-1, descending=True)
         probabilities = ordered.softmax(dim=-1)
-        # Mass before this code already suffices
-        outside = probabilities.cumsum(dim=-1) - probabilities >= top_p
+        # The probability before this code already suffices
+        outside = probabilities.cumsum(dim=-1) - probabilities >= sampling.top_p
         logits = logits.masked_fill(outside.scatter(-1, order, outside), -torch.inf)
-    if min_p:
+    if sampling.min_p:
         probabilities = logits.softmax(dim=-1)
-        logits = logits.masked_fill(
-            probabilities < min_p * probabilities.amax(dim=-1, keepdim=True), -torch.inf
-        )
+        lowest = sampling.min_p * probabilities.amax(dim=-1, keepdim=True)
+        logits = logits.masked_fill(probabilities < lowest, -torch.inf)
     return logits
-
-
-def check_filters(
-    temperature: float, top_k: int | None, top_p: float | None, min_p: float | None
-) -> None:
-    if not temperature > 0 or not math.isfinite(temperature):
-        raise UserError(f"temperature {temperature} should be above 0, or 0 for greedy sampling")
-    if top_k is not None and top_k < 1:
-        raise UserError(f"top_k {top_k} should be at least 1")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise UserError(f"top_p {top_p} should be in (0, 1]")
-    if min_p is not None and not 0 <= min_p <= 1:
-        raise UserError(f"min_p {min_p} should be in [0, 1]")
 
 
 @torch.no_grad()
@@ -63,44 +199,46 @@ def sample(
     prior: Prior,
     condition: Condition,
     grid: tuple[int, int],
+    sampling: Sampling | None = None,
     *,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    guidance: float = 1.0,
     known: tuple[Tensor, Tensor] | None = None,
     generators: Sequence[torch.Generator] | None = None,
     crop: Callable | None = None,
-    hop: int = 1,
     on_row: Callable[[Tensor, int], None] | None = None,
+    **changes: Any,
 ) -> Tensor:
     """Codes (B, h, w) drawn from the prior in the order that it reads them; on grids larger than it
     was trained on, through a window (see window.py).
 
-    temperature 0 is greedy. guidance: logits = null + guidance (conditioned - null) (Ho and
-    Salimans 2022, arXiv 2207.12598); 1 does not compute the null pass. known: codes (B, h, w) and a
-    bool mask (B, h, w) of positions to keep. A prior sees what was read before: given codes after
-    the one being drawn are kept, but do not influence it. generators: one per picture, so that a
-    picture does not depend on what it is batched with. crop: of the conditioner, what a window is
-    told. hop: of windows. on_row: called with the codes so far (B, h, w), 0 where none is drawn
-    yet, and the number of codes drawn, in rows.
+    A prior sees what was read before: known codes after the one being drawn stay, but do not
+    influence it.
+
+    Args:
+        sampling: temperature (0 is greedy), filters, hop, and guidance: logits = null + guidance
+            (conditioned - null) (Ho and Salimans 2022, arXiv 2207.12598); 1 does not compute the
+            null pass. Size, seed and accept are the caller's.
+        known: codes (B, h, w) and a bool mask (B, h, w) of positions that stay.
+        generators: one per picture, so that a picture does not depend on what it is batched with.
+        crop: the conditioner's, for what a window sees of the condition.
+        on_row: called with the codes so far (B, h, w), 0 where none is drawn yet, and the number of
+            codes drawn, in rows.
+        changes: fields of Sampling, changed.
     """
-    if temperature:
-        check_filters(temperature, top_k, top_p, min_p)
-    if not math.isfinite(guidance):
-        raise UserError(f"guidance {guidance} should be a finite number; 1 is none")
+    sampling = Sampling.of(sampling, **changes)
+    # 1. the random numbers: each picture has its own, as many as codes
     count, device = len(condition[0].tokens), condition[0].tokens.device
     steps = grid[0] * grid[1]
     generators = generators or [torch.Generator().manual_seed(i) for i in range(count)]
     uniform = torch.stack(
         [torch.rand(steps, generator=g, dtype=torch.float64) for g in generators]
     ).to(device)
-    guided = guidance != 1.0
-    told = tuple(_doubled(part) for part in condition) if guided else condition
+    # 2. with guidance, every picture is read twice: with its condition and with the null condition
+    guided = sampling.guidance != 1.0
+    doubled = tuple(_doubled(part) for part in condition) if guided else condition
     codes = torch.zeros(count, steps, dtype=torch.int64, device=device)
+    # 3. the loop: code after code in the prior's order
     with prior.decoding():
-        decoder, order = reader(prior, told, grid, crop or Conditioner().crop, hop)
+        decoder, order = reader(prior, doubled, grid, crop or Conditioner().crop, sampling.hop)
         for i, place in enumerate(order):
             if known is not None and bool(known[1].flatten(1)[:, place].all()):
                 # Nothing to draw: it is read together with what comes next
@@ -108,9 +246,9 @@ def sample(
             else:
                 logits = decoder.logits().float()
                 if guided:
-                    with_condition, without = logits.chunk(2)
-                    logits = without + guidance * (with_condition - without)
-                code = draw(logits, uniform[:, place], temperature, top_k, top_p, min_p)
+                    conditioned, null = logits.chunk(2)
+                    logits = null + sampling.guidance * (conditioned - null)
+                code = draw(logits, uniform[:, place], sampling)
                 if known is not None:
                     code = torch.where(
                         known[1].flatten(1)[:, place], known[0].flatten(1)[:, place], code
@@ -137,20 +275,13 @@ def reader(
     )
 
 
-def draw(
-    logits: Tensor,
-    uniform: Tensor,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    min_p: float | None = None,
-) -> Tensor:
+def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
     """One code (B,) from logits (B, K) by inverting the cumulative distribution at `uniform` (B,)
     in [0, 1).
     """
-    if temperature == 0:
+    if sampling.temperature == 0:
         return logits.argmax(dim=-1)
-    probabilities = filter_logits(logits, temperature, top_k, top_p, min_p).double().softmax(dim=-1)
+    probabilities = _filtered(logits, sampling).double().softmax(dim=-1)
     cumulative = probabilities.cumsum(dim=-1)
     code = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)[:, 0]
     return code.clamp(max=logits.shape[-1] - 1)
@@ -158,26 +289,3 @@ def draw(
 
 def _doubled(part: Part) -> Part:
     return replace(part, tokens=torch.cat([part.tokens, part.null().tokens]))
-
-
-@dataclass
-class Sampling:
-    """What a sample depends on, beside checkpoint, condition and number."""
-
-    size: tuple[int, int] | None = None
-    seed: int = 0
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    guidance: float = 1.0
-    hop: int = 1  # of the windows of large pictures
-    accept: float = 1.0  # rejection sampling: the share of pictures kept
-    classifier: str | None = None
-
-    def drawing(self) -> dict:
-        """The keywords of SecondStage.sample."""
-        return {
-            name: getattr(self, name)
-            for name in ("seed", "temperature", "top_k", "top_p", "min_p", "guidance", "hop")
-        }

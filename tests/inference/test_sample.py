@@ -380,7 +380,9 @@ def test_the_best_of_several_is_kept(here):
             asked.append(len(pictures))
             return torch.stack([-bright, torch.zeros_like(bright), bright], dim=1)
 
-    best = rejection_sample(model, batch, class_score(Brightness(), batch["class"]), 0.25, seed=5)
+    best = rejection_sample(
+        model, batch, class_score(Brightness(), batch["class"]), accept=0.25, seed=5
+    )
     everything = torch.stack([model.sample(batch, seed=5, first=c << 32) for c in range(4)]).mean(
         dim=(2, 3, 4)
     )
@@ -391,7 +393,9 @@ def test_the_best_of_several_is_kept(here):
         atol=1e-6,
     )
     assert torch.equal(
-        rejection_sample(model, batch, class_score(Brightness(), batch["class"]), 1.0, seed=5),
+        rejection_sample(
+            model, batch, class_score(Brightness(), batch["class"]), accept=1.0, seed=5
+        ),
         model.sample(batch, seed=5),
     )
     labels = torch.zeros(1, 2, 2, dtype=torch.int64)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from taming.errors import UserError
-from taming.second_stage import GPT, Part, filter_logits, sample
+from taming.second_stage import GPT, Part, Sampling, filter_logits, sample
 from taming.second_stage.interface import Decoder
 from taming.second_stage.sampling import draw
 from tests.second_stage.test_gpt import condition, small
@@ -36,9 +36,7 @@ def test_ties_with_the_last_of_the_top_k_stay():
 def test_drawn_frequencies_are_the_probabilities():
     probabilities = torch.tensor([0.5, 0.0, 0.3, 0.2])
     n = 20000
-    drawn = draw(
-        probabilities.log().expand(n, 4), torch.rand(n, dtype=torch.float64), 1.0, None, None
-    )
+    drawn = draw(probabilities.log().expand(n, 4), torch.rand(n, dtype=torch.float64), Sampling())
     counts = torch.bincount(drawn, minlength=4)
     assert counts[1] == 0
     expected = n * probabilities[[0, 2, 3]]
