@@ -2,7 +2,6 @@
 of feature networks, perceptual losses and checkpoints.
 """
 
-import zipfile
 from pathlib import Path
 
 import torch
@@ -28,9 +27,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if is_safetensors(path):
         return read_safetensors(path)[1]
     try:
-        weights = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
+        with open(path, "rb") as file:  # a file, since of a path torch goes by the ending
+            weights = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds
         reason = " ".join(str(error).split())[:120]
         raise UserError(
