@@ -1,43 +1,265 @@
-"""Files on disk: the one atomic write, writable folders, hashes."""
+"""Files on disk: the one atomic write, folders to write into, hashes, the lock of a run folder."""
 
+import errno
 import hashlib
 import os
-from collections.abc import Callable
+import shutil
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from taming.errors import UserError
+from filelock import FileLock, Timeout
+
+from taming.errors import UserError, first_line
+
+OWN_KINDS = (".png", ".gif", ".npz", ".tamg")  # what our commands write into a folder
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# How the libraries that write weights say that a write stopped short, with no error number
+_STOPPED_SHORT = (
+    "os error 28",
+    "os error 27",
+    "no space left",
+    "file too large",
+    "pytorchstreamwriter",
+    "inline_container",
+    "iostream",
+)
 
 
-def make_writable(folder: Path) -> None:
+def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
+    """A file that is either complete or as it was before; missing folders are made.
+
+    Symbolic links stay, and the file they lead to is replaced. What is no regular file (/dev/null,
+    a pipe) is written into, never replaced.
+
+    Args:
+        path: the file.
+        write: called with the path of a temporary file in the same folder, which it fills.
+
+    Raises:
+        UserError: the disk is full, the folder is read-only, a parent is a file, the name is empty,
+            ... The temporary file is gone, an earlier file of this name whole.
+    """
+    path = Path(path)
+    _refuse_no_file(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    if _is_stream(path):
+        return _write_into(path, write)
+    target = Path(os.path.realpath(path))
+    # Short, because names may be 255 bytes long; each thread has its own
+    temporary = target.with_name(
+        f".{target.name[:30]}.{os.getpid()}-{threading.get_ident() % 10**6}.tmp"
+    )
+    try:
+        if os.path.islink(target):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        if os.path.exists(target) and not os.access(target, os.W_OK):
+            raise PermissionError(errno.EACCES, "it is read-only")
+        write(temporary)
+        _flush(temporary)
+        temporary.replace(target)
+    except Exception as error:
+        raise _disk_error(path, error, temporary) from None
+    finally:
+        _remove(temporary)
+
+
+def _refuse_no_file(path: Path) -> None:
+    if not path.name or path.name == "..":
+        raise UserError(f"'{path}' is no name for a file; give one")
+    if os.path.isdir(path):
+        raise UserError(f"'{path}' is a folder, and a file is to be written; give a file's name")
+
+
+def _is_stream(path: Path) -> bool:
+    """A device, a pipe, or a name for one of this process's open files."""
+    if str(path).startswith(("/dev/std", "/dev/fd/", "/proc/")):
+        return True
+    return os.path.exists(path) and not os.path.isfile(path)
+
+
+def _write_into(path: Path, write: Callable[[Path], object]) -> None:
+    """Writers seek, pipes can't: by way of a file elsewhere."""
+    with tempfile.TemporaryDirectory() as folder:
+        temporary = Path(folder, "file")
+        try:
+            write(temporary)
+            with open(temporary, "rb") as source, open(path, "wb") as stream:
+                shutil.copyfileobj(source, stream)
+        except Exception as error:
+            raise _disk_error(path, error, temporary) from None
+
+
+def _flush(path: Path) -> None:
+    """Some disks report that they are full only here."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        pass  # its folder is no folder, or read-only: then it was never there
+
+
+def _disk_error(path: Path, error: Exception, temporary: Path) -> Exception:
+    """The UserError for a write that failed on the disk, else the error itself."""
+    if isinstance(error, OSError):
+        return _unwritable(path, error)
+    if any(words in str(error).lower() for words in _STOPPED_SHORT):
+        # safetensors and torch leave out the number; the next bytes have the same fate
+        try:
+            with open(temporary, "ab") as file:
+                file.write(bytes(1 << 20))
+        except OSError as reason:
+            return _unwritable(path, reason)
+        return _unwritable(path, OSError(errno.ENOSPC, "No space left on device"))
+    return error
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    reason = error.strerror or first_line(error) or type(error).__name__
+    for parent in path.parents:
+        if os.path.exists(parent) and not os.path.isdir(parent):
+            return UserError(f"'{path}' can't be written: '{parent}' is a file, not a folder")
+    full = error.errno in _NO_SPACE or "requested and" in reason  # as NumPy says it
+    cure = "make room there" if full else "choose another place"
+    state = "; the file that was there is whole" if os.path.isfile(path) else ""
+    return UserError(f"'{path}' can't be written ({reason}){state}; {cure} and try again")
+
+
+def make_writable(folder: str | Path) -> None:
+    """Makes a folder where it is missing. Raises UserError where no file can be written there."""
+    folder = Path(folder)
+    probe = folder / f".write{os.getpid()}-{threading.get_ident() % 10**6}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".write{os.getpid()}"
         probe.touch()
         probe.unlink()
     except OSError as error:
+        for place in (folder, *folder.parents):
+            if os.path.exists(place) and not os.path.isdir(place):
+                raise UserError(
+                    f"folder '{folder}' can't be made: '{place}' is a file; choose another"
+                ) from None
         raise UserError(
             f"folder '{folder}' is not writable ({error.strerror}); choose another"
         ) from None
 
 
-def file_hash(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-def write_atomically(path: str | Path, write: Callable) -> None:
-    """Lets `write` fill a temporary file in the same folder, then renames it. Raises UserError
-    where the disk is full or not writable.
+def file_hash(path: str | Path) -> str:
+    """The first 16 hexadecimal digits of a file's SHA-256. Raises UserError where it can't be
+    read.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        temporary.replace(path)
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        raise UserError(f"'{path}' can't be read ({error.strerror})") from None
+
+
+def check_output(
+    out: str | Path | None, inputs: Iterable[str | Path] = (), endings: Iterable[str] = ()
+) -> None:
+    """Refuses an output that would destroy something; to be asked before the work.
+
+    Args:
+        out: the file or folder that a command is to write.
+        inputs: the files and folders that it reads. What is no path (a shipped model's name) is
+            passed over.
+        endings: what the output's name may end in where the file exists, such as `.png`.
+
+    Raises:
+        UserError: `out` is one of the inputs; a folder that holds an input folder, or the very
+            folder of an input file of a kind that our commands write; or an existing file of
+            another kind.
+    """
+    if out is None:
+        return
+    out, endings = Path(out), tuple(endings)
+    for name in inputs:
+        source = Path(name)
+        if not out.exists() or not source.exists():
+            continue
+        if os.path.samefile(out, source):
+            raise UserError(f"'{out}' is an input of this command; give another output")
+        if out.is_dir() and _lies_under(out, source):
+            raise UserError(
+                f"output '{out}' holds the input '{source}', which could be overwritten; give a"
+                " folder of its own"
+            )
+    if endings and out.is_file() and out.suffix.lower() not in endings:
         raise UserError(
-            f"'{path}' can't be written ({error.strerror or error}); what is written so far is"
-            " whole, and the same command goes on with it"
+            f"'{out}' exists and is no {' or '.join(endings)} file; give another output"
+        )
+
+
+def _lies_under(folder: Path, source: Path) -> bool:
+    place = Path(os.path.realpath(folder))
+    inside = Path(os.path.realpath(source))
+    if source.is_dir():
+        return place in inside.parents
+    return place == inside.parent and inside.suffix.lower() in OWN_KINDS
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """The temporary files of killed processes."""
+    for path in folder.rglob(".*.tmp"):
+        process = path.name.split(".")[-2].partition("-")[0]
+        if process.isdigit() and not _is_alive(int(process)):
+            _remove(path)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
+@contextmanager
+def run_lock(folder: str | Path) -> Iterator[None]:
+    """One process at a time in a run's folder; the system releases the lock of a killed one, and
+    the next holder removes the temporary files that it was writing.
+
+    Raises:
+        UserError: another process works there (its host and process id).
+    """
+    folder = Path(folder)
+    make_writable(folder)
+    holder = folder / ".lock.holder"
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        try:
+            name = holder.read_text(encoding="utf-8").strip()
+        except OSError:
+            name = "another process"
+        raise UserError(
+            f"run '{folder}' is in use by {name}; wait for it or stop it, or take another folder"
         ) from None
+    except OSError as error:
+        raise UserError(f"run '{folder}' can't be locked ({error.strerror})") from None
+    try:
+        _remove_abandoned(folder)
+        write_atomically(
+            holder,
+            lambda file: file.write_text(
+                f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8"
+            ),
+        )
+        yield
+    finally:
+        _remove(holder)
+        lock.release()

@@ -51,6 +51,19 @@ def to_uint8(images: Tensor) -> Tensor:
     return ((images.detach().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
+def psnr(image: Tensor, other: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each picture, in dB, at most 106.
+
+    Args:
+        image, other: (B, C, H, W) in [-1, 1].
+
+    Returns:
+        (B,)
+    """
+    error = (image - other).square().flatten(1).mean(dim=1)
+    return 10 * torch.log10(4 / error.clamp(min=1e-10))
+
+
 def to_pil(image: Tensor) -> Image.Image:
     """(3 or 1, H, W) in [-1, 1] -> a PIL picture."""
     array = to_uint8(image).permute(1, 2, 0).cpu().numpy()
