@@ -3,6 +3,8 @@
 Letters: B batch; C, H, W image; D latent width; h, w code grid; K codes in the codebook.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -111,3 +113,16 @@ def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
     rows = torch.arange(height + -height % multiple, device=image.device).clamp(max=height - 1)
     columns = torch.arange(width + -width % multiple, device=image.device).clamp(max=width - 1)
     return image[..., rows, :][..., columns]
+
+
+@contextmanager
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; afterwards every submodule has the mode of its own again."""
+    modes = [(part, part.training) for module in modules for part in module.modules()]
+    for module in modules:
+        module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode

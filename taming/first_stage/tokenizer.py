@@ -4,7 +4,14 @@ import torch
 from torch import Tensor
 
 from taming.errors import UserError
-from taming.first_stage.interface import Codes, FirstStage, Quantized, Quantizer, Reconstruction
+from taming.first_stage.interface import (
+    Codes,
+    FirstStage,
+    Quantized,
+    Quantizer,
+    Reconstruction,
+    evaluating,
+)
 from taming.first_stage.likelihood import Likelihood
 
 
@@ -115,16 +122,3 @@ def check_divides(height: int, width: int, multiple: int) -> None:
             f"size {height}x{width} is not divisible by the downsampling factor {multiple}; take"
             f" {height // multiple * multiple}x{width // multiple * multiple}"
         )
-
-
-class evaluating:
-    """Dropout and restarts off for a while."""
-
-    def __init__(self, module: torch.nn.Module):
-        self.module, self.was = module, module.training
-
-    def __enter__(self):
-        self.module.eval()
-
-    def __exit__(self, *_):
-        self.module.train(self.was)
