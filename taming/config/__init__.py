@@ -1,6 +1,6 @@
 """YAML -> Experiment -> objects, every key checked."""
 
-from taming.config.build import build, check, resolve
+from taming.config.build import build, check
 from taming.config.experiment import (
     Evaluation,
     Experiment,
@@ -10,6 +10,8 @@ from taming.config.experiment import (
     plain_yaml,
     to_plain,
 )
+from taming.config.names import file_classes, resolve
+from taming.config.older import upgrade
 
 __all__ = [
     "Evaluation",
@@ -17,9 +19,11 @@ __all__ = [
     "Optimizer",
     "build",
     "check",
+    "file_classes",
     "from_plain",
     "load",
     "plain_yaml",
     "resolve",
     "to_plain",
+    "upgrade",
 ]

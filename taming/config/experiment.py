@@ -2,52 +2,64 @@
 place in the file.
 """
 
+import dataclasses
+import types
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from taming.config.build import check
-from taming.errors import UserError, did_you_mean, first_line
+from taming.config.build import check, refusal
+from taming.config.hints import fits
+from taming.config.names import ForeignName
+from taming.config.older import upgrade
+from taming.config.ranges import Count, Decay, Index, Length, Positive, Range, Share, Weight
+from taming.errors import UserError, did_you_mean
 
-ACCELERATORS = ("cpu", "gpu", "cuda", "mps", "auto")
-
-
-# Half precision would need a gradient scaler for both optimizers
-PRECISIONS = ("32-true", "bf16-mixed")
+Few = Annotated[int, Range(1, 1024)]
+"""Devices, threads, views: what no machine has or no run wants more of."""
 
 
 @dataclass
 class Optimizer:
     """Adam with decoupled weight decay; one schedule for both stages: linear warm-up, then a cosine
     to `final` x the rate. Steps are batches.
+
+    Args:
+        decay_steps: the cosine's end; default: trainer.max_steps
+        discriminator_learning_rate: default: learning_rate
     """
 
-    learning_rate: float = 1e-3
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
-    weight_decay: float = 0.0
-    warmup: int = 50
-    final: float = 0.02
-    decay_steps: int | None = None  # the cosine's end; default: trainer.max_steps
-    discriminator_learning_rate: float | None = None  # default: learning_rate
+    learning_rate: Positive = 1e-3
+    betas: Annotated[list[Decay], Length(2, 2)] = field(default_factory=lambda: [0.9, 0.99])
+    weight_decay: Weight = 0.0
+    warmup: Index = 50
+    final: Share = 0.02
+    decay_steps: Count | None = None
+    discriminator_learning_rate: Positive | None = None
 
 
 @dataclass
 class Data:
-    """Data sets and how they are cut into batches. `views`: precompute the codes of so many fixed
-    crops and flips per picture (second stage); null encodes random crops on the fly.
+    """Data sets and how they are cut into batches.
+
+    Args:
+        workers: processes that read pictures beside the main one
+        views: precompute the codes of so many fixed crops and flips per picture (second stage);
+            null encodes random crops on the fly
+        cache: where those codes are
     """
 
     train: dict[str, Any] = field(default_factory=dict)
     validation: dict[str, Any] = field(default_factory=dict)
-    batch_size: int = 8
-    workers: int = 0
-    views: int | None = None
+    batch_size: Annotated[int, Range(1, 2**20)] = 8
+    workers: Annotated[int, Range(0, 1024)] = 0
+    views: Few | None = None
     cache: str = "runs/cache"
 
 
@@ -55,105 +67,155 @@ class Data:
 class Trainer:
     """How long, how often and on what. All intervals count batches: what one optimizer step sees,
     accumulation counted as one.
+
+    Args:
+        validation_batches: default: the whole validation set
+        gradient_clip_val: highest norm of the gradient; null: not clipped
+        ema: decay of the averaged weights; null: none are kept
+        precision: half precision would need a gradient scaler for both optimizers
+        threads: default: what torch chooses
+        share_forward: first stage: one autoencoder forward for both optimizers; false as published
     """
 
-    max_steps: int = 1000
-    validate_every: int = 250
-    checkpoint_every: int = 250
-    pictures_every: int = 250
-    log_every: int = 10
-    validation_batches: int | None = None  # default: the whole validation set
-    accumulate_grad_batches: int = 1
-    gradient_clip_val: float | None = 1.0
-    ema: float | None = None  # decay of the averaged weights
-    accelerator: str = "cpu"
-    devices: int = 1
+    max_steps: Count = 1000
+    validate_every: Count = 250
+    checkpoint_every: Count = 250
+    pictures_every: Count = 250
+    log_every: Count = 10
+    validation_batches: Count | None = None
+    accumulate_grad_batches: Annotated[int, Range(1, 2**20)] = 1
+    gradient_clip_val: Positive | None = 1.0
+    ema: Decay | None = None
+    accelerator: Literal["cpu", "gpu", "cuda", "mps", "auto"] = "cpu"
+    devices: Few = 1
     strategy: str = "auto"
-    precision: str = "32-true"
-    threads: int | None = None  # default: what torch chooses
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    threads: Few | None = None
     channels_last: bool = True
-    # First stage: one autoencoder forward for both optimizers; false as published
     share_forward: bool = True
 
 
 @dataclass
 class Logger:
-    """The CSV file is always written; these come on top. `wandb`: off, offline or online."""
+    """The CSV file is always written; these come on top."""
 
     tensorboard: bool = False
-    wandb: str = "off"
+    wandb: Literal["off", "offline", "online"] = "off"
     project: str = "taming"
 
 
 @dataclass
 class Evaluation:
-    """The training curve of the metrics: every so many batches, on so many fixed validation
-    pictures. `features`: as for taming evaluate; null measures reconstructions without a network.
+    """The training curve of the metrics.
+
+    Args:
+        every: measured every so many batches; null: never
+        pictures: on so many fixed validation pictures
+        features: as for taming evaluate; null measures reconstructions without a network
     """
 
-    every: int | None = None  # default: never
-    pictures: int = 128
+    every: Count | None = None
+    pictures: Annotated[int, Range(2, 2**20)] = 128
     features: str | None = None
 
 
 @dataclass
 class Experiment:
+    """One run, or what is known of one.
+
+    Args:
+        loss: first stage only
+        noise: second stage: share of input codes replaced by random ones (1 - the paper's pkeep)
+        condition_dropout: second stage: share of conditions replaced by the null condition, for
+            guidance
+        allow: further packages that targets may come from
+        variables: a place for values that ${...} refers to
+    """
+
     model: dict[str, Any] = field(default_factory=dict)
-    loss: dict[str, Any] | None = None  # first stage only
+    loss: dict[str, Any] | None = None
     optimizer: Optimizer = field(default_factory=Optimizer)
     data: Data = field(default_factory=Data)
     trainer: Trainer = field(default_factory=Trainer)
     logger: Logger = field(default_factory=Logger)
     evaluation: Evaluation = field(default_factory=Evaluation)
-    # Second stage: share of input codes replaced by random ones (1 - the paper's pkeep)
-    noise: float = 0.0
-    # Second stage: share of conditions replaced by the null condition, for guidance
-    condition_dropout: float = 0.0
-    seed: int = 23
-    allow: list[str] = field(default_factory=list)  # further packages that targets may come from
-    # A place for values that ${...} refers to
+    noise: Decay = 0.0
+    condition_dropout: Decay = 0.0
+    seed: Annotated[int, Range(0, 2**32 - 1)] = 23
+    allow: list[str] = field(default_factory=list)
     variables: dict[str, Any] = field(default_factory=dict)
+
+    trusted: ClassVar[bool] = True
+    """False where it comes from a file: to be handed on to `build`."""
 
 
 def load(
-    paths: Iterable[str | Path | dict] | str | Path, overrides: Iterable[str] = ()
+    paths: Iterable[str | Path | dict] | str | Path,
+    overrides: Iterable[str] = (),
+    allow: Iterable[str] = (),
+    resumed: str | Path | None = None,
 ) -> Experiment:
-    """The Experiment of one or several YAML files (or plain trees), merged left to right, then of
-    `key=value` overrides.
+    """The Experiment of YAML files, merged from left to right, then of `key=value` overrides.
 
-    Raises UserError: missing file, broken YAML, unknown or ill-typed key, an interpolation that
-    leads nowhere, a target that can't be built.
+    Args:
+        paths: files or plain trees; the user's own
+        overrides: for example `optimizer.learning_rate=1e-3`
+        allow: further packages whose classes may be named
+        resumed: config.yaml of a run that goes on, below the others. It is a file: what it allows
+            is ignored, and all together names what a file may name. Its model is not checked,
+            because the checkpoint's replaces it.
+
+    Raises:
+        UserError: missing file, broken YAML, unknown or ill-typed key, an interpolation that leads
+            nowhere, a target that can't be built.
     """
-    paths = [paths] if isinstance(paths, str | Path) else list(paths)
+    paths = [paths] if isinstance(paths, str | Path | dict) else list(paths)
+    trees = [_read_yaml(path) for path in paths]
     merged = OmegaConf.create({})
-    for path in paths:
-        merged = OmegaConf.merge(merged, _read_yaml(path))
+    if resumed is not None:
+        merged = _read_yaml(resumed)
+        merged.pop("allow", None)
+        paths = [resumed, *paths]
+    for tree in trees:
+        merged = OmegaConf.merge(merged, tree)
+    try:
+        changes = _overriding(overrides)
+        for name in changes.get("variables") or {}:
+            if name not in (merged.get("variables") or {}):
+                raise UserError(
+                    f"variables.{name}: {_names(paths)} has no such"
+                    f" variable{did_you_mean(name, merged.get('variables') or [])}"
+                )
+        plain = OmegaConf.to_container(OmegaConf.merge(merged, changes), resolve=True)
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise UserError(f"{_names(paths)}: {' '.join(str(error).split())[:300]}") from None
+    if resumed is None:
+        return from_plain(plain, _names(paths), allow)
+    allow = [*allow, *_listed(plain.get("allow"))]
+    experiment = _typed(upgrade({**plain, "allow": allow}), _names(paths))
+    experiment.trusted = False
+    for name, node in _nodes(experiment).items():
+        if name != "model":
+            check(node, f"{_names(paths)}: {name}", allow, trusted=False)
+    return experiment
+
+
+def _overriding(overrides: Iterable[str]):
+    """`key=value` words as a tree."""
+    changes = OmegaConf.create({})
     for override in overrides:
         if "=" not in override:
             raise UserError(
                 f"'{override}' is neither a flag nor key=value; write for example"
                 " optimizer.learning_rate=1e-3"
             )
-    try:
-        given = OmegaConf.create({})
-        for override in overrides:
-            try:
-                given = OmegaConf.merge(given, OmegaConf.from_dotlist([override]))
-            except YAMLError:
-                raise UserError(
-                    f"'{override}': the value is not valid YAML; quote it, or close its brackets"
-                ) from None
-        for name in given.get("variables") or {}:
-            if name not in (merged.get("variables") or {}):
-                raise UserError(
-                    f"variables.{name}: {_names(paths)} has no such"
-                    f" variable{did_you_mean(name, merged.get('variables') or [])}"
-                )
-        merged = OmegaConf.merge(merged, given)
-        plain = OmegaConf.to_container(merged, resolve=True)
-    except (OmegaConfBaseException, YAMLError) as error:
-        raise UserError(f"{_names(paths)}: {' '.join(str(error).split())[:300]}") from None
-    return from_plain(plain, _names(paths))
+        try:
+            changes = OmegaConf.merge(changes, OmegaConf.from_dotlist([override]))
+        except YAMLError:
+            raise UserError(
+                f"'{override}': the value is not valid YAML; quote it, or close its brackets"
+            ) from None
+    return changes
 
 
 def plain_yaml(paths: Iterable[str | Path | dict], overrides: Iterable[str] = ()) -> dict:
@@ -170,77 +232,125 @@ def plain_yaml(paths: Iterable[str | Path | dict], overrides: Iterable[str] = ()
         raise UserError(f"{_names(paths)}: {' '.join(str(error).split())[:300]}") from None
 
 
-def from_plain(plain: dict, source: str = "configuration") -> Experiment:
-    """The Experiment of a plain dictionary (as a checkpoint holds it); checks keys, types and targets."""
-    _refuse_unknown(plain, Experiment, source)
-    try:
-        typed = OmegaConf.merge(OmegaConf.structured(Experiment), plain)
-        experiment = OmegaConf.to_object(typed)
-    except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", "") or ""
-        raise UserError(f"{source}: {key}: {first_line(error)}") from None
-    _check_ranges(experiment, source)
-    for name in ("model", "loss", "data.train", "data.validation"):
-        node = _at(plain, name)
-        if node is not None and node != {}:
-            check(node, f"{source}: {name}", experiment.allow)
+def from_plain(
+    plain: dict,
+    source: str = "configuration",
+    allow: Iterable[str] | None = None,
+    trusted: bool = True,
+) -> Experiment:
+    """The Experiment of a plain dictionary, as a checkpoint holds it; keys, types and targets are
+    checked.
+
+    Args:
+        allow: further packages whose classes may be named
+        trusted: false where `plain` comes from a file: it names classes of a closed table and of
+            `allow`, and what it allows itself is ignored. Loss and data sets, which only training
+            needs, are left out where they name others.
+    """
+    if not isinstance(plain, dict):
+        raise UserError(f"{source}: the file should be a mapping of keys, not {plain!r:.60}")
+    allow = [*(allow or ()), *(_listed(plain.get("allow")) if trusted else ())]
+    experiment = _typed(upgrade({**plain, "allow": allow}), source)
+    experiment.trusted = trusted
+    for name, node in _nodes(experiment).items():
+        try:
+            check(node, f"{source}: {name}", allow, trusted)
+        except ForeignName:
+            if trusted or name == "model":
+                raise
+            _leave_out(experiment, name)
     return experiment
 
 
-def _check_ranges(experiment: Experiment, source: str) -> None:
-    for key in (
-        "max_steps",
-        "validate_every",
-        "checkpoint_every",
-        "pictures_every",
-        "log_every",
-        "accumulate_grad_batches",
-        "devices",
-    ):
-        if getattr(experiment.trainer, key) < 1:
-            raise UserError(
-                f"{source}: trainer.{key}: {getattr(experiment.trainer, key)} should be at least 1"
-            )
-    for key, least in (("every", 1), ("pictures", 2)):
-        value = getattr(experiment.evaluation, key)
-        if value is not None and value < least:
-            raise UserError(f"{source}: evaluation.{key}: {value} should be at least {least}")
-    for key, value in (
-        ("data.batch_size", experiment.data.batch_size),
-        ("data.views", experiment.data.views or 1),
-        ("trainer.threads", experiment.trainer.threads or 1),
-    ):
-        if value < 1:
-            raise UserError(f"{source}: {key}: {value} should be at least 1")
-    for key, choices in (("accelerator", ACCELERATORS), ("precision", PRECISIONS)):
-        value = getattr(experiment.trainer, key)
-        if value not in choices:
-            raise UserError(f"{source}: trainer.{key}: '{value}'{did_you_mean(value, choices)}")
-    if not 0 <= experiment.seed < 2**32:
-        raise UserError(f"{source}: seed: {experiment.seed} should be from 0 to 2^32 - 1")
-    if not 0 <= experiment.noise < 1 or not 0 <= experiment.condition_dropout < 1:
-        raise UserError(
-            f"{source}: noise {experiment.noise} and condition_dropout"
-            f" {experiment.condition_dropout} are shares, from 0 to below 1"
-        )
+def _nodes(experiment: Experiment) -> dict[str, dict]:
+    """The trees with targets, by their place."""
+    nodes = {
+        "model": experiment.model,
+        "loss": experiment.loss,
+        "data.train": experiment.data.train,
+        "data.validation": experiment.data.validation,
+    }
+    return {name: node for name, node in nodes.items() if node}
+
+
+def _leave_out(experiment: Experiment, name: str) -> None:
+    if name == "loss":
+        experiment.loss = None
+    else:
+        setattr(experiment.data, name.removeprefix("data."), {})
 
 
 def to_plain(experiment: Experiment) -> dict:
     """Nested dict, list and scalars only: what checkpoints and the report hold."""
-    return OmegaConf.to_container(OmegaConf.structured(experiment), resolve=True)
+    return dataclasses.asdict(experiment)
 
 
-def _refuse_unknown(plain: Any, schema: Any, source: str, place: str = "") -> None:
+def _typed(plain: Any, source: str, schema: type = Experiment, place: str = "") -> Any:
+    """The dataclass of a mapping, each key known, each value as declared."""
+    if plain is None:
+        return schema()
     if not isinstance(plain, dict):
         raise UserError(
-            f"{source}: {place or 'the file'} should be a mapping of keys, not {plain!r}"
+            f"{source}: {place.rstrip('.')} should be a mapping of keys, not {plain!r:.60}"
         )
-    hints = typing.get_type_hints(schema)
+    hints = {
+        name: hint
+        for name, hint in typing.get_type_hints(schema, include_extras=True).items()
+        if typing.get_origin(hint) is not ClassVar
+    }
+    values = {}
     for key, value in plain.items():
         if key not in hints:
             raise UserError(f"{source}: unknown key '{place}{key}'{did_you_mean(key, hints)}")
-        if hasattr(hints[key], "__dataclass_fields__"):
-            _refuse_unknown(value, hints[key], source, f"{place}{key}.")
+        hint = hints[key]
+        if dataclasses.is_dataclass(hint):
+            values[key] = _typed(value, source, hint, f"{place}{key}.")
+            continue
+        value = _converted(value, hint)
+        if not fits(value, hint, type):
+            raise UserError(f"{source}: {place}{key}: {refusal(value, hint)}")
+        values[key] = value
+    return schema(**values)
+
+
+def _converted(value: Any, hint: Any) -> Any:
+    """What YAML or the environment writes otherwise: 1 for 1.0, "8" for 8, the word off (false in
+    YAML 1.1), null for an empty mapping.
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _converted(value, arguments[0])
+    if origin is Literal and value is False and "off" in arguments:
+        return "off"
+    if origin is dict and value is None:
+        return {}
+    if origin is list and isinstance(value, list | tuple):
+        return [_converted(entry, arguments[0]) for entry in value]
+    if origin in (typing.Union, types.UnionType) and value is not None:
+        return _converted(value, arguments[0])
+    if hint is str and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if hint in (int, float) and isinstance(value, str):
+        return _number(value, hint)
+    if hint is float and type(value) is int and abs(value) < 2**53:
+        return float(value)
+    return value
+
+
+def _number(text: str, kind: type) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        return text
+
+
+def _listed(names: Any) -> list[str]:
+    """The packages that a tree allows: one, or a list."""
+    if names is None or isinstance(names, str):
+        return [names] if names else []
+    if isinstance(names, list) and all(isinstance(name, str) for name in names):
+        return names
+    raise UserError(f"allow: {names!r:.60} should be a list of packages, for example [mine]")
 
 
 def _read_yaml(path: str | Path | dict):

@@ -48,10 +48,10 @@ def changed(dotted: str, value) -> dict:
         (
             "model.target",
             "taming.third_stage.VQGAN",
-            ["model.target", "no module 'taming.third_stage'"],
+            ["model.target", "a class of taming.first_stage"],
         ),
         ("model.target", "os.system", ["model.target", "outside", "allow: [os]"]),
-        ("model.target", "taming.first_stage.vqgan.nn", ["model.target", "no 'nn'"]),
+        ("model.target", "taming.first_stage.vqgan.nn", ["model.target", "has no 'nn'"]),
         ("data.train.target", "somewhere", ["data.train.target", "dotted name"]),
         ("model.parms", {}, ["model.parms", "did you mean 'params'"]),
     ],

@@ -1,0 +1,91 @@
+"""Does a value fit what a parameter declares? Types, choices, ranges, lengths and classes."""
+
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from taming.config.ranges import Length, Range
+
+ClassOf = Callable[[dict], type]  # of a node with a target
+
+
+def fits(value: Any, hint: Any, class_of: ClassOf) -> bool:
+    """Whether `value`, plain or a tree with targets, is what `hint` declares."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any or hint is inspect.Parameter.empty or isinstance(hint, typing.TypeVar):
+        return True
+    if origin is Annotated:
+        limits = [limit for limit in arguments[1:] if isinstance(limit, Range | Length)]
+        return fits(value, arguments[0], class_of) and all(value in limit for limit in limits)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, choice, class_of) for choice in arguments)
+    if origin is Literal:
+        return any(value == choice and type(value) is type(choice) for choice in arguments)
+    kind = origin or hint
+    if kind in (dict, Mapping):
+        key, entry = arguments or (Any, Any)
+        return isinstance(value, dict) and all(
+            fits(k, key, class_of) and fits(v, entry, class_of) for k, v in value.items()
+        )
+    if isinstance(value, dict) and "target" in value:
+        return inspect.isclass(hint) and _is_a(class_of(value), hint)
+    if hint is None or hint is type(None):
+        return value is None
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and _finite(value)
+    if kind in (list, tuple, Sequence, Iterable):
+        return isinstance(value, list | tuple) and _entries_fit(value, kind, arguments, class_of)
+    if inspect.isclass(kind) and issubclass(kind, Path):
+        return isinstance(value, str | Path)
+    return _is_a(type(value), kind) if inspect.isclass(kind) else True
+
+
+def _is_a(kind: type, hint: type) -> bool:
+    if getattr(hint, "_is_protocol", False):
+        members = {name for name in vars(hint) if not name.startswith("_")}
+        return members | set(getattr(hint, "__annotations__", {})) <= set(dir(kind))
+    return issubclass(kind, hint)
+
+
+def _entries_fit(value: list | tuple, kind: Any, arguments: tuple, class_of: ClassOf) -> bool:
+    if kind is tuple and arguments and arguments[-1] is not Ellipsis:
+        return len(value) == len(arguments) and all(
+            fits(entry, hint, class_of) for entry, hint in zip(value, arguments)
+        )
+    return not arguments or all(fits(entry, arguments[0], class_of) for entry in value)
+
+
+def _finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int that no float holds
+        return False
+
+
+def expectation(hint: Any) -> str:
+    """What `hint` declares, in words: `an int of at least 1, or null`."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        limits = " and ".join(str(limit) for limit in arguments[1:])
+        return f"{expectation(arguments[0])} {'with' if origin is list else 'of'} {limits}"
+    if origin in (typing.Union, types.UnionType):
+        return ", or ".join(expectation(choice) for choice in arguments)
+    if origin is Literal:
+        return f"one of {', '.join(str(choice) for choice in arguments)}"
+    if hint is type(None):
+        return "null"
+    if hint is float:
+        return "a finite number"
+    if (origin or hint) in (list, tuple, Sequence, Iterable):
+        entries = {expectation(entry) for entry in arguments if entry is not Ellipsis}
+        return f"a list{f' (each {chr(32).join(entries)})' if len(entries) == 1 else ''}"
+    if (origin or hint) in (dict, Mapping):
+        return "a mapping of keys"
+    name = getattr(hint, "__name__", str(hint))
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"

@@ -1,0 +1,134 @@
+"""What a name in a configuration may stand for.
+
+A tree from a FILE (a checkpoint, a picture, a run folder) names classes of a closed table only:
+those that our rooms for models and data export. A YAML of the user's own may also name data sets
+and networks of torchvision, and classes of packages that `allow` names. A name is looked at as text
+before anything is imported.
+"""
+
+import importlib
+import inspect
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+from taming.errors import UserError, did_you_mean
+
+ROOMS = ("taming.first_stage", "taming.second_stage", "taming.data", "taming.segmenter")
+LIBRARIES = ("torchvision.datasets", "torchvision.models", "torchvision.transforms")
+PRETRAINED = "taming.formats.pretrained.pretrained"  # the one function, for YAML of one's own
+ALIASES = {  # names of earlier versions, which stand in checkpoints and in people's YAML
+    "taming.first_stage.pretrained": PRETRAINED,
+    "taming.evaluation.Segmenter": "taming.segmenter.Segmenter",
+    "taming.first_stage.ScalarQuantizer": "taming.first_stage.FSQ",
+    "taming.first_stage.LookupFreeQuantizer": "taming.first_stage.LFQ",
+    "taming.first_stage.LinearQuantizer": "taming.first_stage.SimVQ",
+}
+
+
+class ForeignName(UserError):
+    """A name outside what its source may name."""
+
+
+def resolve(target: Any, place: str, allow: Iterable[str] = (), trusted: bool = True) -> Any:
+    """The class that `target` names.
+
+    Args:
+        target: a dotted name such as taming.first_stage.VQGAN
+        place: where it stands, for messages
+        allow: further packages whose classes may be named; from the caller, never from a file
+        trusted: false for a tree from a file
+
+    Raises:
+        UserError: the name is none, there is no such class, or it may not be named (ForeignName).
+    """
+    parts = target.split(".") if isinstance(target, str) else []
+    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
+        raise UserError(
+            f"{place}.target: {target!r} is not a dotted name such as taming.first_stage.VQGAN"
+        )
+    name = ALIASES.get(target, target)
+    room = next((room for room in ROOMS if name.startswith(f"{room}.")), None)
+    if room:
+        return _export(name.rpartition(".")[2], room, place)
+    if name == PRETRAINED and trusted:
+        return importlib.import_module(PRETRAINED.rpartition(".")[0]).pretrained
+    packages = (*LIBRARIES * trusted, *allow)
+    private = any(part.startswith("_") for part in name.split("."))
+    if private or not any(name.startswith(f"{package}.") for package in packages):
+        raise ForeignName(f"{place}.target: {_refusal(target, trusted)}")
+    return _foreign(name, place, {package.split(".")[0] for package in (*LIBRARIES, *allow)})
+
+
+@cache
+def file_classes() -> dict[str, type]:
+    """The closed table: dotted name -> class, of all that a file may name."""
+    return {f"{room}.{name}": made for room in ROOMS for name, made in _exports(room).items()}
+
+
+@cache
+def _exports(room: str) -> dict[str, type]:
+    """The networks, losses and data sets that a room of ours exports; not the seams themselves."""
+    from torch import nn
+    from torch.utils.data import Dataset
+
+    module = importlib.import_module(room)
+    members = {name: getattr(module, name) for name in getattr(module, "__all__", vars(module))}
+    return {
+        name: member
+        for name, member in members.items()
+        if inspect.isclass(member)
+        and issubclass(member, nn.Module | Dataset)
+        and member.__module__.startswith(room)
+        and not member.__module__.endswith(".interface")
+    }
+
+
+def _export(name: str, room: str, place: str) -> type:
+    exports = _exports(room)
+    if name not in exports:
+        raise UserError(f"{place}.target: '{room}' has no '{name}'{did_you_mean(name, exports)}")
+    return exports[name]
+
+
+def _foreign(name: str, place: str, roots: set[str]) -> type:
+    """A class of another package, which has to be defined in one that may be named, too."""
+    module_name, _, name = name.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{place}.target: '{module_name}.{name}': no module '{error.name}'"
+        ) from None
+    except Exception as error:  # whatever a module of somebody else's does when imported
+        raise UserError(
+            f"{place}.target: '{module_name}' can't be imported: {type(error).__name__}: {error}"
+        ) from error
+    exported = getattr(module, "__all__", None) or vars(module)
+    classes = [
+        key
+        for key in exported
+        if inspect.isclass(member := getattr(module, key, None))
+        and member.__module__.split(".")[0] in roots
+    ]
+    if name not in classes:
+        raise UserError(
+            f"{place}.target: '{module_name}' has no class '{name}'{did_you_mean(name, classes)}"
+        )
+    return getattr(module, name)
+
+
+def _refusal(target: str, trusted: bool) -> str:
+    package = target.split(".")[0]
+    if package == "taming":
+        return f"'{target}' is nothing that may be named here; take a class of {', '.join(ROOMS)}"
+    cure = f"--allow {package}, in Python taming.load(..., allow=['{package}'])"
+    if trusted:
+        return (
+            f"'{target}' lies outside {', '.join((*ROOMS, *LIBRARIES))}; for classes of a package"
+            f" of your own add `allow: [{package}]` to your YAML, or {cure}"
+        )
+    return (
+        f"'{target}' is no class that a file may name; if the file is your own and needs"
+        f" {package}, say so: {cure}"
+    )
