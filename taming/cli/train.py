@@ -84,6 +84,7 @@ def train(arguments: list[str]) -> None:
         )
     if (given.fitting or given.config) and not given.start_from:
         raise UserError("--fitting and --config say how --from takes weights; give --from too")
+    resumed = None
     if given.resume:
         folder = _run_folder(given.resume)
         for override in overrides:
@@ -92,7 +93,7 @@ def train(arguments: list[str]) -> None:
                     f"{override}: a run that goes on keeps its model, and its variables are filled"
                     " in already; start a new one with -b, or name the key itself"
                 )
-        bases = [folder / "config.yaml", *bases]
+        resumed = folder / "config.yaml"
     elif bases:
         folder = Path("runs") / (given.name or Path(bases[-1]).stem)
     else:
@@ -103,7 +104,7 @@ def train(arguments: list[str]) -> None:
     from taming import config
 
     bases, overrides, start_from = translated(bases, overrides, given)
-    experiment = config.load(bases, overrides)
+    experiment = config.load(bases, overrides, resumed=resumed)
     quiet_lightning()
     from taming.training import run
 

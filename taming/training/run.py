@@ -197,13 +197,13 @@ def prepare(
             raise UserError(
                 f"data.{name}.target: missing; name a data set, for example taming.data.ImageFolder"
             )
-    model = config.build(experiment.model, experiment.allow)
+    model = config.build(experiment.model, experiment.allow, trusted=experiment.trusted)
     if weights and fitting:
         report_unused(load_fitting(model, weights, source), source)
     elif weights:
         load_weights(model, weights, source)
     sets = [
-        config.build(node, experiment.allow, f"data.{name}") if node else None
+        config.build(node, experiment.allow, f"data.{name}", experiment.trusted) if node else None
         for name, node in (
             ("train", experiment.data.train),
             ("validation", experiment.data.validation),
@@ -227,7 +227,9 @@ def prepare(
                 )
         check_sets(model, sets)
         module = FirstStageTraining(
-            experiment, model, config.build(experiment.loss, experiment.allow, "loss")
+            experiment,
+            model,
+            config.build(experiment.loss, experiment.allow, "loss", experiment.trusted),
         )
     elif isinstance(model, SecondStage):
         if experiment.loss is not None:
