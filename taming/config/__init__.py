@@ -12,6 +12,7 @@ from taming.config.experiment import (
 )
 from taming.config.names import file_classes, resolve
 from taming.config.older import upgrade
+from taming.config.shipped import find_config, shipped_configs
 
 __all__ = [
     "Evaluation",
@@ -20,10 +21,12 @@ __all__ = [
     "build",
     "check",
     "file_classes",
+    "find_config",
     "from_plain",
     "load",
     "plain_yaml",
     "resolve",
+    "shipped_configs",
     "to_plain",
     "upgrade",
 ]

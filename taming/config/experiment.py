@@ -19,6 +19,7 @@ from taming.config.hints import fits
 from taming.config.names import ForeignName
 from taming.config.older import upgrade
 from taming.config.ranges import Count, Decay, Index, Length, Positive, Range, Share, Weight
+from taming.config.shipped import find_config
 from taming.errors import UserError, did_you_mean
 
 Few = Annotated[int, Range(1, 1024)]
@@ -158,7 +159,7 @@ def load(
     """The Experiment of YAML files, merged from left to right, then of `key=value` overrides.
 
     Args:
-        paths: files or plain trees; the user's own
+        paths: files, names of shipped ones, or plain trees; the user's own
         overrides: for example `optimizer.learning_rate=1e-3`
         allow: further packages whose classes may be named
         resumed: config.yaml of a run that goes on, below the others. It is a file: what it allows
@@ -356,9 +357,7 @@ def _listed(names: Any) -> list[str]:
 def _read_yaml(path: str | Path | dict):
     if isinstance(path, dict):
         return OmegaConf.create(path)
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"config '{path}' does not exist; the shipped ones are under configs/")
+    path = find_config(path)
     try:
         content = OmegaConf.load(path)
     except Exception as error:  # PyYAML raises many kinds
