@@ -5,12 +5,11 @@ arXiv 2102.12092, section 2.1 and appendix A).
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from taming.first_stage.interface import Quantized, Quantizer
+from taming.first_stage.interface import FirstStage, Quantized, Quantizer
 from taming.first_stage.likelihood import Likelihood
-from taming.first_stage.tokenizer import Tokenizer
 
 
-class DVAE(Tokenizer):
+class DVAE(FirstStage):
     """Images (B, in_channels, H, W) in [-1, 1] <-> codes (B, H / 8, W / 8).
 
     width: of the finest scale; the three coarser ones have 2, 4 and 8 times as much. blocks:
@@ -29,7 +28,7 @@ class DVAE(Tokenizer):
         in_channels: int = 3,
         key: str = "image",
     ):
-        super().__init__(quantizer, 8, in_channels, key, likelihood)
+        super().__init__(quantizer, quantizer.num_codes, 8, in_channels, key, likelihood)
         if quantizer.dim != 8 * width:
             raise ValueError(
                 f"the quantizer's dim is {quantizer.dim}, but the encoder gives 8 x width ="
@@ -53,19 +52,20 @@ class DVAE(Tokenizer):
                 nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
                 nn.init.zeros_(module.bias)
 
-    def latent(self, image: Tensor) -> Tensor:
+    def _run_encoder(self, x: Tensor) -> Tensor:
         first, *scales = self.encoder
-        x = first(self._input(image))
+        x = first(x)
         for i, scale in enumerate(scales):
             x = scale(F.max_pool2d(x, 2) if i else x)
         return F.relu(x)
 
-    def quantize(self, image: Tensor) -> Quantized:
-        found = super().quantize(image)
-        positions = found.codes[0][0].numel()
-        return Quantized(found.latent, found.codes, found.loss * positions / image[0].numel())
+    def _quantize(self, x: Tensor) -> Quantized:
+        quantized = super()._quantize(x)
+        positions = quantized.codes[0][0].numel()
+        quantized.loss = quantized.loss * positions / x[0].numel()
+        return quantized
 
-    def decoded(self, latent: Tensor) -> Tensor:
+    def _run_decoder(self, latent: Tensor) -> Tensor:
         *scales, last = self.decoder
         x = latent
         for i, scale in enumerate(scales):

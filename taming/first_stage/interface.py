@@ -1,4 +1,4 @@
-"""The seam between pictures and codes: what every quantizer and every first stage offers.
+"""The seam between images and codes: what every quantizer and every first stage offers.
 
 Letters: B batch; C, H, W image; D latent width; h, w code grid; K codes in the codebook.
 """
@@ -9,6 +9,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from taming.errors import UserError
+from taming.first_stage.inputs import check_codes, check_divides, check_image, check_latent
+from taming.first_stage.likelihood import Likelihood
 
 Codes = tuple[Tensor, ...]
 """One int64 (B, h, w) grid per level, coarse to fine; usually one."""
@@ -22,16 +26,18 @@ class Quantized:
 
 
 class Quantizer(nn.Module):
-    """Latents (B, D, h, w) -> the nearest of finitely many; searches in float32 whatever autocast
-    says.
+    """Latents (B, D, h, w) -> the nearest of finitely many.
+
+    Computes in float32 whatever autocast says, and gives latents back in the dtype they had.
     """
 
     num_codes: tuple[int, ...]
     dim: int
+    begins_batch = ends_batch = True  # the next forward pass of training, where parts are counted
 
     @property
     def code_dim(self) -> int:
-        """Of the latents that come out; D, but for relaxations that read logits."""
+        """Width of the latents that come out: D, except for relaxations, which read logits."""
         return self.dim
 
     def forward(self, latent: Tensor) -> Quantized:
@@ -41,14 +47,16 @@ class Quantizer(nn.Module):
         """The latents (B, D, h, w) that codes stand for."""
         raise NotImplementedError(f"{type(self).__name__} does not embed")
 
-    def set_step(self, batch: int) -> None:
-        """Before each training batch, for what follows a schedule; most have none."""
+    def set_step(self, batch: int, micro_batch: int = 0, micro_batches: int = 1) -> None:
+        """Before each forward pass of training, for what follows a schedule or counts batches.
 
-
-def check_count(num_codes: int) -> None:
-    """Raises ValueError for a codebook that can't say anything."""
-    if num_codes < 2:
-        raise ValueError(f"num_codes {num_codes} should be at least 2: one code says nothing")
+        Args:
+            batch: number of the batch, from 0.
+            micro_batch: which part of it comes next, where gradients are accumulated.
+            micro_batches: number of its parts.
+        """
+        self.begins_batch = micro_batch == 0
+        self.ends_batch = micro_batch == micro_batches - 1
 
 
 @dataclass
@@ -58,7 +66,7 @@ class Reconstruction:
     output: Tensor
     codes: Codes
     quantizer_loss: Tensor  # ()
-    likelihood: nn.Module | None = None  # what reads `output`, where it holds the parameters of one
+    likelihood: Likelihood | None = None  # what reads `output`, where it holds parameters of one
 
 
 class Autoencoder(nn.Module):
@@ -66,7 +74,10 @@ class Autoencoder(nn.Module):
 
     stride: int  # pixels per latent position, H / h of the finest level
     key: str  # which entry of a batch it reads
+    in_channels: int
+    labels: int | None = None  # of the label maps it reads, where it reads label maps
     num_codes: tuple[int, ...] = ()  # per level
+    likelihood: Likelihood | None = None  # what the decoder's numbers mean; None: the image itself
 
     @property
     def multiple(self) -> int:
@@ -77,32 +88,133 @@ class Autoencoder(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} does not reconstruct")
 
     def reconstruct(self, image: Tensor) -> Tensor:
-        """What `image` becomes, without anything random."""
+        """What `image` becomes, without anything random, in the dtype of `image`."""
         raise NotImplementedError(f"{type(self).__name__} does not reconstruct")
 
     def grids(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
         """The grid of each level for an image of this size."""
-        raise NotImplementedError(f"{type(self).__name__} has no grids")
+        check_divides(height, width, self.multiple)
+        return ((height // self.stride, width // self.stride),) * max(1, len(self.num_codes))
 
     @property
     def last_layer(self) -> nn.Parameter:
         """The weight that the adaptive weight of the adversarial loss compares gradients at."""
         raise NotImplementedError(f"{type(self).__name__} has no last layer")
 
+    def _input(self, image: Tensor) -> Tensor:
+        """What the encoder reads, checked. Values are not looked at in training: a step should not
+        wait for a GPU, and data sets are checked before.
+        """
+        image = check_image(image, self.in_channels, self.last_layer, not self.training)
+        self.grids(*image.shape[-2:])
+        return image
+
 
 class FirstStage(Autoencoder):
-    """A tokenizer of images; one of masks takes int64 labels (B, H, W) and one-hots inside."""
+    """A tokenizer of images: encoder, quantizer, decoder. One of masks takes int64 labels
+    (B, H, W) and one-hots inside.
 
-    def reconstruct(self, image: Tensor) -> Tensor:
-        return self.decode(self.encode(image))
+    Subclasses implement `_run_encoder`, `_run_decoder` and `last_layer`; those whose quantizer does
+    not simply follow the encoder also `_quantize` and `_embed`.
+    """
 
+    quantizer: Quantizer  # of the one latent; a hierarchy has several (vqvae2.py)
+
+    def __init__(
+        self,
+        quantizer: nn.Module,
+        num_codes: tuple[int, ...],
+        stride: int,
+        in_channels: int,
+        key: str,
+        likelihood: Likelihood | None = None,
+    ):
+        super().__init__()
+        self.add_module("quantizer", quantizer)
+        self.num_codes = num_codes
+        self.stride, self.in_channels, self.key = stride, in_channels, key
+        self.likelihood = likelihood
+
+    def forward(self, image: Tensor) -> Reconstruction:
+        quantized = self._quantize(self._input(image))
+        output = self._output(quantized.latent)
+        return Reconstruction(
+            self._picture(output), output, quantized.codes, quantized.loss, self.likelihood
+        )
+
+    @torch.no_grad()
     def encode(self, image: Tensor) -> Codes:
-        """No gradient, deterministic, dropout off."""
-        raise NotImplementedError(f"{type(self).__name__} does not encode")
+        """The codes of images, without gradient, deterministic, dropout off."""
+        with evaluating(self):
+            return self._quantize(self._input(image)).codes
 
     def decode(self, codes: Codes) -> Tensor:
-        """(B, C, H, W)"""
-        raise NotImplementedError(f"{type(self).__name__} does not decode")
+        """The images (B, C, H, W) of codes, dropout off; of a mask tokenizer logits (B, labels, H,
+        W).
+        """
+        return self._decode(self.embed(codes).to(self.last_layer.dtype))
+
+    def reconstruct(self, image: Tensor) -> Tensor:
+        decoded = self.decode(self.encode(image))
+        return decoded.to(image.dtype) if image.is_floating_point() else decoded
+
+    def latent(self, image: Tensor) -> Tensor:
+        """(B, D, h, w) before it is quantized: what latent diffusion works on."""
+        return self._run_encoder(self._input(image))
+
+    def decode_latent(self, latent: Tensor) -> Tensor:
+        """The image (B, C, H, W) of a latent (B, D, h, w), which is quantized first;
+        differentiable in the latent.
+        """
+        latent = check_latent(latent, self.quantizer.dim, self.last_layer)
+        with evaluating(self):
+            return self._decode(self.quantizer(latent).latent)
+
+    def embed(self, codes: Codes) -> Tensor:
+        """The latent (B, D, h, w) that codes stand for."""
+        codes = check_codes(codes, self.num_codes, self.last_layer)
+        self._check_grids(codes)
+        return self._embed(codes)
+
+    # What subclasses fill in
+
+    def _run_encoder(self, x: Tensor) -> Tensor:
+        """What `_input` gives -> the latent (B, D, h, w) before it is quantized."""
+        raise NotImplementedError(f"{type(self).__name__} has no latent")
+
+    def _quantize(self, x: Tensor) -> Quantized:
+        return self.quantizer(self._run_encoder(x))
+
+    def _embed(self, codes: Codes) -> Tensor:
+        return self.quantizer.embed(codes)
+
+    def _run_decoder(self, latent: Tensor) -> Tensor:
+        """A quantized latent (B, D, h, w) -> the numbers that the decoder gives for each pixel."""
+        raise NotImplementedError(f"{type(self).__name__} decodes nothing")
+
+    def _picture(self, output: Tensor) -> Tensor:
+        """`Reconstruction.output` -> what a person would look at."""
+        return output if self.likelihood is None else self.likelihood.picture(output)
+
+    # Details
+
+    def _check_grids(self, codes: Codes) -> None:
+        height, width = (side * self.stride for side in codes[-1].shape[1:])
+        shapes = [tuple(grid.shape) for grid in codes]
+        expected = [(len(codes[-1]), *grid) for grid in self.grids(height, width)]
+        if shapes != expected:
+            raise UserError(
+                f"the levels' grids of codes have shapes {shapes}, but {expected} are expected"
+            )
+
+    def _output(self, latent: Tensor) -> Tensor:
+        numbers = self._run_decoder(latent)
+        return numbers if self.likelihood is None else self.likelihood(numbers)
+
+    def _decode(self, latent: Tensor) -> Tensor:
+        with evaluating(self):
+            output = self._output(latent)
+        return output if self.likelihood is None else self.likelihood.picture(output)
 
 
 def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:

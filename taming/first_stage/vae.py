@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from taming.first_stage.interface import Autoencoder, Reconstruction
+from taming.first_stage.inputs import check_latent
+from taming.first_stage.interface import Autoencoder, Reconstruction, evaluating
 from taming.first_stage.likelihood import Likelihood
 from taming.first_stage.strided import Decoder, Encoder
-from taming.first_stage.tokenizer import check_divides
 
 
 @dataclass
@@ -64,15 +64,15 @@ class VAE(Autoencoder):
         )
 
     def encode(self, image: Tensor) -> Posterior:
-        self.grids(*image.shape[-2:])
-        return Posterior(*self.encoder(image).chunk(2, dim=1))
+        return Posterior(*self.encoder(self._input(image)).chunk(2, dim=1))
 
     def decode(self, latent: Tensor) -> Tensor:
         """latent (B, dim, h, w) -> (B, in_channels, H, W)"""
+        latent = check_latent(latent, self.dim, self.last_layer)
         return self.likelihood.picture(self.likelihood(self.decoder(latent)))
 
     def forward(self, image: Tensor) -> Reconstruction:
-        """In evaluation the latent is drawn too, as the ELBO wants it, but always with the same noise."""
+        """In evaluation the latent is random too, as the ELBO has it, always with the same noise."""
         posterior = self.encode(image)
         latent = posterior.sample(None if self.training else torch.Generator().manual_seed(0))
         parameters = self.likelihood(self.decoder(latent))
@@ -86,7 +86,8 @@ class VAE(Autoencoder):
 
     @torch.no_grad()
     def reconstruct(self, image: Tensor) -> Tensor:
-        return self.decode(self.encode(image).mean)
+        with evaluating(self):
+            return self.decode(self.encode(image).mean).to(image.dtype)
 
     @torch.no_grad()
     def sample(self, count: int, size: tuple[int, int], seed: int = 0) -> Tensor:
@@ -103,10 +104,6 @@ class VAE(Autoencoder):
         ends = self.encode(torch.stack([first, last])).mean
         shares = torch.linspace(0, 1, steps, device=ends.device)[:, None, None, None]
         return self.decode((1 - shares) * ends[0] + shares * ends[1])
-
-    def grids(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
-        check_divides(height, width, self.stride)
-        return ((height // self.stride, width // self.stride),)
 
     @property
     def last_layer(self) -> nn.Parameter:

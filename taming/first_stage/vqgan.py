@@ -7,14 +7,13 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from taming.errors import UserError
-from taming.first_stage.interface import Quantizer
+from taming.first_stage.inputs import check_labels
+from taming.first_stage.interface import FirstStage, Quantizer
 from taming.first_stage.resnet import Decoder, Encoder
-from taming.first_stage.tokenizer import Tokenizer
 from taming.images import colour_labels
 
 
-class VQGAN(Tokenizer):
+class VQGAN(FirstStage):
     """Images (B, in_channels, H, W) in [-1, 1] <-> one grid of codes (B, H / f, W / f), f =
     2^(len(multipliers) - 1).
 
@@ -37,7 +36,8 @@ class VQGAN(Tokenizer):
         key: str = "image",
         middle_attention: bool = True,
     ):
-        super().__init__(quantizer, 2 ** (len(multipliers) - 1), in_channels, key)
+        stride = 2 ** (len(multipliers) - 1)
+        super().__init__(quantizer, quantizer.num_codes, stride, in_channels, key)
         if any(level not in range(len(multipliers)) for level in attention):
             raise ValueError(
                 f"attention {list(attention)} should be indices of the {len(multipliers)} scales, 0"
@@ -61,10 +61,10 @@ class VQGAN(Tokenizer):
     def last_layer(self) -> nn.Parameter:
         return self.decoder.conv_out.weight
 
-    def latent(self, image: Tensor) -> Tensor:
-        return self.quant_conv(self.encoder(self._input(image)))
+    def _run_encoder(self, x: Tensor) -> Tensor:
+        return self.quant_conv(self.encoder(x))
 
-    def decoded(self, latent: Tensor) -> Tensor:
+    def _run_decoder(self, latent: Tensor) -> Tensor:
         return self.decoder(self.post_quant_conv(latent))
 
 
@@ -100,20 +100,12 @@ class MaskVQGAN(VQGAN):
         )
         self.labels = labels
 
-    def _input(self, labels: Tensor) -> Tensor:
-        if labels.ndim != 3 or labels.is_floating_point():
-            raise UserError(
-                f"a mask batch of shape {tuple(labels.shape)} and type {labels.dtype} was given,"
-                " int64 labels (B, H, W) are wanted"
-            )
-        if labels.numel() and int(labels.max()) >= self.labels:
-            raise UserError(
-                f"labels reach {int(labels.max())} but this mask tokenizer knows 0 to"
-                f" {self.labels - 1}; was it trained on another class list?"
-            )
+    def _input(self, image: Tensor) -> Tensor:
+        values = not self.training or image.device.type == "cpu"
+        labels = check_labels(image, self.in_channels, self.last_layer, values)
         self.grids(*labels.shape[-2:])
-        onehot = F.one_hot(labels, self.labels).permute(0, 3, 1, 2)
+        onehot = F.one_hot(labels, self.in_channels).permute(0, 3, 1, 2)
         return onehot.to(self.last_layer.dtype)
 
     def _picture(self, output: Tensor) -> Tensor:
-        return colour_labels(output.argmax(dim=1), self.labels)
+        return colour_labels(output.argmax(dim=1), self.in_channels)

@@ -7,13 +7,12 @@ quantizer's.
 
 from torch import Tensor, nn
 
-from taming.first_stage.interface import Quantizer
+from taming.first_stage.interface import FirstStage, Quantizer
 from taming.first_stage.likelihood import Likelihood
 from taming.first_stage.strided import Decoder, Encoder
-from taming.first_stage.tokenizer import Tokenizer
 
 
-class VQVAE(Tokenizer):
+class VQVAE(FirstStage):
     """Images (B, in_channels, H, W) in [-1, 1] <-> codes (B, H / f, W / f), f = 2^halvings.
 
     width, residual_width, blocks: of encoder and decoder (paper: 256, 256, 2). likelihood: None for
@@ -31,7 +30,7 @@ class VQVAE(Tokenizer):
         in_channels: int = 3,
         key: str = "image",
     ):
-        super().__init__(quantizer, 2**halvings, in_channels, key, likelihood)
+        super().__init__(quantizer, quantizer.num_codes, 2**halvings, in_channels, key, likelihood)
         maps = likelihood.maps if likelihood is not None else 1
         self.encoder = nn.Sequential(
             Encoder(in_channels, width, residual_width, blocks, halvings),
@@ -41,10 +40,10 @@ class VQVAE(Tokenizer):
             quantizer.code_dim, width, residual_width, blocks, halvings, maps * in_channels
         )
 
-    def latent(self, image: Tensor) -> Tensor:
-        return self.encoder(self._input(image))
+    def _run_encoder(self, x: Tensor) -> Tensor:
+        return self.encoder(x)
 
-    def decoded(self, latent: Tensor) -> Tensor:
+    def _run_decoder(self, latent: Tensor) -> Tensor:
         return self.decoder(latent)
 
     @property

@@ -5,13 +5,13 @@ section 3.1).
 import torch
 from torch import Tensor, nn
 
-from taming.first_stage.interface import Codes, Quantized
+from taming.errors import UserError
+from taming.first_stage.interface import Codes, FirstStage, Quantized, Quantizer
 from taming.first_stage.likelihood import Likelihood
 from taming.first_stage.strided import Decoder, Encoder
-from taming.first_stage.tokenizer import Tokenizer
 
 
-class VQVAE2(Tokenizer):
+class VQVAE2(FirstStage):
     """Images (B, in_channels, H, W) in [-1, 1] <-> one grid of codes per quantizer, the finest (B,
     H / f, W / f) with f = 2^halvings, each coarser one half as high and wide.
 
@@ -24,7 +24,7 @@ class VQVAE2(Tokenizer):
         self,
         width: int,
         residual_width: int,
-        quantizers: list,
+        quantizers: list[Quantizer],
         blocks: int = 2,
         halvings: int = 2,
         likelihood: Likelihood | None = None,
@@ -36,7 +36,15 @@ class VQVAE2(Tokenizer):
                 f"quantizers: {len(quantizers)} level; a hierarchy has two or more, and VQVAE"
                 " has one"
             )
-        super().__init__(Levels(quantizers), 2**halvings, in_channels, key, likelihood)
+        if any(len(quantizer.num_codes) != 1 for quantizer in quantizers):
+            raise ValueError(
+                "quantizers with several codes per position can't be levels of a hierarchy"
+            )
+        # The names of the weights in checkpoints: quantizer.levels.0, ...
+        shelf = nn.ModuleDict({"levels": nn.ModuleList(quantizers)})
+        num_codes = tuple(quantizer.num_codes[0] for quantizer in quantizers)
+        super().__init__(shelf, num_codes, 2**halvings, in_channels, key, likelihood)
+        self.levels = tuple(quantizers)
         networks = (width, residual_width, blocks)
         count, maps = len(quantizers), likelihood.maps if likelihood is not None else 1
         dims = [q.code_dim for q in quantizers]
@@ -66,54 +74,43 @@ class VQVAE2(Tokenizer):
         shrink = [2**i for i in reversed(range(len(self.num_codes)))]
         return tuple((finest[0] // n, finest[1] // n) for n in shrink)
 
-    def quantize(self, image: Tensor) -> Quantized:
+    def latent(self, image: Tensor) -> Tensor:
+        raise UserError("a hierarchy has no latent of its own: each level is quantized in turn")
+
+    def decode_latent(self, latent: Tensor) -> Tensor:
+        raise UserError("a hierarchy has no latent of its own: decode its codes instead")
+
+    def _quantize(self, x: Tensor) -> Quantized:
         """`latent`: all levels' vectors on the finest grid (B, D_0 + ... , h, w)."""
-        features, x = [], self._input(image)
+        features = []  # coarse to fine
         for encoder in self.encoders:
             x = encoder(x)
             features.insert(0, x)
-        known, codes, loss = None, (), 0.0
-        for level, (quantizer, feature) in enumerate(zip(self.quantizer.levels, features)):
-            heard = (
-                feature
-                if known is None
-                else torch.cat([feature, self.context[level - 1](known)], dim=1)
-            )
-            found = quantizer(self.project[level](heard))
-            known = self._join(known, found.latent, level)
-            codes, loss = codes + found.codes, loss + found.loss
-        return Quantized(known, codes, loss)
+        latent, codes, loss = None, (), 0.0
+        for level, (quantizer, feature) in enumerate(zip(self.levels, features)):
+            if latent is not None:
+                feature = torch.cat([feature, self.context[level - 1](latent)], dim=1)
+            quantized = quantizer(self.project[level](feature))
+            latent = self._join(latent, quantized.latent, level)
+            codes, loss = codes + quantized.codes, loss + quantized.loss
+        return Quantized(latent, codes, loss)
 
-    def embed(self, codes: Codes) -> Tensor:
-        known = None
-        for level, (quantizer, grid) in enumerate(zip(self.quantizer.levels, codes)):
-            known = self._join(known, quantizer.embed((grid,)), level)
-        return known
+    def _embed(self, codes: Codes) -> Tensor:
+        latent = None
+        for level, (quantizer, grid) in enumerate(zip(self.levels, codes)):
+            vectors = quantizer.embed((grid,)).to(self.last_layer.dtype)
+            latent = self._join(latent, vectors, level)
+        return latent
 
-    def decoded(self, latent: Tensor) -> Tensor:
+    def _run_decoder(self, latent: Tensor) -> Tensor:
         return self.decoder(latent)
 
-    def _join(self, known: Tensor | None, latent: Tensor, level: int) -> Tensor:
-        """The vectors of this level beside those of the coarser ones, which are brought to its grid."""
-        return latent if known is None else torch.cat([self.up[level - 1](known), latent], dim=1)
+    def _join(self, coarser: Tensor | None, latent: Tensor, level: int) -> Tensor:
+        """The vectors of a level beside those of the coarser ones, upsampled to its grid."""
+        if coarser is None:
+            return latent
+        return torch.cat([self.up[level - 1](coarser), latent], dim=1)
 
     @property
     def last_layer(self) -> nn.Parameter:
         return self.decoder.up[-1].weight
-
-
-class Levels(nn.Module):
-    """The quantizers of a hierarchy, coarse to fine."""
-
-    def __init__(self, levels: list):
-        super().__init__()
-        if any(len(q.num_codes) != 1 for q in levels):
-            raise ValueError(
-                "quantizers with several codes per position can't be levels of a hierarchy"
-            )
-        self.levels = nn.ModuleList(levels)
-        self.num_codes = tuple(q.num_codes[0] for q in levels)
-
-    def set_step(self, batch: int) -> None:
-        for quantizer in self.levels:
-            quantizer.set_step(batch)

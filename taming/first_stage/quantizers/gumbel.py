@@ -3,41 +3,48 @@ picture tokens: Ramesh et al. 2021, arXiv 2102.12092).
 """
 
 import math
+from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from taming.first_stage.interface import Codes, Quantized, Quantizer, check_count
+from taming.config.ranges import Length, Positive, Weight
+from taming.first_stage.interface import Codes, Quantized, Quantizer
+from taming.first_stage.ranges import Batches, NumCodes, Width
 
 
 class GumbelQuantizer(Quantizer):
     """Latents become logits over the codes by a 1x1 convolution. In training a softmax of logits
     and Gumbel noise, over the temperature, mixes the codes; in evaluation, and in `encode`, the
-    most probable code is taken, without noise.
+    most probable code is taken, without noise, and the gradient is the softmax's.
 
-    loss = kl_weight KL(q || uniform), summed over the codes, mean over positions. The temperature
-    goes along half a cosine from `temperature[0]` to `temperature[1]` within `temperature_batches`;
-    the KL weight likewise from 0 to `kl_weight` within `kl_batches`, 0 for at once. hard: the
-    forward pass takes one code, the gradient is the mixture's. code_dim: of the vectors that codes
-    stand for, D if not said.
+    loss = weight * KL(q || uniform), summed over the codes, mean over positions.
+
+    Args:
+        num_codes: K, vectors in the codebook.
+        dim: D, width of the latents that come in.
+        kl_weight: of the loss, reached after `kl_batches`.
+        temperature: at the start, and after `temperature_batches`; half a cosine in between.
+        temperature_batches: batches of training.
+        hard: the forward pass takes one code, the gradient is the mixture's.
+        kl_batches: over so many batches the weight grows along half a cosine; 0 for at once.
+        code_dim: of the vectors that codes stand for; by default D.
     """
 
     def __init__(
         self,
-        num_codes: int,
-        dim: int,
-        kl_weight: float = 5e-4,
-        temperature: tuple[float, float] = (1.0, 1 / 16),
-        temperature_batches: int = 150_000,
+        num_codes: NumCodes,
+        dim: Width,
+        kl_weight: Weight = 5e-4,
+        temperature: Annotated[Sequence[Positive], Length(2, 2)] = (1.0, 1 / 16),
+        temperature_batches: Batches = 150_000,
         hard: bool = True,
-        kl_batches: int = 0,
-        code_dim: int | None = None,
+        kl_batches: Batches = 0,
+        code_dim: Width | None = None,
     ):
         super().__init__()
-        check_count(num_codes)
-        if min(temperature) <= 0:
-            raise ValueError(f"temperature {list(temperature)} should be above 0 at both ends")
         self._code_dim = code_dim or dim
         self.num_codes, self.dim = (num_codes,), dim
         self.last_kl_weight, self.kl_batches, self.hard = kl_weight, kl_batches, hard
@@ -51,24 +58,32 @@ class GumbelQuantizer(Quantizer):
     def code_dim(self) -> int:
         return self._code_dim
 
-    def set_step(self, batch: int) -> None:
+    def set_step(self, batch: int, micro_batch: int = 0, micro_batches: int = 1) -> None:
+        super().set_step(batch, micro_batch, micro_batches)
         self.temperature = half_cosine(*self.temperatures, batch, self.temperature_batches)
         self.kl_weight = half_cosine(0.0, self.last_kl_weight, batch, self.kl_batches)
 
     def forward(self, latent: Tensor) -> Quantized:
         with torch.autocast(latent.device.type, enabled=False):
-            logits = self.proj(latent.float())
-            codes = logits.argmax(dim=1)
-            q = logits.softmax(dim=1)
+            weight, bias = self.proj.weight.float(), self.proj.bias.float()
+            logits = F.conv2d(latent.float(), weight, bias)
+            codes, q = logits.argmax(dim=1), logits.softmax(dim=1)
             loss = self.kl_weight * (q * (q * self.num_codes[0] + 1e-10).log()).sum(dim=1).mean()
-            if not self.training:
-                return Quantized(self.embed((codes,)), (codes,), loss)
-            mixture = F.gumbel_softmax(logits, tau=self.temperature, hard=self.hard, dim=1)
-            mixed = torch.einsum("bkhw,kd->bdhw", mixture, self.embedding.weight.float())
-        return Quantized(mixed, (mixture.argmax(dim=1),), loss)
+            if self.training:
+                q = F.gumbel_softmax(logits, tau=self.temperature, hard=self.hard, dim=1)
+                codes, quantized = q.argmax(dim=1), self._mixed(q, self.embedding.weight)
+            else:
+                quantized = self.embed((codes,))
+                if torch.is_grad_enabled() and logits.requires_grad:
+                    mixed = self._mixed(q, self.embedding.weight.detach())
+                    quantized = quantized + (mixed - mixed.detach())
+        return Quantized(quantized.to(latent.dtype), (codes,), loss)
 
     def embed(self, codes: Codes) -> Tensor:
         return F.embedding(codes[0], self.embedding.weight).permute(0, 3, 1, 2)
+
+    def _mixed(self, shares: Tensor, codebook: Tensor) -> Tensor:
+        return torch.einsum("bkhw,kd->bdhw", shares, codebook.float())
 
 
 def half_cosine(first: float, last: float, batch: int, batches: int) -> float:

@@ -2,11 +2,14 @@
 2310.05737, section 4.1).
 """
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from taming.config.ranges import Positive, Range, Weight
 from taming.first_stage.interface import Codes, Quantized, Quantizer
 from taming.first_stage.quantizers.gradient import straight_through
 
@@ -17,27 +20,25 @@ class LFQ(Quantizer):
     loss = commitment_weight |z - sg[e]|^2 + entropy_weight (mean entropy of the codes of one latent
     - entropy of the mean code), where a latent belongs to a code with the softmax of its negative
     squared distance / temperature: sure about each latent, even over all. Entropies in nats.
+
+    Args:
+        dim: D, bits of a code; the entropy runs over all 2^dim codes.
+        commitment_weight: of the first term.
+        entropy_weight: of the second term.
+        temperature: of the softmax.
     """
 
     def __init__(
         self,
-        dim: int,
-        commitment_weight: float = 0.25,
-        entropy_weight: float = 0.1,
-        temperature: float = 0.1,
+        dim: Annotated[int, Range(1, 18)],
+        commitment_weight: Weight = 0.25,
+        entropy_weight: Weight = 0.1,
+        temperature: Positive = 0.1,
     ):
         super().__init__()
-        if not 1 <= dim <= 18:
-            raise ValueError(
-                f"dim {dim} should be from 1 to 18: there are 2^dim codes, and the entropy runs"
-                " over all of them"
-            )
         self.num_codes, self.dim = (2**dim,), dim
-        self.commitment_weight, self.entropy_weight, self.temperature = (
-            commitment_weight,
-            entropy_weight,
-            temperature,
-        )
+        self.commitment_weight, self.entropy_weight = commitment_weight, entropy_weight
+        self.temperature = temperature
 
     def forward(self, latent: Tensor) -> Quantized:
         with torch.autocast(latent.device.type, enabled=False):
@@ -47,7 +48,8 @@ class LFQ(Quantizer):
             loss = self.commitment_weight * F.mse_loss(z, e)
             if self.entropy_weight:
                 loss = loss + self.entropy_weight * self._entropies(z.flatten(0, 2))
-        return Quantized(rearrange(straight_through(z, e), "b h w d -> b d h w"), (codes,), loss)
+            quantized = rearrange(straight_through(z, e), "b h w d -> b d h w")
+        return Quantized(quantized.to(latent.dtype), (codes,), loss)
 
     def embed(self, codes: Codes) -> Tensor:
         return rearrange(self._vectors(codes[0]), "b h w d -> b d h w")

@@ -21,25 +21,23 @@ def nearest(latent: Tensor, codebook: Tensor) -> Tensor:
         centre = codebook.mean(dim=0)
         codebook = codebook - centre
         half_norms = codebook.square().sum(dim=1) / 2
-        rows = max(1, TILE // len(codebook))
-        return torch.cat(
-            [
-                torch.addmm(half_norms, part.float() - centre, codebook.T, alpha=-1).argmin(dim=1)
-                for part in latent.split(rows)
-            ]
-        )
+        codes = []
+        for tile in latent.split(max(1, TILE // len(codebook))):
+            distances = torch.addmm(half_norms, tile.float() - centre, codebook.T, alpha=-1)
+            codes.append(distances.argmin(dim=1))
+        return torch.cat(codes)
 
 
-def drawn_latents(flat: Tensor, count: int) -> Tensor:
-    """(count, D) of the latents (N, D) of all processes, drawn evenly; the same ones everywhere, as
-    if there were one process.
+def random_latents(flat: Tensor, count: int) -> Tensor:
+    """(count, D) random ones of the latents (N, D) of all processes, each as likely; the same ones
+    everywhere, as if there were one process.
     """
-    several = dist.is_available() and dist.is_initialized()
-    if several:
+    distributed = dist.is_available() and dist.is_initialized()
+    if distributed:
         parts = [torch.empty_like(flat) for _ in range(dist.get_world_size())]
         dist.all_gather(parts, flat.contiguous())
         flat = torch.cat(parts)
-    drawn = flat[torch.randint(len(flat), (count,), device=flat.device)]
-    if several:
-        dist.broadcast(drawn, 0)
-    return drawn
+    latents = flat[torch.randint(len(flat), (count,), device=flat.device)]
+    if distributed:
+        dist.broadcast(latents, 0)
+    return latents

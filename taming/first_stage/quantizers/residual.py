@@ -2,42 +2,45 @@
 arXiv 2203.01941, section 3.1).
 """
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 
+from taming.config.ranges import Length
 from taming.first_stage.interface import Codes, Quantized, Quantizer
+from taming.first_stage.quantizers.gradient import straight_through
 
 
 class ResidualQuantizer(Quantizer):
-    """Several codes per position, as levels: the latent is the sum of their vectors. quantizers:
-    first to last, all of one dimension.
+    """Several codes per position, as levels: the latent is the sum of their vectors.
+
+    Args:
+        quantizers: first to last, all of one dimension.
     """
 
-    def __init__(self, quantizers: list):
+    def __init__(self, quantizers: Annotated[list[Quantizer], Length(1, 64)]):
         super().__init__()
-        if len({quantizer.dim for quantizer in quantizers}) != 1:
-            raise ValueError(
-                f"quantizers of dimensions {[q.dim for q in quantizers]} can't be added; make them"
-                " equal"
-            )
+        dims = [dim for quantizer in quantizers for dim in (quantizer.dim, quantizer.code_dim)]
+        if len(set(dims)) != 1:
+            raise ValueError(f"quantizers of dimensions {dims} can't be added; make them equal")
         self.quantizers = nn.ModuleList(quantizers)
         self.num_codes = tuple(n for quantizer in quantizers for n in quantizer.num_codes)
         self.dim = quantizers[0].dim
 
-    def set_step(self, batch: int) -> None:
+    def set_step(self, batch: int, micro_batch: int = 0, micro_batches: int = 1) -> None:
         for quantizer in self.quantizers:
-            quantizer.set_step(batch)
+            quantizer.set_step(batch, micro_batch, micro_batches)
 
     def forward(self, latent: Tensor) -> Quantized:
-        left, total, codes, loss = latent.float(), 0.0, (), latent.new_zeros(())
+        z = latent.float()
+        rest, codes, loss = z, (), latent.new_zeros(())
         for quantizer in self.quantizers:
-            found = quantizer(left)
-            total, left = total + found.latent, left - found.latent.detach()
-            codes, loss = codes + found.codes, loss + found.loss
-        value = self.embed(codes).detach()
-        return Quantized(value + (latent.float() - latent.float().detach()), codes, loss)
+            quantized = quantizer(rest)
+            rest = rest - quantized.latent.detach()
+            codes, loss = codes + quantized.codes, loss + quantized.loss
+        return Quantized(straight_through(z, self.embed(codes)).to(latent.dtype), codes, loss)
 
     def embed(self, codes: Codes) -> Tensor:
-        return torch.stack(
-            [quantizer.embed((grid,)) for quantizer, grid in zip(self.quantizers, codes)]
-        ).sum(dim=0)
+        levels = zip(self.quantizers, codes)
+        return torch.stack([quantizer.embed((grid,)) for quantizer, grid in levels]).sum(dim=0)

@@ -7,31 +7,42 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from taming.first_stage.interface import Codes, Quantized, Quantizer, check_count
+from taming.config.ranges import Weight
+from taming.first_stage.interface import Codes, Quantized, Quantizer
 from taming.first_stage.quantizers.gradient import straight_through
 from taming.first_stage.quantizers.nearest import nearest
+from taming.first_stage.ranges import NumCodes, Width
 
 
 class SimVQ(Quantizer):
-    """Loss and weights as VectorQuantizer's; only `map` learns."""
+    """Loss as VectorQuantizer's; only `map` learns.
+
+    Args:
+        num_codes: K, vectors in the codebook.
+        dim: D, numbers in a vector.
+        codebook_weight: of the term that moves codes.
+        commitment_weight: of the term that moves latents.
+    """
+
+    basis: Tensor
 
     def __init__(
         self,
-        num_codes: int,
-        dim: int,
-        codebook_weight: float = 1.0,
-        commitment_weight: float = 0.25,
+        num_codes: NumCodes,
+        dim: Width,
+        codebook_weight: Weight = 1.0,
+        commitment_weight: Weight = 0.25,
     ):
         super().__init__()
-        check_count(num_codes)
         self.num_codes, self.dim = (num_codes,), dim
         self.codebook_weight, self.commitment_weight = codebook_weight, commitment_weight
         self.register_buffer("basis", torch.randn(num_codes, dim) * dim**-0.5)
         self.map = nn.Linear(dim, dim)
 
     def codebook(self) -> Tensor:
-        """(K, D)"""
-        return self.map(self.basis)
+        """(K, D), float32."""
+        with torch.autocast(self.basis.device.type, enabled=False):
+            return F.linear(self.basis.float(), self.map.weight.float(), self.map.bias.float())
 
     def forward(self, latent: Tensor) -> Quantized:
         with torch.autocast(latent.device.type, enabled=False):
@@ -42,7 +53,8 @@ class SimVQ(Quantizer):
             loss = self.codebook_weight * F.mse_loss(
                 e, z.detach()
             ) + self.commitment_weight * F.mse_loss(z, e.detach())
-        return Quantized(rearrange(straight_through(z, e), "b h w d -> b d h w"), (codes,), loss)
+            quantized = rearrange(straight_through(z, e), "b h w d -> b d h w")
+        return Quantized(quantized.to(latent.dtype), (codes,), loss)
 
     def embed(self, codes: Codes) -> Tensor:
         return rearrange(F.embedding(codes[0], self.codebook()), "b h w d -> b d h w")
