@@ -4,22 +4,81 @@ and pictures drawn from both.
     model = taming.load("landscapes")  # a shipped model, a run folder, a checkpoint
     codes = model.first_stage.encode(image)
     images = model.sample({"segmentation": labels}, seed=0)
-    figures = taming.evaluate("figures.json", checkpoint="landscapes", data="my/data")
+    sheet = taming.sample("landscapes", "drawn", masks="my/layouts", temperature=0.9)
+    last = taming.train("intel_vqgan_64", "runs/mine", ["data.batch_size=4"])
+    figures = taming.evaluate("figures.json", checkpoint=last, data="my/data")
+
+`help(taming)` describes each; `taming.first_stage`, `taming.second_stage` and `taming.data` have
+the parts.
 """
 
+from collections.abc import Iterable
 from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 __version__ = "0.1.0"
-LAZY = {"load": "taming.formats.load", "evaluate": "taming.evaluation.evaluate"}
-__all__ = sorted(LAZY)
+LAZY = {
+    "compress": ("taming.inference.compress", "compress_file"),
+    "decompress": ("taming.inference.compress", "decompress_file"),
+    "encode": ("taming.inference.encode", "encode_folder"),
+    "evaluate": ("taming.evaluation.evaluate", "evaluate"),
+    "load": ("taming.formats.load", "load"),
+    "reconstruct": ("taming.inference.reconstruct", "reconstruct_folder"),
+    "sample": ("taming.inference.sample", "sample"),
+    "Sampling": ("taming.second_stage.sampling", "Sampling"),
+    "UserError": ("taming.errors", "UserError"),
+}
+__all__ = sorted([*LAZY, "train"])
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     """Imported when first used, so that `import taming` and the command line's help stay quick."""
     if name in LAZY:
-        return getattr(import_module(LAZY[name]), name)
+        module, attribute = LAZY[name]
+        return getattr(import_module(module), attribute)
     raise AttributeError(f"module 'taming' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:
     return [*__all__, "__version__"]
+
+
+def train(
+    config: str | Path | dict | Iterable[str | Path | dict],
+    folder: str | Path,
+    overrides: Iterable[str] = (),
+    *,
+    resume: bool = False,
+    start_from: str | Path | None = None,
+    fitting: bool = False,
+    allow: Iterable[str] = (),
+) -> Path:
+    """Trains a first stage, a second stage or a segmenter.
+
+        taming.train("intel_vqgan_64", "runs/mine", ["trainer.max_steps=1000"])
+        taming.train([], "runs/mine", ["trainer.max_steps=2000"], resume=True)
+
+    Args:
+        config: a YAML file, the name of a shipped one, a plain dictionary, or several of these,
+            merged from left to right.
+        folder: of the run: config.yaml, metrics.csv, checkpoints/ and pictures/ go there.
+        overrides: `key=value`, as on the command line.
+        resume: resume the run in `folder` where it stopped; `config` adds to its own.
+        start_from: a checkpoint whose weights are taken before batch 0.
+        fitting: with `start_from`: take what has the right name and shape, and list the rest.
+        allow: packages of your own whose classes the configuration may name.
+
+    Returns:
+        The last checkpoint's path, for `taming.load`.
+
+    Raises:
+        UserError: an unknown key, a value out of range, a folder that is in use or has a run.
+    """
+    from taming.config import load as load_config
+    from taming.training import run
+
+    resumed = Path(folder) / "config.yaml" if resume else None
+    experiment = load_config(config, overrides, allow, resumed)
+    start = None if start_from is None else str(start_from)
+    return run.train(experiment, folder, resume, start, fitting)

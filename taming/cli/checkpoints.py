@@ -1,32 +1,28 @@
 """taming inspect, convert, export."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
-from taming.cli.parser import Parser
+from taming.cli.parser import Parser, add_checkpoint, add_loading
 from taming.errors import UserError
 
+YAML = (".yaml", ".yml")
 
-def inspect(arguments: list[str]) -> None:
-    """Say what a checkpoint is, without building its model."""
+
+def inspect(words: list[str]) -> None:
+    """Describe a checkpoint, without building its model."""
     parser = Parser(prog="taming inspect", description=inspect.__doc__)
-    parser.add_argument("checkpoint", metavar="FILE")
-    parser.add_argument(
-        "--config",
-        metavar="YAML",
-        help="what came with a published checkpoint; default: what lies beside it",
-    )
-    given = parser.parse(arguments)
+    add_checkpoint(parser)
+    arguments = parser.parse(words)
 
     from taming.formats.load import describe
 
-    print(describe(given.checkpoint, given.config))
+    print(describe(arguments.checkpoint, arguments.config))
 
 
-def convert(arguments: list[str]) -> None:
-    """Write a checkpoint, ours or published, as safetensors with its configuration; or a published
-    YAML as ours.
-    """
+def convert(words: list[str]) -> None:
+    """Write a checkpoint, ours or published, as safetensors; or a published YAML as ours."""
     parser = Parser(prog="taming convert", description=convert.__doc__)
     parser.add_argument(
         "checkpoint", metavar="IN", help="a checkpoint or a run folder; or a published YAML"
@@ -35,53 +31,60 @@ def convert(arguments: list[str]) -> None:
         "out", metavar="OUT", nargs="?", help="a .safetensors file; for a YAML a .yaml file"
     )
     parser.add_argument(
-        "--config",
-        metavar="YAML",
-        help="what came with a published checkpoint; alone with OUT: convert only this",
-    )
-    parser.add_argument(
         "--half",
         action="store_true",
-        help="floats in half precision; in a quarter what no sample needs",
+        help="floats in half precision; in a quarter those that no sample needs",
     )
-    given = parser.parse(arguments)
-    if given.out is None and given.config:
-        given.checkpoint, given.out = given.config, given.checkpoint
-    if given.out is None:
+    add_loading(parser)
+    arguments = parser.parse(words)
+    source, out, config = arguments.checkpoint, arguments.out, arguments.config
+    if out is None and config:  # --config alone with OUT: only the configuration
+        source, out, config = config, source, None
+    if out is None:
         raise UserError("convert needs IN and OUT; see: taming convert --help")
 
-    from taming.files import make_writable
-    from taming.formats.load import convert_yaml, read_checkpoint
+    from taming.files import check_output
+    from taming.formats.load import convert_yaml, find_checkpoint, read_checkpoint
     from taming.formats.ours import save_safetensors
 
-    if given.checkpoint.endswith((".yaml", ".yml")):
-        print(convert_yaml(given.checkpoint, given.out))
+    if source.endswith(YAML):
+        _check_ending(out, *YAML)
+        check_output(out, (source,), YAML)
+        print(convert_yaml(source, out))
         return
-    if not given.out.endswith(".safetensors"):
-        raise UserError(f"'{given.out}' should end in .safetensors")
-
-    make_writable(Path(given.out).parent)
-    content = read_checkpoint(given.checkpoint, given.config)
-    save_safetensors(given.out, content, given.half)
-    for name, why in content.left.items():
-        print(f"left aside {name}: {why}", file=sys.stderr)
-    print(given.out)
+    _check_ending(out, ".safetensors")
+    check_output(out, (find_checkpoint(source), *filter(None, (config,))), (".safetensors",))
+    content = read_checkpoint(source, config)
+    save_safetensors(out, content, arguments.half)
+    _print_unused(content.left)
+    print(out)
 
 
-def export(arguments: list[str]) -> None:
-    """Write a checkpoint in the published code's layout: checkpoints/last.ckpt and configs/model-
-    project.yaml.
-    """
+def export(words: list[str]) -> None:
+    """Write a checkpoint in the published code's layout: a .ckpt and its YAML."""
     parser = Parser(prog="taming export", description=export.__doc__)
-    parser.add_argument("checkpoint", metavar="CKPT")
-    parser.add_argument("out", metavar="OUT", help="the folder to write")
+    add_checkpoint(parser)
     parser.add_argument(
-        "--config",
-        metavar="YAML",
-        help="what came with a published checkpoint; default: what lies beside it",
+        "out",
+        metavar="OUT",
+        help="the folder to write checkpoints/last.ckpt and configs/model-project.yaml into",
     )
-    given = parser.parse(arguments)
+    arguments = parser.parse(words)
 
-    from taming.formats.load import read_checkpoint, save_published
+    from taming.files import check_output
+    from taming.formats.load import find_checkpoint, read_checkpoint, save_published
 
-    print(save_published(given.out, read_checkpoint(given.checkpoint, given.config)))
+    check_output(arguments.out, (find_checkpoint(arguments.checkpoint),))
+    content = read_checkpoint(arguments.checkpoint, arguments.config)
+    print(save_published(arguments.out, content))
+
+
+def _check_ending(out: str, *endings: str) -> None:
+    """Devices such as /dev/null have none."""
+    if not out.endswith(endings) and not (Path(out).exists() and not Path(out).is_file()):
+        raise UserError(f"'{out}' should end in {' or '.join(endings)}")
+
+
+def _print_unused(reasons: Mapping[str, str]) -> None:
+    for name, reason in reasons.items():
+        print(f"not converted: {name}: {reason}", file=sys.stderr)

@@ -1,26 +1,74 @@
 """taming evaluate, report, doctor."""
 
+import argparse
 from pathlib import Path
 
-from taming.cli.parser import Parser, quiet_lightning, size_of
+from taming.cli.parser import (
+    Parser,
+    add_checkpoint,
+    add_sampling,
+    positive,
+    quiet_lightning,
+    sampling_of,
+    size_of,
+)
 from taming.errors import UserError
 
+NOT_MEASURED = ("size", "accept", "classifier")  # fields of Sampling that evaluate has no flag for
 
-def evaluate(arguments: list[str]) -> None:
-    """Measure a checkpoint, or two folders of pictures; every figure carries the protocol that made
-    it.
-    """
-    parser = Parser(prog="taming evaluate", description=evaluate.__doc__)
-    parser.add_argument(
-        "checkpoint",
-        metavar="CKPT",
-        nargs="?",
-        help="a first or second stage; without, --data and --samples are compared",
+
+def evaluate(words: list[str]) -> None:
+    """Measure a checkpoint, or two folders of pictures."""
+    arguments = _evaluate_parser().parse(words)
+    quiet_lightning()
+    out = _figures_file(arguments)
+
+    from taming.evaluation.evaluate import evaluate as measure
+    from taming.files import check_output
+
+    inputs = [
+        arguments.checkpoint,
+        arguments.config,
+        arguments.data,
+        arguments.train,
+        arguments.samples,
+        arguments.segmenter,
+        arguments.reference,
+    ]
+    files = [path for path in inputs if path and Path(path).is_file()]
+    check_output(out, files, (".json",))
+    check_output(arguments.store_reference, files, (".npz",))
+    options = {"only": _parts(arguments.only)} if arguments.only is not None else {}
+    figures = measure(
+        out,
+        checkpoint=arguments.checkpoint,
+        data=arguments.data,
+        train=arguments.train,
+        samples=arguments.samples,
+        features=arguments.features,
+        feature_size=arguments.feature_size,
+        segmenter=arguments.segmenter,
+        size=arguments.size,
+        pictures=arguments.pictures,
+        train_pictures=arguments.train_pictures,
+        reference=arguments.reference,
+        store_reference=arguments.store_reference,
+        seed=arguments.seed,
+        batch_size=arguments.batch_size,
+        yaml=arguments.config,
+        drawing=sampling_of(arguments, NOT_MEASURED),
+        **options,
     )
-    parser.add_argument(
-        "--config",
-        metavar="YAML",
-        help="what came with a published checkpoint; default: what lies beside it",
+    print(figures.table())
+
+
+def _evaluate_parser() -> Parser:
+    description = f"{evaluate.__doc__} Every figure carries the protocol that it was measured by."
+    parser = Parser(prog="taming evaluate", description=description)
+    add_checkpoint(
+        parser,
+        help="a first or second stage; without, --data and --samples are compared",
+        nargs="?",
     )
     parser.add_argument(
         "--data",
@@ -51,6 +99,7 @@ def evaluate(arguments: list[str]) -> None:
     )
     parser.add_argument(
         "--feature-size",
+        type=size_of,
         metavar="HxW",
         help="what pictures are resized to for the features; default: the network's own",
     )
@@ -64,18 +113,22 @@ def evaluate(arguments: list[str]) -> None:
     )
     parser.add_argument(
         "--size",
+        type=size_of,
         metavar="HxW",
         help="bring all pictures to this size; default: what CKPT was trained on",
     )
     parser.add_argument(
-        "--pictures", type=int, metavar="N", help="measure on so many, spread evenly; default: all"
+        "--pictures",
+        type=positive,
+        metavar="N",
+        help="measure on this many, evenly spaced in the list; default: all",
     )
     parser.add_argument(
         "--train-pictures",
-        type=int,
+        type=positive,
         default=2000,
         metavar="N",
-        help="at most so many training pictures, spread evenly",
+        help="at most this many training pictures, evenly spaced in the list",
     )
     parser.add_argument(
         "--only",
@@ -90,17 +143,7 @@ def evaluate(arguments: list[str]) -> None:
         metavar="FILE",
         help="write the statistics of the real pictures' features (.npz)",
     )
-    parser.add_argument(
-        "--temperature",
-        type=float,
-        default=1.0,
-        help="of the samples that are drawn here, as for taming sample",
-    )
-    parser.add_argument("--top-k", type=int)
-    parser.add_argument("--top-p", type=float)
-    parser.add_argument("--guidance", type=float, default=1.0)
-    parser.add_argument("--seed", type=int, default=0, help="of samples and intervals")
-    parser.add_argument("--batch-size", type=int, default=32, help="changes no figure")
+    parser.add_argument("--batch-size", type=positive, default=32, help="changes no figure")
     parser.add_argument(
         "-o",
         "--out",
@@ -110,60 +153,35 @@ def evaluate(arguments: list[str]) -> None:
             " folder beside"
         ),
     )
-    given = parser.parse(arguments)
-    quiet_lightning()
-    out = Path(
-        given.out
-        or (
-            Path(given.checkpoint or "") / "figures.json"
-            if Path(given.checkpoint or "").is_dir()
-            else "figures.json"
-        )
-    )
+    add_sampling(parser.add_argument_group("for samples that are drawn here"), NOT_MEASURED)
+    return parser
+
+
+def _figures_file(arguments: argparse.Namespace) -> Path:
+    if arguments.out is None:
+        run = Path(arguments.checkpoint or "")
+        return run / "figures.json" if run.is_dir() else Path("figures.json")
+    out = Path(arguments.out)
     if out.suffix != ".json":
-        raise UserError(f"-o {out} should end in .json")
-
-    from taming.evaluation import evaluate as measuring
-    from taming.second_stage.sampling import Sampling
-
-    names = (
-        "checkpoint",
-        "data",
-        "train",
-        "samples",
-        "features",
-        "segmenter",
-        "pictures",
-        "train_pictures",
-        "reference",
-        "store_reference",
-        "seed",
-        "batch_size",
-    )
-    how = {name: getattr(given, name) for name in names} | {
-        "size": size_of(given.size),
-        "feature_size": size_of(given.feature_size),
-        "yaml": given.config,
-    }
-    if given.only:
-        how["only"] = tuple(part.strip() for part in given.only.split(","))
-    how["drawing"] = Sampling(
-        **{
-            name: getattr(given, name)
-            for name in ("seed", "temperature", "top_k", "top_p", "guidance")
-        }
-    )
-    print(measuring.evaluate(out, **how).table())
+        raise UserError(f"-o {arguments.out} should end in .json")
+    return out
 
 
-def report(arguments: list[str]) -> None:
+def _parts(text: str) -> tuple[str, ...]:
+    parts = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not parts:
+        raise UserError("--only names nothing; leave it out to measure everything")
+    return parts
+
+
+def report(words: list[str]) -> None:
     """Write one page about one or several runs, side by side."""
     parser = Parser(prog="taming report", description=report.__doc__)
     parser.add_argument(
         "runs",
         metavar="RUN",
         nargs="+",
-        help="folders of taming train; what taming evaluate RUN wrote there is shown too",
+        help="folders of taming train; figures of taming evaluate RUN are included",
     )
     parser.add_argument(
         "-o",
@@ -172,22 +190,24 @@ def report(arguments: list[str]) -> None:
         metavar="FILE.html",
         help="plots go, as PNG, into a folder of the same name",
     )
-    given = parser.parse(arguments)
-    if not given.out.endswith(".html"):
-        raise UserError(f"-o {given.out} should end in .html")
+    arguments = parser.parse(words)
+    if not arguments.out.endswith(".html"):
+        raise UserError(f"-o {arguments.out} should end in .html")
 
-    from taming.evaluation import comparison
+    from taming.evaluation.comparison import write
+    from taming.files import check_output
 
-    print(comparison.write(given.runs, given.out))
+    check_output(arguments.out, arguments.runs, (".html",))
+    print(write(arguments.runs, arguments.out))
 
 
-def doctor(arguments: list[str]) -> None:
+def doctor(words: list[str]) -> None:
     """Say in plain words what is wrong with a run, and what to change."""
     parser = Parser(prog="taming doctor", description=doctor.__doc__)
     parser.add_argument("runs", metavar="RUN", nargs="+")
-    given = parser.parse(arguments)
+    arguments = parser.parse(words)
 
-    from taming.evaluation import doctor as surgery
+    from taming.evaluation.doctor import diagnose
 
-    for run in given.runs:
-        print(surgery.diagnose(run))
+    for run in arguments.runs:
+        print(diagnose(run))

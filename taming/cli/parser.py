@@ -1,59 +1,131 @@
-"""What the verbs share: a parser that raises, sizes, lists of numbers."""
+"""What the verbs share: a parser that raises, the flags that several have, sizes and lists."""
 
 import argparse
+import dataclasses
 import os
+import typing
+from collections.abc import Callable, Container
+from typing import TYPE_CHECKING, Any
 
 from taming.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from taming.second_stage.sampling import Sampling
 
 
 class Parser(argparse.ArgumentParser):
     """Raises instead of exiting: one line, with a did-you-mean."""
 
-    def __init__(self, **how):
-        super().__init__(allow_abbrev=False, **how)
+    def __init__(self, **options: Any):
+        super().__init__(allow_abbrev=False, **options)
 
-    def error(self, message: str):
+    def error(self, message: str) -> typing.NoReturn:
         raise UserError(f"{message}; see: {self.prog} --help")
 
-    def parse(self, arguments: list[str]) -> argparse.Namespace:
-        found, unknown = self.parse_known_args(arguments)
+    def parse(self, words: list[str]) -> argparse.Namespace:
+        arguments, unknown = self.parse_known_args(words)
         # Argparse takes key=value only in one run; users put them between flags too
-        if hasattr(found, "overrides"):
-            found.overrides += [
-                word for word in unknown if "=" in word and not word.startswith("-")
-            ]
-            unknown = [word for word in unknown if word not in found.overrides]
+        if hasattr(arguments, "overrides"):
+            between = [word for word in unknown if "=" in word and not word.startswith("-")]
+            arguments.overrides += between
+            unknown = [word for word in unknown if word not in between]
         if unknown:
             flags = [flag for action in self._actions for flag in action.option_strings]
-            raise UserError(
-                f"unknown argument '{unknown[0]}'{did_you_mean(unknown[0].split('=')[0], flags)};"
-                f" see: {self.prog} --help"
-            )
-        return found
+            hint = did_you_mean(unknown[0].split("=")[0], flags) if unknown[0][:1] == "-" else ""
+            raise UserError(f"unknown argument '{unknown[0]}'{hint}; see: {self.prog} --help")
+        return arguments
 
 
-def gpu_overrides(text: str) -> list[str]:
-    devices = numbers(text)
-    if devices != list(range(len(devices))):
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, devices))
-    return ["trainer.accelerator=gpu", f"trainer.devices={len(devices)}"]
+def add_checkpoint(parser: Parser, help: str | None = None, **options: Any) -> None:
+    """CKPT, and what may be needed to load it."""
+    words = "a checkpoint, a run folder, or the name of a shipped model (landscapes)"
+    parser.add_argument("checkpoint", metavar="CKPT", help=help or words, **options)
+    add_loading(parser)
 
 
-def numbers(text: str) -> list[int]:
+def add_loading(parser: Parser) -> None:
+    parser.add_argument(
+        "--config",
+        metavar="YAML",
+        help="came with a published checkpoint; default: the one beside it",
+    )
+    parser.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="PKG",
+        help=(
+            "your own package, of which CKPT may name classes; they are imported and run, so only"
+            " where you trust the file"
+        ),
+    )
+
+
+def positive(text: str) -> int:
+    """An argparse type: a whole number of at least one."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if not 1 <= number < 2**31:
+        raise argparse.ArgumentTypeError(f"{text} should be a whole number of at least 1")
+    return number
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """An argparse type: 64x96 or 64 -> (height, width)."""
+    parts = text.lower().split("x")
+    numbers = [int(p) if p.isascii() and p.isdigit() and len(p) < 7 else 0 for p in parts]
+    if len(numbers) > 2 or min(numbers) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: give height x width, for example 64x96")
+    return numbers[0], numbers[-1]
+
+
+def numbers_of(text: str) -> list[int]:
+    """An argparse type: 0,1 -> [0, 1]."""
     try:
         return [int(part) for part in text.split(",") if part.strip()]
     except ValueError:
-        raise UserError(f"'{text}' is not a list of numbers such as 0,1") from None
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of numbers such as 0,1") from None
 
 
-def size_of(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    text = text if "x" in text.lower() else f"{text}x{text}"
-    parts = text.lower().split("x")
-    if len(parts) != 2 or not all(p.isdigit() and int(p) for p in parts):
-        raise UserError(f"--size {text}: give height x width, for example 64x96")
-    return int(parts[0]), int(parts[1])
+def add_sampling(parser: argparse._ActionsContainer, leave_out: Container[str] = ()) -> None:
+    """A flag for each field of `Sampling`."""
+    from taming.second_stage.sampling import Sampling
+
+    hints = typing.get_type_hints(Sampling)
+    for field in dataclasses.fields(Sampling):
+        if field.name in leave_out:
+            continue
+        parser.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            type=_kind(hints[field.name]),
+            default=field.default,
+            help=field.metadata["help"],
+            metavar=field.metadata.get("metavar"),
+        )
+
+
+def _kind(hint: Any) -> Callable[[str], Any]:
+    """What makes a value of this type out of a word."""
+    options = [one for one in typing.get_args(hint) if one is not type(None)] or [hint]
+    return size_of if typing.get_origin(options[0]) is tuple else options[0]
+
+
+def sampling_of(arguments: argparse.Namespace, leave_out: Container[str] = ()) -> "Sampling":
+    """What the flags of `add_sampling` say, checked."""
+    from taming.second_stage.sampling import Sampling
+
+    names = [field.name for field in dataclasses.fields(Sampling) if field.name not in leave_out]
+    return Sampling.of(**{name: getattr(arguments, name) for name in names})
+
+
+def gpu_overrides(text: str) -> list[str]:
+    """--gpus 0,1 -> our keys."""
+    devices = numbers_of(text)
+    if devices != list(range(len(devices))):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, devices))
+    return ["trainer.accelerator=gpu", f"trainer.devices={len(devices)}"]
 
 
 def quiet_lightning() -> None:

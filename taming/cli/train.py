@@ -1,14 +1,40 @@
 """taming train."""
 
+import argparse
 from pathlib import Path
 
 from taming.cli.overrides import translated
-from taming.cli.parser import Parser, gpu_overrides, quiet_lightning
+from taming.cli.parser import Parser, add_loading, gpu_overrides, quiet_lightning
 from taming.errors import UserError
 
+YES = ("true", "t", "1", "yes", "y")
 
-def train(arguments: list[str]) -> None:
-    """Train a first or a second stage from a configuration, or go on with a run."""
+
+def train(words: list[str]) -> None:
+    """Train a first or a second stage from a configuration, or resume a run."""
+    arguments = _parser().parse(words)
+    _check_combinations(arguments)
+    overrides = arguments.overrides + [base for base in arguments.base if "=" in base]
+    bases = [base for base in arguments.base if "=" not in base]
+    if arguments.seed is not None:
+        overrides.append(f"seed={arguments.seed}")
+    if arguments.gpus is not None:
+        overrides += gpu_overrides(arguments.gpus)
+    folder = _folder(arguments, bases, overrides)
+
+    from taming import config
+
+    bases, overrides, start_from = translated(bases, overrides, arguments)
+    resumed = folder / "config.yaml" if arguments.resume else None
+    experiment = config.load(bases, overrides, arguments.allow, resumed)
+    quiet_lightning()
+    from taming.training import run
+
+    resume, fitting = bool(arguments.resume), arguments.fitting
+    print(run.train(experiment, folder, resume, start_from, fitting, arguments.config))
+
+
+def _parser() -> Parser:
     parser = Parser(prog="taming train", description=train.__doc__)
     parser.add_argument(
         "-b",
@@ -16,20 +42,20 @@ def train(arguments: list[str]) -> None:
         nargs="+",
         default=[],
         metavar="CONFIG",
-        help="YAML files, merged from left to right",
+        help="YAML files, or names of shipped ones (see: taming configs), merged left to right",
     )
     parser.add_argument(
         "-r",
         "--resume",
         metavar="RUN",
-        help="go on with this run folder (or its checkpoint), exactly where it stopped",
+        help="resume this run folder (or its checkpoint) exactly where it stopped",
     )
     parser.add_argument(
         "-n",
         "--name",
         help="the run's folder is runs/NAME; default: the name of the last configuration",
     )
-    parser.add_argument("-s", "--seed", type=int)
+    parser.add_argument("-s", "--seed", type=int, help="the same as seed=...")
     parser.add_argument(
         "-t",
         "--train",
@@ -50,67 +76,50 @@ def train(arguments: list[str]) -> None:
         help="take weights from here (ours or published), then train from batch 0",
     )
     parser.add_argument(
-        "--config",
-        metavar="YAML",
-        help="what came with a published --from; default: what lies beside it",
-    )
-    parser.add_argument(
         "--fitting",
         action="store_true",
-        help="with --from: take what has the right shape, and say what was left",
+        help="with --from: take what has the right shape, and list the rest",
     )
+    add_loading(parser)
     parser.add_argument(
         "overrides",
         nargs="*",
         metavar="key=value",
         help="for example optimizer.learning_rate=1e-3 data.batch_size=4",
     )
-    given = parser.parse(arguments)
-    overrides = given.overrides + [b for b in given.base if "=" in b]
-    bases = [b for b in given.base if "=" not in b]
-    if str(given.train).lower() not in ("true", "t", "1", "yes", "y"):
+    return parser
+
+
+def _check_combinations(arguments: argparse.Namespace) -> None:
+    if str(arguments.train).lower() not in YES:
         raise UserError(
-            f"-t {given.train}: only training is done here; to test, use taming reconstruct or"
+            f"-t {arguments.train}: this command only trains; to test, use taming reconstruct or"
             " taming sample"
         )
-    if given.seed is not None:
-        overrides.append(f"seed={given.seed}")
-    if given.gpus is not None:
-        overrides += gpu_overrides(given.gpus)
-    if given.resume and given.start_from:
+    if arguments.resume and arguments.start_from:
         raise UserError(
-            "-r and --from exclude each other: -r goes on with a run, --from starts one from"
-            " weights"
+            "-r and --from exclude each other: -r resumes a run, --from starts one from weights"
         )
-    if (given.fitting or given.config) and not given.start_from:
+    if (arguments.fitting or arguments.config) and not arguments.start_from:
         raise UserError("--fitting and --config say how --from takes weights; give --from too")
-    resumed = None
-    if given.resume:
-        folder = _run_folder(given.resume)
+
+
+def _folder(arguments: argparse.Namespace, bases: list[str], overrides: list[str]) -> Path:
+    """The run's."""
+    if arguments.resume:
         for override in overrides:
             if override.split("=")[0].split(".")[0] in ("model", "variables"):
                 raise UserError(
-                    f"{override}: a run that goes on keeps its model, and its variables are filled"
-                    " in already; start a new one with -b, or name the key itself"
+                    f"{override}: a resumed run keeps its model, and its variables are filled in"
+                    " already; start a new one with -b, or name the key itself"
                 )
-        resumed = folder / "config.yaml"
-    elif bases:
-        folder = Path("runs") / (given.name or Path(bases[-1]).stem)
-    else:
-        raise UserError(
-            "nothing to train: give a configuration with -b, or a run to go on with by -r"
-        )
-
-    from taming import config
-
-    bases, overrides, start_from = translated(bases, overrides, given)
-    experiment = config.load(bases, overrides, resumed=resumed)
-    quiet_lightning()
-    from taming.training import run
-
-    print(
-        run.train(experiment, folder, bool(given.resume), start_from, given.fitting, given.config)
-    )
+        return _run_folder(arguments.resume)
+    if not bases:
+        raise UserError("nothing to train: give a configuration with -b, or a run to resume by -r")
+    name = arguments.name if arguments.name is not None else Path(bases[-1]).stem
+    if not Path(name).name or "\0" in name:
+        raise UserError(f"-n '{name}' is no name for a folder")
+    return Path("runs") / name
 
 
 def _run_folder(name: str) -> Path:
@@ -120,7 +129,7 @@ def _run_folder(name: str) -> Path:
         path = path.parent.parent
     elif path.is_file():
         raise UserError(
-            f"-r {name}: a run goes on from its last.ckpt; to start a new one from these weights,"
+            f"-r {name}: a run resumes from its last.ckpt; to start a new one from these weights,"
             " use --from"
         )
     for folder in (path, Path("runs") / name):

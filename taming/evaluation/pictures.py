@@ -2,33 +2,44 @@
 with masks and lists, or any folder of pictures.
 """
 
-import base64
-import io
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from taming import config, images
-from taming.data.folder import ClassFolders, ImageFolder, found
+from taming import config
+from taming.data.folder import ClassFolders, ImageFolder, find_pictures
 from taming.data.segmentation import SegmentedImages
-from taming.data.transforms import View, mask_to_tensor, read_image, to_tensor
+from taming.data.reading import mask_to_tensor, read_image, to_tensor
+from taming.data.views import View
 from taming.errors import UserError
 from taming.formats.ours import Content
+from taming.inference.conditions import _unpacked
+from taming.inference.record import Record, read_record
 
 Size = tuple[int, int]
 
 
 class Pictures(Dataset):
-    """Every picture under a folder, as it is, or resized and cropped to `size`."""
+    """Every picture under a folder.
+
+    Args:
+        folder: with pictures, in subfolders too.
+        size: (H, W) that they are resized and cropped to; None takes them as they are.
+    """
 
     def __init__(self, folder: str | Path, size: Size | None = None):
         if not Path(folder).is_dir():
             raise UserError(f"picture folder '{folder}' does not exist")
-        self.folder, self.view = Path(folder), size and View(size, flip=False, upscale=True)
-        self.paths = found(self.folder, folder)
+        self.folder = Path(folder)
+        self.view = View(size, flip=False, upscale=True) if size else None
+        self.paths = find_pictures(self.folder, folder)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -37,79 +48,79 @@ class Pictures(Dataset):
         return [self.paths[index]]
 
     def __getitem__(self, index: int) -> dict:
-        picture = read_image(self.paths[index])
+        path = self.paths[index]
+        picture = read_image(path)
         if self.view:
-            picture = self.view.image(
-                picture, *self.view.box(*picture.size, index, None, str(self.paths[index]))
-            )
-        return {
-            "image": to_tensor(picture),
-            "name": self.paths[index].relative_to(self.folder).as_posix(),
-        }
+            box, flipped = self.view.box(*picture.size, index, None, str(path))
+            picture = self.view.image(picture, box, flipped)
+        return {"image": to_tensor(picture), "name": path.relative_to(self.folder).as_posix()}
 
 
 class Samples(Pictures):
-    """Pictures that taming sample drew, or others; items have "segmentation" where the PNG keeps
-    the layout that it was drawn from. Contact sheets are left out.
+    """Pictures that taming sample drew, or others. Where a folder holds some that taming sample
+    drew, all others (contact sheets, somebody's notes) are left out.
+
+    Items have "segmentation" where all PNGs hold the layout that they were drawn from, and "other",
+    the layout of another sample.
     """
 
     def __init__(self, folder: str | Path, size: Size | None = None):
         super().__init__(folder, size)
-        self.told = [images.read_about(path) for path in self.paths]
-        if any(self.told):
-            kept = [
-                i for i, path in enumerate(self.paths) if self.told[i] or path.name != "sheet.png"
+        records = [(path, read_record(path)) for path in self.paths]
+        drawn = [(path, record) for path, record in records if record is not None]
+        self.records: list[Record] = [record for _, record in drawn]
+        self.foreign: list[Path] = []
+        if drawn:
+            self.paths = [path for path, _ in drawn]
+            self.foreign = [
+                path for path, record in records if record is None and path.name != "sheet.png"
             ]
-            self.paths, self.told = [self.paths[i] for i in kept], [self.told[i] for i in kept]
-        self.layouts = all(about and "segmentation" in about for about in self.told)
+        self.layouts = bool(drawn) and all("segmentation" in (r.condition or {}) for r in self.records)
         order = np.random.default_rng(0).permutation(len(self.paths))
         # Whose layout each is also compared with: never its own
         self.others = {int(one): int(other) for one, other in zip(order, np.roll(order, 1))}
 
-    def protocol(self) -> dict:
+    def protocol(self) -> dict[str, Any]:
         """How they were drawn. Raises UserError where they were drawn in different ways."""
-        names = (
-            "sha256",
-            "config",
-            "size",
-            "seed",
-            "temperature",
-            "top_k",
-            "top_p",
-            "min_p",
-            "guidance",
-            "hop",
-            "accept",
-            "classifier",
-            "device",
-            "torch",
-        )
-        ways = [{name: about.get(name) for name in names} if about else None for about in self.told]
-        differing = [i for i, way in enumerate(ways) if way != ways[0]]
-        if differing:
-            raise UserError(
-                f"'{self.paths[0]}' and '{self.paths[differing[0]]}' were drawn with different"
-                " settings; measure each by itself"
-            )
-        return ways[0] or {"drawn by": "unknown"}
+        protocols = [
+            {
+                "sha256": record.sha256,
+                "config": record.config,
+                **asdict(record.sampling),
+                "device": record.device,
+                "torch": record.torch,
+            }
+            for record in self.records
+        ]
+        for path, protocol in zip(self.paths, protocols):
+            if protocol != protocols[0]:
+                raise UserError(
+                    f"'{self.paths[0]}' and '{path}' were drawn with different settings; measure"
+                    " each by itself"
+                )
+        return protocols[0] if protocols else {"drawn by": "unknown"}
 
-    def layout(self, index: int) -> torch.Tensor:
-        return mask_to_tensor(
-            Image.open(io.BytesIO(base64.b64decode(self.told[index]["segmentation"])))
-        )
+    def layout(self, index: int) -> Tensor:
+        """The labels (H, W) that a sample was drawn from."""
+        try:
+            return mask_to_tensor(_unpacked((self.records[index].condition or {})["segmentation"]))
+        except UserError as error:
+            raise UserError(f"'{self.paths[index]}': {error}") from None
 
     def __getitem__(self, index: int) -> dict:
         item = super().__getitem__(index)
-        return (
-            {**item, "segmentation": self.layout(index), "other": self.layout(self.others[index])}
-            if self.layouts
-            else item
-        )
+        if self.layouts:
+            item["segmentation"] = self.layout(index)
+            item["other"] = self.layout(self.others[index])
+        return item
 
 
 class Subset(Dataset):
-    """`count` items spread evenly over a data set, in their fixed view; all of them where there are
-    no more.
+    """Items spread evenly over a data set, in their fixed view.
+
+    Args:
+        dataset: of dictionaries.
+        count: how many; all of them where there are no more.
     """
 
     def __init__(self, dataset: Dataset, count: int | None = None):
@@ -122,11 +133,28 @@ class Subset(Dataset):
         return len(self.indices)
 
     def __repr__(self) -> str:
-        return f"{len(self)} of {self.dataset!r}"
+        return f"{len(self)} of {description(self.dataset)}"
 
     def __getitem__(self, index: int) -> dict:
         item = self.dataset[self.indices[index]]
         return {k: v for k, v in item.items() if not isinstance(v, list | tuple)} | {"index": index}
+
+
+def description(dataset: Dataset) -> str:
+    """The data set in words that are the same in every process."""
+    has_words = type(dataset).__repr__ is not object.__repr__
+    return repr(dataset) if has_words else type(dataset).__name__
+
+
+def list_hash(dataset: Dataset) -> str:
+    """Of the names and sizes of the files that a data set is made of; of its description where it
+    has no files.
+    """
+    entries: list = [description(dataset), len(dataset)]
+    if hasattr(dataset, "files"):
+        paths = [path for index in range(len(dataset)) for path in dataset.files(index)]
+        entries = [[path.name, path.stat().st_size] for path in paths]
+    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:16]
 
 
 def data_sets(
@@ -135,44 +163,49 @@ def data_sets(
     train: str | None,
     size: Size | None,
     classes: bool = False,
+    allow: Sequence[str] = (),
 ) -> tuple[Dataset | None, Dataset]:
     """(training pictures or None, pictures to measure on).
 
-    data: a folder with images/ and segmentations/, or of pictures; where it has validation.txt and
-    train.txt, these are the two parts. train: another folder for the training pictures. classes:
-    the folders right under it are classes. Without `data`, the two sets of the checkpoint's
-    configuration.
+    Args:
+        content: of the checkpoint, whose configuration names the data sets where `data` is None.
+        data: a folder with images/ and segmentations/, or of pictures; where it has validation.txt
+            and train.txt, these are the two parts.
+        train: another folder for the training pictures.
+        size: (H, W) that pictures are brought to; None takes them as they are.
+        classes: the folders right under `data` are classes.
+        allow: packages whose data sets the checkpoint may name.
     """
     if data is None:
         if content is None:
             raise UserError("--data DIR: give the pictures to compare with")
-        own = config.from_plain(content.config)
-        if not own.data.validation:
-            raise UserError(
-                "the checkpoint's configuration names no validation pictures; give --data DIR"
-            )
-        sets = [
-            config.build(node, own.allow, "data") if node else None
-            for node in (own.data.train, own.data.validation)
-        ]
-        return sets[0], sets[1]
+        training, validation = _configured(content, allow)
+        return _folder(Path(train), None, size, classes) if train else training, validation
     root = Path(data)
     if not root.is_dir():
         raise UserError(f"--data '{data}' does not exist; give a folder of pictures")
-    lists = {
-        part: f"{part}.txt" if (root / f"{part}.txt").is_file() else None
-        for part in ("train", "validation")
-    }
-    if not (lists["train"] and lists["validation"]):
-        lists = dict.fromkeys(lists)
-    training = (
-        _folder(Path(train), None, size, classes)
-        if train
-        else _folder(root, lists["train"], size, classes)
-        if lists["train"]
-        else None
+    has_lists = all((root / f"{part}.txt").is_file() for part in ("train", "validation"))
+    training = None
+    if train:
+        training = _folder(Path(train), None, size, classes)
+    elif has_lists:
+        training = _folder(root, "train.txt", size, classes)
+    return training, _folder(root, "validation.txt" if has_lists else None, size, classes)
+
+
+def _configured(content: Content, allow: Sequence[str]) -> tuple[Dataset | None, Dataset]:
+    """The data sets that the checkpoint's configuration names."""
+    data = config.from_plain(content.config, allow=allow, trusted=False).data
+    if not data.validation:
+        raise UserError(
+            "the checkpoint's configuration names no validation pictures, or only some of a package"
+            " that is not allowed (--allow PACKAGE); give --data DIR"
+        )
+    training, validation = (
+        config.build(node, allow, "data", trusted=False) if node else None
+        for node in (data.train, data.validation)
     )
-    return training, _folder(root, lists["validation"], size, classes)
+    return training, validation
 
 
 def _folder(root: Path, names: str | None, size: Size | None, classes: bool) -> Dataset:
@@ -182,8 +215,8 @@ def _folder(root: Path, names: str | None, size: Size | None, classes: bool) -> 
         return ClassFolders(str(root), list(size), names, flip=False, upscale=True)
     if (root / "segmentations").is_dir() and (root / "images").is_dir() and size:
         return SegmentedImages(str(root), list(size), names, flip=False, upscale=True)
+    if names and size is None:
+        raise UserError(f"'{root}' has lists of pictures of many sizes; give --size HxW")
     if names:
-        if size is None:
-            raise UserError(f"'{root}' has lists of pictures of many sizes; give --size HxW")
         return ImageFolder(str(root), list(size), names, flip=False, upscale=True)
     return Pictures(root / "images" if (root / "images").is_dir() else root, size)

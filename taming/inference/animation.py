@@ -1,25 +1,27 @@
 """A picture growing, as a GIF."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
 from taming import images
 from taming.first_stage.interface import Codes
-from taming.inference.job import Job
 from taming.second_stage.model import SecondStage
 
 FRAMES = 32  # of an animation, at most
 
 
 class Frames:
-    """The picture growing: every few rows of codes are decoded, and what is still to come shows the
-    condition, or grey.
+    """Every few rows of codes are decoded, and what is still to come shows the condition, or
+    grey. Handed to the sampler as `on_row`.
     """
 
-    def __init__(self, model: SecondStage, part: list[Job], batch: dict):
-        self.model, self.part, self.frames = model, part, []
-        shown = model.conditioner.picture(batch)
-        self.behind = None if shown is None else shown.cpu()
+    def __init__(self, model: SecondStage, batch: dict[str, Tensor]):
+        self.model, self.frames = model, []
+        condition = model.conditioner.picture(batch)
+        self.background = None if condition is None else condition.cpu()
 
     def __call__(self, codes: Codes, rows: int) -> None:
         every = -(-codes[-1].shape[1] // FRAMES)
@@ -27,17 +29,16 @@ class Frames:
             return
         done = rows * self.model.first_stage.stride
         picture = self.model.decode(codes).cpu()
-        ground = (
-            torch.zeros_like(picture)
-            if self.behind is None
-            else torch.nn.functional.interpolate(self.behind, picture.shape[-2:])
-        )
-        self.frames.append(torch.cat([picture[..., :done, :], ground[..., done:, :]], dim=-2))
+        if self.background is None:
+            background = torch.zeros_like(picture)
+        else:
+            background = torch.nn.functional.interpolate(self.background, picture.shape[-2:])
+        self.frames.append(torch.cat([picture[..., :done, :], background[..., done:, :]], dim=-2))
 
-    def write(self, drawn: Tensor) -> None:
-        height, width = drawn.shape[-2:]
-        for row, job in enumerate(self.part):
+    def write(self, paths: Sequence[Path], size: tuple[int, int]) -> None:
+        """A GIF for each picture of the batch, cropped to (height, width)."""
+        height, width = size
+        for row, path in enumerate(paths):
             images.save_film(
-                [images.to_pil(frame[row, :, :height, :width]) for frame in self.frames],
-                job.path.with_suffix(".gif"),
+                [images.to_pil(frame[row, :, :height, :width]) for frame in self.frames], path
             )

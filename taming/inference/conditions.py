@@ -1,29 +1,36 @@
-"""Conditions from files: masks, pictures, depth maps, classes, and the part of a picture to keep."""
+"""Conditions from files: masks, pictures, depth maps, classes, and the part of a picture that
+stays.
+"""
 
 import base64
 import io
 import math
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from taming.data.depth import read_depth, spread
-from taming.data.folder import found
-from taming.data.transforms import (
-    EXTENSIONS,
-    View,
-    mask_to_tensor,
-    read_image,
-    read_mask,
-    to_tensor,
-)
+from taming.data.depth import normalise_depth, read_depth
+from taming.data.folder import find_pictures
+from taming.data.reading import EXTENSIONS, mask_to_tensor, read_image, read_mask, to_tensor
+from taming.data.views import View
 from taming.errors import UserError
 from taming.files import file_hash
 from taming.second_stage.model import SecondStage
 from taming.second_stage.sampling import Sampling
+
+FLAGS = {
+    "segmentation": "--masks DIR",
+    "image": "--images DIR",
+    "depth": "--images DIR (depth maps)",
+    "class": "--classes A,B",
+    None: "no --masks, --images or --classes",
+}
 
 
 def read_known(names: tuple[str, str]) -> tuple[Tensor, Tensor]:
@@ -33,107 +40,131 @@ def read_known(names: tuple[str, str]) -> tuple[Tensor, Tensor]:
     picture, mask = names
     image = to_tensor(read_image(Path(picture)))[None]
     height, width = image.shape[-2:]
-    side, _, share = mask.partition(":")
+    side, _, text = mask.partition(":")
     if side in ("top", "left"):
-        try:
-            part = float(share or 0.5)
-        except ValueError:
-            part = math.nan
-        if not 0 <= part <= 1:
-            raise UserError(f"--known-mask {mask}: '{share}' is not a share such as 0.5")
-        kept = torch.zeros(1, height, width, dtype=torch.bool)
+        share = _share(text or "0.5", mask)
+        stays = torch.zeros(1, height, width, dtype=torch.bool)
         if side == "top":
-            kept[:, : round(part * height)] = True
+            stays[:, : round(share * height)] = True
         else:
-            kept[:, :, : round(part * width)] = True
-        return image, kept
-    kept = torch.from_numpy(np.array(read_image(Path(mask)).convert("L")))[None] > 0
-    if kept.shape[1:] != image.shape[-2:]:
+            stays[:, :, : round(share * width)] = True
+        return image, stays
+    if not Path(mask).is_file():
         raise UserError(
-            f"--known-mask '{mask}' is {kept.shape[2]}x{kept.shape[1]}, but --known '{picture}' is"
-            f" {width}x{height}; make them equal"
+            f"--known-mask '{mask}' is no file; give a mask, or top, left, top:0.3, ..."
         )
-    return image, kept
+    stays = torch.from_numpy(np.array(read_image(Path(mask)).convert("L")))[None] > 0
+    if stays.shape[1:] != image.shape[-2:]:
+        raise UserError(
+            f"--known-mask '{mask}' is {stays.shape[2]}x{stays.shape[1]}, but --known"
+            f" '{picture}' is {width}x{height}; make them equal"
+        )
+    return image, stays
+
+
+def _share(text: str, flag: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share <= 1:
+        raise UserError(f"--known-mask {flag}: '{text}' is not a share such as 0.5")
+    return share
 
 
 def conditions_of(
-    model: SecondStage, out: Path, settings: Sampling, masks, pictures, classes
-) -> list[tuple[str, dict]]:
-    """(name, what a PNG keeps of it) for everything that pictures are asked for."""
-    for folder in (masks, pictures):
-        if (
-            folder
-            and Path(folder).is_dir()
-            and Path(folder).resolve() in (out.resolve(), *out.resolve().parents)
-        ):
+    model: SecondStage,
+    out: Path,
+    sampling: Sampling,
+    masks: str | None,
+    images: str | None,
+    classes: Sequence[int] | None,
+) -> list[tuple[str, dict[str, Any]]]:
+    """(name, what a PNG holds of it) for everything that pictures are asked for."""
+    for folder in (masks, images):
+        if folder and Path(folder).is_dir() and _lies_in(out, Path(folder)):
             raise UserError(
                 f"-o {out} lies in '{folder}', where samples would be taken for conditions next"
                 " time; choose another"
             )
-    wanted = getattr(model.conditioner, "key", None)
-    given = (
-        "segmentation"
-        if masks
-        else "image"
-        if pictures
-        else "class"
-        if classes is not None
-        else None
-    )
-    flags = {
-        "segmentation": "--masks DIR",
-        "image": "--images DIR",
-        "depth": "--images DIR (depth maps)",
-        "class": "--classes A,B",
-    }
-    flags[None] = "no --masks, --images or --classes"
-    if given != ("image" if wanted == "depth" else wanted):
-        raise UserError(
-            f"this prior is conditioned on '{wanted}', so it needs"
-            f" {flags.get(wanted, 'conditions given in Python')}; {flags[given]} was given"
-        )
+    key = model.conditioner.key
+    _check_flags(key, masks, images, classes)
     if masks:
-        return [
-            _mask_condition(
-                model, name, read_mask(path, model.conditioner.first_stage.labels), settings
-            )
-            for name, path in files_of(masks)
-        ]
-    if pictures:
-        endings = (*EXTENSIONS, ".npy") if wanted == "depth" else EXTENSIONS
+        labels = model.conditioner.first_stage.labels
+        files = [(name, read_mask(path, labels)) for name, path in files_of(masks)]
+        return [(name, _packed(_fitted(mask, model, sampling, True))) for name, mask in files]
+    if images:
+        endings = (*EXTENSIONS, ".npy") if key == "depth" else EXTENSIONS
         return [
             (name, {"image": [str(path), file_hash(path)]})
-            for name, path in files_of(pictures, endings)
+            for name, path in files_of(images, endings)
         ]
     if classes is not None:
-        if not classes or len(set(classes)) < len(classes):
-            raise UserError(
-                f"--classes {','.join(map(str, classes))}: name each class once, for example 0,3;"
-                " -n says how many of each"
-            )
-        for c in classes:
-            # Refuses classes that the prior does not know
-            model.conditioner({"class": torch.tensor([c])})
-        return [(f"class{c}", {"class": c}) for c in classes]
+        return _class_conditions(model, classes)
     return [("sample", {})]
 
 
-def _mask_condition(
-    model: SecondStage, name: str, mask: Image.Image, settings: Sampling
-) -> tuple[str, dict]:
-    """Label maps are brought to the size asked for, by default the trained one, and kept in the PNG."""
-    return name, _told_mask(_fitted(mask, _view(model, settings), mask=True))
+def _lies_in(path: Path, folder: Path) -> bool:
+    return folder.resolve() in (path.resolve(), *path.resolve().parents)
 
 
-def _told_mask(mask: Image.Image) -> dict:
-    packed = io.BytesIO()
-    mask.save(packed, format="PNG", optimize=True)
-    return {"segmentation": base64.b64encode(packed.getvalue()).decode()}
+def _check_flags(
+    key: str | None, masks: str | None, images: str | None, classes: Sequence[int] | None
+) -> None:
+    flag = None
+    if masks:
+        flag = "segmentation"
+    elif images:
+        flag = "image"
+    elif classes is not None:
+        flag = "class"
+    if flag != ("image" if key == "depth" else key):
+        trained = f"is conditioned on '{key}'" if key else "has no condition"
+        raise UserError(
+            f"this prior {trained}, so it needs {FLAGS.get(key, 'conditions given in Python')};"
+            f" this command has {FLAGS[flag]}"
+        )
 
 
-def metadata_of(model: SecondStage, item: dict) -> dict:
-    """What a PNG keeps of the condition in an item of a data set."""
-    key = getattr(model.conditioner, "key", None)
+def _class_conditions(
+    model: SecondStage, classes: Sequence[int]
+) -> list[tuple[str, dict[str, Any]]]:
+    if not classes or len(set(classes)) < len(classes):
+        raise UserError(
+            f"--classes {','.join(map(str, classes))}: name each class once, for example 0,3;"
+            " -n says how many of each"
+        )
+    for number in classes:
+        # Refuses classes that the prior does not know
+        model.conditioner({"class": torch.tensor([number])})
+    return [(f"class{number}", {"class": number}) for number in classes]
+
+
+def _packed(mask: Image.Image) -> dict[str, str]:
+    """A label map as a PNG in base64."""
+    buffer = io.BytesIO()
+    mask.save(buffer, format="PNG", optimize=True)
+    return {"segmentation": base64.b64encode(buffer.getvalue()).decode()}
+
+
+def _unpacked(text: str) -> Image.Image:
+    try:
+        return _mask_of(base64.b64decode(text, validate=True))
+    except (ValueError, OSError, SyntaxError) as error:
+        raise UserError(f"the mask in the PNG is damaged ({error})") from None
+
+
+def _mask_of(content: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(content)) as mask:
+        mask.load()
+        if mask.mode not in ("L", "P", "1"):
+            raise ValueError(f"its mode is {mask.mode}")
+        return mask.copy()
+
+
+def metadata_of(model: SecondStage, item: dict) -> dict[str, Any]:
+    """What a PNG holds of the condition in an item of a data set."""
+    key = model.conditioner.key
     if key is None:
         return {}
     if key in ("segmentation", "class") and key not in item:
@@ -142,7 +173,7 @@ def metadata_of(model: SecondStage, item: dict) -> dict:
             " --samples DIR, or --data DIR that has"
         )
     if key == "segmentation":
-        return _told_mask(Image.fromarray(item["segmentation"].to(torch.uint8).numpy()))
+        return _packed(Image.fromarray(item["segmentation"].to(torch.uint8).numpy()))
     if key == "class":
         return {"class": int(item["class"])}
     raise UserError(
@@ -151,35 +182,33 @@ def metadata_of(model: SecondStage, item: dict) -> dict:
     )
 
 
-def _picture_batch(model: SecondStage, path: Path, settings: Sampling) -> dict:
-    if model.conditioner.key == "depth":
-        return {
-            "depth": spread(
-                torch.from_numpy(
-                    np.array(_fitted(read_depth(path), _view(model, settings), mask=False))
-                )[None]
-            )[None]
-        }
-    return {"image": to_tensor(_fitted(read_image(path), _view(model, settings), mask=False))[None]}
+def batch_of(
+    model: SecondStage, condition: dict[str, Any], sampling: Sampling
+) -> dict[str, Tensor]:
+    """The batch of one for what a PNG holds of its condition."""
+    if "segmentation" in condition:
+        return {"segmentation": mask_to_tensor(_unpacked(condition["segmentation"]))[None]}
+    if "image" in condition:
+        return _picture_batch(model, Path(condition["image"][0]), sampling)
+    if "class" in condition:
+        return {"class": torch.tensor([condition["class"]])}
+    return {"count": torch.ones(1)}
 
 
-def batch_of(model: SecondStage, about: dict, settings: Sampling) -> dict:
-    """The batch of one that a PNG of ours was drawn from."""
-    if "segmentation" in about:
-        return {
-            "segmentation": mask_to_tensor(
-                Image.open(io.BytesIO(base64.b64decode(about["segmentation"])))
-            )[None]
-        }
-    if "image" in about:
-        return _picture_batch(model, Path(about["image"][0]), settings)
-    return (
-        {"class": torch.tensor([about["class"]])} if "class" in about else {"count": torch.ones(1)}
-    )
+def _picture_batch(model: SecondStage, path: Path, sampling: Sampling) -> dict[str, Tensor]:
+    if model.conditioner.key != "depth":
+        return {"image": to_tensor(_fitted(read_image(path), model, sampling, False))[None]}
+    depth = np.array(_fitted(read_depth(path), model, sampling, False))
+    return {"depth": normalise_depth(torch.from_numpy(depth)[None])[None]}
 
 
-def _view(model: SecondStage, settings: Sampling) -> View:
-    return View(settings.size or model.trained_size, flip=False, upscale=True)
+def _fitted(
+    picture: Image.Image, model: SecondStage, sampling: Sampling, is_mask: bool
+) -> Image.Image:
+    """Brought to the size of the samples: resized until it covers that, and cropped."""
+    view = View(sampling.size or model.trained_size, flip=False, upscale=True)
+    box, flipped = view.box(*picture.size, 0, None, "")
+    return (view.mask if is_mask else view.image)(picture, box, flipped)
 
 
 def files_of(path: str, endings: tuple[str, ...] = EXTENSIONS) -> list[tuple[str, Path]]:
@@ -188,18 +217,14 @@ def files_of(path: str, endings: tuple[str, ...] = EXTENSIONS) -> list[tuple[str
         return [(Path(path).stem, Path(path))]
     if not Path(path).is_dir():
         raise UserError(f"folder '{path}' does not exist")
-    return named(found(Path(path), path, endings), Path(path))
+    return named(find_pictures(Path(path), path, endings), Path(path))
 
 
-def named(paths: list[Path], folder: Path) -> list[tuple[str, Path]]:
+def named(paths: Sequence[Path], folder: Path) -> list[tuple[str, Path]]:
     """Paths in `folder` without their endings; where two would be one, with them."""
     stems = [p.relative_to(folder).with_suffix("").as_posix() for p in paths]
+    counts = Counter(stems)
     return [
-        (stem if stems.count(stem) == 1 else p.relative_to(folder).as_posix(), p)
+        (stem if counts[stem] == 1 else p.relative_to(folder).as_posix(), p)
         for stem, p in zip(stems, paths)
     ]
-
-
-def _fitted(picture: Image.Image, view: View, mask: bool) -> Image.Image:
-    box, flipped = view.box(*picture.size, 0, None, "")
-    return view.mask(picture, box, flipped) if mask else view.image(picture, box, flipped)

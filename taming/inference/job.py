@@ -1,21 +1,27 @@
 """One picture to be drawn."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+CONDITIONS_APART = 1 << 20  # numbers between two conditions: more samples of one keep the others
 
 
-@dataclass
+@dataclass(frozen=True)
 class Job:
-    """One picture to be: its place among all, its file, what a PNG keeps of its condition, and what
-    makes the batch of one out of that: layouts of a large folder are not all held at once.
+    """Layouts of a large folder are not all held at once: a job has what a PNG holds of its
+    condition, from which `conditions.batch_of` makes tensors.
     """
 
-    number: int
+    number: int  # its place among all
     path: Path
-    told: dict
-    make: Callable[[], dict]
+    condition: dict[str, Any]
 
-    @property
-    def batch(self) -> dict:
-        return self.make()
+
+def jobs_of(out: Path, conditions: list[tuple[str, dict]], samples: int) -> list[Job]:
+    """So many samples for each (name, condition)."""
+    return [
+        Job(i * CONDITIONS_APART + k, out / f"{name}-{k}.png", condition)
+        for i, (name, condition) in enumerate(conditions)
+        for k in range(samples)
+    ]

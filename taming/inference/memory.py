@@ -9,45 +9,54 @@ from taming.errors import UserError
 from taming.inference.animation import FRAMES
 from taming.second_stage.model import SecondStage
 from taming.second_stage.sampling import Sampling
-from taming.second_stage.window import CACHE_LIMIT, TILE, cache_bytes, origin
+from taming.second_stage.window import CACHE_LIMIT, TILE, origin
+
+FLOAT = 4  # bytes
 
 
 def check_memory(
-    model: SecondStage, batch: dict, settings: Sampling, batch_size: int, animate: bool = False
+    model: SecondStage,
+    batch: dict[str, Tensor],
+    sampling: Sampling,
+    batch_size: int,
+    animate: bool = False,
 ) -> None:
-    """Raises UserError where a batch would need more than there is, before anything is drawn: keys
-    and values, pictures, and the largest maps of the networks that read the condition whole and
-    write the picture in tiles. An estimate, rather too large than too small.
-    """
-    (height, width), stride = _size(model, batch, settings), model.first_stage.stride
-    grid = (-(-height // stride), -(-width // stride))
-    passes = batch_size * (2 if settings.guidance != 1 else 1)
-    prior = model.priors[-1]
-    columns = len({origin(j, grid[1], prior.grid[1]) for j in range(grid[1])})
-    one = cache_bytes(prior, passes, prior.grid)
-    reader = getattr(model.conditioner, "first_stage", None)
-    told = (
-        4
-        * (reader.in_channels + 4 * reader.encoder.conv_in.out_channels)
-        * height
-        * width
-        * batch_size
-        if hasattr(getattr(reader, "encoder", None), "conv_in")
-        else 0
-    )
-    tile = min(height, TILE * stride) * min(width, TILE * stride)
-    # Transposed convolutions have inputs first
-    channels = max(model.first_stage.last_layer.shape[:2])
-    shown = 4 * height * width * batch_size * 3 * (3 + (FRAMES if animate else 0))
-    needed, free = (
-        max(one, min(columns * one, CACHE_LIMIT)) + told + 4 * 6 * channels * tile + shown,
-        _free_memory(),
-    )
+    """Raises UserError where a batch would need more than there is, before anything is drawn."""
+    size = _size(model, batch, sampling)
+    needed, free = _needed(model, size, sampling, batch_size, animate), _free_memory()
     if needed > free:
         raise UserError(
-            f"size {height}x{width} in batches of {batch_size} needs about {needed / 1e9:.1f} GB,"
-            f" but {free / 1e9:.1f} GB are free; take a smaller --size or --batch-size"
+            f"size {size[0]}x{size[1]} in batches of {batch_size} needs about"
+            f" {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free; take a smaller --size or"
+            " --batch-size"
         )
+
+
+def _needed(
+    model: SecondStage, size: tuple[int, int], sampling: Sampling, batch_size: int, animate: bool
+) -> int:
+    """Bytes: keys and values, pictures, and the largest maps of the networks that read the
+    condition in one piece and write the picture in tiles. Rather too many than too few.
+    """
+    (height, width), stride = size, model.first_stage.stride
+    # 1. keys and values of every window that is open at a time
+    prior, columns = model.priors[-1], -(-width // stride)
+    passes = batch_size * (2 if sampling.guidance != 1 else 1)
+    window = prior.cache_bytes(passes, prior.grid)
+    windows = len({origin(j, columns, prior.grid[1]) for j in range(columns)})
+    caches = max(window, min(windows * window, CACHE_LIMIT))
+    # 2. the encoder of the condition
+    tokenizer = getattr(model.conditioner, "first_stage", None)
+    reading = 0
+    if hasattr(getattr(tokenizer, "encoder", None), "conv_in"):
+        channels = tokenizer.in_channels + 4 * tokenizer.encoder.conv_in.out_channels
+        reading = FLOAT * channels * height * width * batch_size
+    # 3. the decoder; transposed convolutions have inputs first
+    tile = min(height, TILE * stride) * min(width, TILE * stride)
+    writing = FLOAT * 6 * max(model.first_stage.last_layer.shape[:2]) * tile
+    # 4. the pictures
+    pictures = FLOAT * height * width * batch_size * 3 * (3 + (FRAMES if animate else 0))
+    return caches + reading + writing + pictures
 
 
 def _free_memory() -> float:
@@ -62,10 +71,10 @@ def _free_memory() -> float:
         return float("inf")  # systems that do not say
 
 
-def _size(model: SecondStage, batch: dict, settings: Sampling) -> tuple[int, int]:
-    shown = batch.get(getattr(model.conditioner, "key", None))
-    return settings.size or (
-        tuple(shown.shape[-2:])
-        if isinstance(shown, Tensor) and shown.ndim >= 3
-        else model.trained_size
-    )
+def _size(model: SecondStage, batch: dict[str, Tensor], sampling: Sampling) -> tuple[int, int]:
+    condition = batch.get(model.conditioner.key or "")
+    if sampling.size:
+        return sampling.size
+    if isinstance(condition, Tensor) and condition.ndim >= 3:
+        return tuple(condition.shape[-2:])
+    return model.trained_size

@@ -1,182 +1,190 @@
-"""Folders of pictures from models: samples with their contact sheet, and reconstructions."""
+"""Folders of samples: what is asked for, what of it is there, the rest drawn in batches."""
 
-import os
 import sys
 import time
-from dataclasses import asdict
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from taming import __version__, images
+from taming import images
 from taming.errors import UserError
-from taming.files import file_hash, make_writable
-from taming.formats.load import find_checkpoint, load
+from taming.files import make_writable
+from taming.formats.load import load
 from taming.inference.animation import Frames
 from taming.inference.conditions import batch_of, conditions_of, read_known
-from taming.inference.job import Job
+from taming.inference.draw import Known, draw_batch, joined
+from taming.inference.job import Job, jobs_of
 from taming.inference.memory import check_memory
+from taming.inference.record import Record, read_record, record_of
+from taming.inference.share import share_of_process
 from taming.inference.sheet import write_sheet
 from taming.second_stage.model import SecondStage
-from taming.second_stage.rejection import class_score, rejection_sample
 from taming.second_stage.sampling import Sampling
 
 
-def sample_folder(
-    path: str,
-    out: str | Path,
-    settings: Sampling,
+def sample(
+    checkpoint: str | Path,
+    out: str | Path = "samples",
+    sampling: Sampling | None = None,
     *,
-    yaml: str | None = None,
     masks: str | None = None,
-    pictures: str | None = None,
-    classes: list[int] | None = None,
+    images: str | None = None,
+    classes: Sequence[int] | None = None,
+    conditions: list[tuple[str, dict]] | None = None,
+    samples: int = 1,
     known: tuple[str, str] | None = None,
-    n: int = 1,
     batch_size: int = 16,
     animate: bool = False,
     overwrite: bool = False,
-    conditions: list[tuple[str, dict]] | None = None,
+    config: str | None = None,
+    allow: Sequence[str] = (),
+    **changes: Any,
 ) -> Path:
-    """Writes OUT/NAME-K.png for each condition and sample, and OUT/sheet.png with the conditions on
-    the left; returns the sheet's path.
+    """Draws pictures of any size into a folder: OUT/NAME-K.png for sample K of each condition,
+    and OUT/sheet.png with the conditions beside their samples.
+
+        taming.sample("landscapes", "drawn", masks="layouts", samples=4, size=(128, 192), seed=7)
 
     Each PNG holds what it takes to draw it again. Pictures that are there already, with the same
-    settings, are not drawn again; others are not overwritten unless asked. conditions: (name, what
-    `metadata_of` says) of each picture, instead of files. Under torchrun each process draws its share,
-    on its own GPU where there are some.
+    settings, are not drawn again. Under torchrun each process draws its share, on its own GPU
+    where there are some.
+
+    Args:
+        checkpoint: a second stage: whatever `taming.load` takes.
+        out: the folder, made where it is missing.
+        sampling: size, seed, temperature, ...; see `taming.second_stage.Sampling`.
+        masks: a folder of label maps, or one of them.
+        images: a folder of pictures or depth maps, or one of them, for a prior conditioned on them.
+        classes: class numbers.
+        conditions: (name, `conditions.metadata_of` an item) of each picture, instead of files.
+        samples: of each condition.
+        known: a picture, and which part of it stays: a mask file, top, left, top:0.3, ...
+        animate: also write a GIF of each picture growing.
+        overwrite: draw again what is in OUT with other settings.
+        config: the YAML that came with a published checkpoint.
+        allow: packages of one's own that the checkpoint may name.
+        changes: fields of `sampling`, changed.
+
+    Returns:
+        The contact sheet; OUT where other processes are still drawing.
+
+    Raises:
+        UserError: conditions that the prior does not know, too little memory, OUT not writable ...
     """
-    settings.check()
-    model = load(path, yaml, stage="second")
-    if settings.guidance != 1:
+    # 1. what draws
+    sampling = Sampling.of(sampling, **changes).seeded()
+    share, out = share_of_process(), Path(out)
+    model = load(checkpoint, config, stage="second").to(share.device)
+    if sampling.guidance != 1:
         model.check_guidance()
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    device = torch.device(
-        f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-    )
-    model.to(device)
-    out = Path(out)
-    make_writable(out)
-    kept = read_known(known) if known else None
-    if kept and not settings.size:
-        settings.size = tuple(kept[0].shape[-2:])
-    stamp = {
-        "checkpoint": str(path),
-        "sha256": file_hash(find_checkpoint(path)),
-        "config": yaml and [str(yaml), file_hash(Path(yaml))],
-        "known": (
-            known and [[str(k), file_hash(Path(k)) if Path(k).is_file() else ""] for k in known]
-        ),
-        "device": device.type,
-        "version": __version__,
-        "torch": torch.__version__,
-        **asdict(settings),
-    }
-    if settings.size:
-        # Even one, before layouts of that size are made
-        check_memory(model, {}, settings, 1, animate)
+
+    # 2. what is to be drawn; layouts of a size that does not fit into memory are not even made
+    known_pixels = read_known(known) if known else None
+    if known_pixels and not sampling.size:
+        height, width = known_pixels[0].shape[-2:]
+        sampling = replace(sampling, size=(height, width))
+    if sampling.size:
+        check_memory(model, {}, sampling, 1, animate)
     if conditions is None:
-        conditions = conditions_of(model, out, settings, masks, pictures, classes)
-    jobs = jobs_of(model, out, settings, conditions, n)
-    # A share must not depend on what others have drawn by now
-    mine = [job for job in jobs[rank::world] if not _is_done(job, stamp, overwrite, animate)]
-    if len(mine) < len(jobs[rank::world]):
+        conditions = conditions_of(model, out, sampling, masks, images, classes)
+    jobs = jobs_of(out, conditions, samples)
+    record = record_of(checkpoint, config, known, share.device.type, sampling)
+    _check_inputs_stay(jobs, record)
+    make_writable(out)
+
+    # 3. this process's share, which must not depend on what others have drawn by now
+    mine = jobs[share.rank :: share.world]
+    missing = [job for job in mine if not _is_done(job, record, animate, overwrite)]
+    if len(missing) < len(mine):
         print(
-            f"{len(jobs[rank::world]) - len(mine)} of {len(jobs[rank::world])} pictures are there"
-            " already",
-            file=sys.stderr,
+            f"{len(mine) - len(missing)} of {len(mine)} pictures are there already", file=sys.stderr
         )
-    batch_size = min(batch_size, max(1, len(mine)))
-    if mine:
-        check_memory(model, jobs[0].batch, settings, batch_size, animate)
-    start = time.perf_counter()
-    for done in range(0, len(mine), batch_size):
-        part = mine[done : done + batch_size]
-        for job, image, row in draw_batch(model, part, settings, kept, device, animate):
-            images.save(
-                image,
-                job.path,
-                {
-                    **stamp,
-                    **job.told,
-                    "number": job.number,
-                    "batch": len(part),
-                    "row": row,
-                    "threads": torch.get_num_threads(),
-                },
-            )
-        _tell(
-            done + len(part),
-            len(mine),
-            time.perf_counter() - start,
-            image.shape[-2:],
-            model.first_stage.stride,
-        )
-    if all(job.path.is_file() for job in jobs):
-        return write_sheet(model, jobs, out)
-    return out
+
+    # 4. the pictures, and the sheet by whoever comes last
+    _draw_all(model, missing, record, known_pixels, batch_size, animate)
+    return write_sheet(model, jobs, sampling, out) if _all_there(jobs) else out
 
 
-def draw_batch(
+def _draw_all(
     model: SecondStage,
-    part: list[Job],
-    settings: Sampling,
-    kept: tuple | None,
-    device: torch.device,
+    jobs: list[Job],
+    record: Record,
+    known: Known | None,
+    batch_size: int,
     animate: bool,
-):
-    """(job, picture, row in the batch) for each of a batch."""
-    batches = [job.batch for job in part]
-    batch = {key: torch.cat([one[key] for one in batches]).to(device) for key in batches[0]}
-    how = (
-        {"known": tuple(k.expand(len(part), *k.shape[1:]).to(device) for k in kept)} if kept else {}
-    )
-    frames = Frames(model, part, batch) if animate else None
-    numbers = [job.number for job in part]
-    if settings.accept < 1:
-        score = class_score(settings.classifier, batch["class"].to(device))
-        drawn = rejection_sample(model, batch, score, settings, first=numbers, **how)
-    else:
-        drawn = model.sample(batch, sampling=settings, first=numbers, on_row=frames, **how)
-    for row, (job, image) in enumerate(zip(part, drawn.cpu())):
-        yield job, image, row
-    if frames:
-        frames.write(drawn)
+) -> None:
+    if not jobs:
+        return
+    sampling, batch_size = record.sampling, min(batch_size, len(jobs))
+    first = batch_of(model, jobs[0].condition, sampling)
+    check_memory(model, first, sampling, batch_size, animate)
+    start = time.perf_counter()
+    for done in range(0, len(jobs), batch_size):
+        part = jobs[done : done + batch_size]
+        batch = joined(model, part, sampling)
+        frames = Frames(model, batch) if animate else None
+        pictures = draw_batch(model, part, batch, sampling, known, frames).cpu()
+        record = replace(record, batch=len(part), threads=torch.get_num_threads())
+        for row, (job, picture) in enumerate(zip(part, pictures)):
+            metadata = _of_job(record, job, row).metadata()
+            images.save(picture, job.path, metadata)
+        height, width = pictures.shape[-2:]
+        if frames:
+            frames.write([job.path.with_suffix(".gif") for job in part], (height, width))
+        codes = (height // model.first_stage.stride) * (width // model.first_stage.stride)
+        _print_progress(done + len(part), len(jobs), time.perf_counter() - start, codes)
 
 
-def _is_done(job: Job, stamp: dict, overwrite: bool, animate: bool) -> bool:
-    if not job.path.is_file() or overwrite:
+def _of_job(record: Record, job: Job, row: int = 0) -> Record:
+    return replace(record, condition=job.condition, number=job.number, row=row)
+
+
+def _is_done(job: Job, record: Record, animate: bool, overwrite: bool) -> bool:
+    film = job.path.with_suffix(".gif")
+    if not job.path.is_file():
+        if animate and film.is_file() and not overwrite:
+            raise UserError(f"'{film}' exists; choose another folder with -o, or add --overwrite")
         return False
-    about = images.read_about(job.path)
-    wanted = _as_json({**stamp, **job.told, "number": job.number})
-    if about is not None and {k: about.get(k) for k in wanted} == wanted:
-        return not animate or job.path.with_suffix(".gif").is_file()
+    there = read_record(job.path)
+    if there is None:
+        raise UserError(
+            f"'{job.path}' exists and was not drawn by taming sample; choose another folder with -o"
+        )
+    if overwrite:
+        return False
+    if _of_job(record, job).is_same_drawing(there):
+        return not animate or film.is_file()
     raise UserError(
-        f"'{job.path}' is there already and was drawn otherwise; choose another folder with -o, or"
-        " say --overwrite"
+        f"'{job.path}' exists and was drawn with other settings; choose another folder with -o, or"
+        " add --overwrite"
     )
 
 
-def _as_json(value: dict) -> dict:
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in value.items()}
+def _check_inputs_stay(jobs: Sequence[Job], record: Record) -> None:
+    """Raises UserError where a picture would be written over what it is drawn from."""
+    inputs = [*record.files()] + [
+        job.condition["image"] for job in jobs if "image" in job.condition
+    ]
+    paths = {Path(name).resolve() for name, _ in inputs}
+    for job in jobs:
+        if job.path.resolve() in paths:
+            raise UserError(
+                f"'{job.path}' is read by this command and would be overwritten; choose another"
+                " folder with -o"
+            )
 
 
-def _tell(done: int, total: int, seconds: float, size, stride: int) -> None:
+def _all_there(jobs: Sequence[Job]) -> bool:
+    return all(job.path.is_file() for job in jobs)
+
+
+def _print_progress(done: int, total: int, seconds: float, codes: int) -> None:
     rate = done / seconds
-    tokens = rate * (size[0] // stride) * (size[1] // stride)
     print(
-        f"{done} of {total} pictures, {rate:.2g} pictures/s, {tokens:.0f} tokens/s,"
+        f"{done} of {total} pictures, {rate:.2g} pictures/s, {rate * codes:.0f} tokens/s,"
         f" {(total - done) / rate:.0f} s left",
         file=sys.stderr,
     )
-
-
-def jobs_of(
-    model: SecondStage, out: Path, settings: Sampling, conditions: list[tuple[str, dict]], n: int
-) -> list[Job]:
-    return [
-        Job((i << 20) + k, out / f"{name}-{k}.png", told, partial(batch_of, model, told, settings))
-        for i, (name, told) in enumerate(conditions)
-        for k in range(n)
-    ]

@@ -1,0 +1,48 @@
+"""A batch of jobs -> pictures: what sampling a folder and repeating a PNG share."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from taming.first_stage.interface import Codes
+from taming.inference.conditions import batch_of
+from taming.inference.job import Job
+from taming.second_stage.model import SecondStage
+from taming.second_stage.rejection import class_score, rejection_sample
+from taming.second_stage.sampling import Sampling
+
+Known = tuple[Tensor, Tensor]
+"""A picture (1, 3, H, W) and which of its pixels stay, bool (1, H, W)."""
+
+
+def joined(model: SecondStage, jobs: Sequence[Job], sampling: Sampling) -> dict[str, Tensor]:
+    """The batch of several jobs, on the model's device."""
+    batches = [batch_of(model, job.condition, sampling) for job in jobs]
+    device = next(model.parameters()).device
+    return {key: torch.cat([one[key] for one in batches]).to(device) for key in batches[0]}
+
+
+def draw_batch(
+    model: SecondStage,
+    jobs: Sequence[Job],
+    batch: dict[str, Tensor],
+    sampling: Sampling,
+    known: Known | None = None,
+    on_row: Callable[[Codes, int], None] | None = None,
+) -> Tensor:
+    """One picture for each job, (B, 3, H, W) in [-1, 1].
+
+    Args:
+        batch: the conditions, see `joined`.
+        on_row: see SecondStage.sample.
+    """
+    if known is not None:
+        device = next(model.parameters()).device
+        image, stays = (part.expand(len(jobs), *part.shape[1:]).to(device) for part in known)
+        known = image, stays
+    numbers = [job.number for job in jobs]
+    if sampling.accept < 1 and sampling.classifier:
+        score = class_score(sampling.classifier, batch["class"])
+        return rejection_sample(model, batch, score, sampling, first=numbers, known=known)
+    return model.sample(batch, sampling=sampling, known=known, first=numbers, on_row=on_row)

@@ -1,0 +1,32 @@
+"""The first stage of any checkpoint, and what it reads of a file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from taming.data.reading import mask_to_tensor, read_image, read_mask, to_tensor
+from taming.errors import UserError
+from taming.first_stage.interface import Autoencoder
+from taming.formats.load import load
+from taming.second_stage.model import SecondStage
+
+
+def first_stage_of(
+    checkpoint: str | Path, config: str | None = None, allow: Sequence[str] = ()
+) -> Autoencoder:
+    """That of a second stage, or the checkpoint itself."""
+    model = load(checkpoint, config)
+    model = model.first_stage if isinstance(model, SecondStage) else model
+    if not isinstance(model, Autoencoder):
+        raise UserError(
+            f"'{checkpoint}' is a {type(model).__name__}; give the run of a first or a second stage"
+        )
+    return model
+
+
+def read_input(model: Autoencoder, path: Path) -> Tensor:
+    """A batch of one: a picture in [-1, 1], for a mask tokenizer a label map."""
+    if model.key == "segmentation":
+        return mask_to_tensor(read_mask(path, model.labels))[None]
+    return to_tensor(read_image(path))[None]

@@ -1,0 +1,181 @@
+"""What a PNG holds about how it was drawn: enough to draw it once more."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from taming import __version__, images
+from taming.errors import UserError
+from taming.files import file_hash
+from taming.formats.load import find_checkpoint
+from taming.second_stage.sampling import Sampling
+
+FileHash = tuple[str, str]  # path, and the beginning of its SHA-256; "" for what is no file
+HIGHEST = 2**63  # of numbers; seeds and places beyond are no int64
+
+
+@dataclass(frozen=True)
+class Record:
+    """Two pictures with equal records have equal codes; with equal `batch`, `row` and `threads`
+    on one machine, equal pixels.
+
+    Args:
+        checkpoint: what `taming.load` was given; sha256: the beginning of its file's hash.
+        config: the YAML that came with a published checkpoint.
+        sampling: all settings of the sampler.
+        condition: {"segmentation": a PNG in base64}, {"image": path and hash}, {"class": number},
+            or nothing.
+        known: the picture and the mask of completion.
+        number: which of all pictures; the sampler draws from (seed, number).
+        batch: how many were drawn together, `row` which of them it was.
+    """
+
+    checkpoint: str
+    sha256: str
+    sampling: Sampling
+    config: FileHash | None = None
+    known: tuple[FileHash, FileHash] | None = None
+    device: str = "cpu"
+    version: str = __version__
+    torch: str = torch.__version__
+    condition: dict[str, Any] | None = None
+    number: int = 0
+    batch: int = 1
+    row: int = 0
+    threads: int = 1
+
+    def is_same_drawing(self, other: "Record | None") -> bool:
+        """Whether another picture shows the same codes."""
+        together = {"batch": 1, "row": 0, "threads": 1}
+        return other is not None and replace(self, **together) == replace(other, **together)
+
+    def metadata(self) -> dict[str, Any]:
+        """Plain types; the condition's keys stand beside the others."""
+        plain = asdict(self)
+        return {**plain, **plain.pop("condition")}
+
+    def files(self) -> list[FileHash]:
+        """What must be as it was, to draw the picture once more."""
+        named = [(str(find_checkpoint(self.checkpoint)), self.sha256), self.config]
+        named += [*(self.known or ()), (self.condition or {}).get("image")]
+        return [file for file in named if file and file[1]]
+
+
+def record_of(
+    checkpoint: str,
+    config: str | None,
+    known: tuple[str, str] | None,
+    device: str,
+    sampling: Sampling,
+) -> Record:
+    """What all pictures of one command have in common."""
+    return Record(
+        str(checkpoint),
+        file_hash(find_checkpoint(checkpoint)),
+        sampling,
+        (str(config), file_hash(Path(config))) if config else None,
+        tuple(_hashed(name) for name in known) if known else None,
+        device,
+        condition={},
+    )
+
+
+def _hashed(name: str) -> FileHash:
+    """A file with its hash; words such as top:0.3 have none."""
+    return str(name), file_hash(Path(name)) if Path(name).is_file() else ""
+
+
+def read_record(path: str | Path) -> Record | None:
+    """The record in a PNG; None for a picture from elsewhere.
+
+    Raises:
+        UserError: the PNG has our mark, but what stands there is malformed.
+    """
+    try:
+        metadata = images.read_metadata(path)
+    except (ValueError, RecursionError) as error:
+        raise _malformed(path, f"not JSON: {error}") from None
+    if not isinstance(metadata, dict) or "checkpoint" not in metadata:
+        return None
+    for name, is_right in SCHEMA.items():
+        if name in metadata and not is_right(metadata[name]):
+            raise _malformed(path, f"{name} is {str(metadata[name])[:40]!r}")
+    missing = {"sha256", "number", "batch", "row", "threads"} - metadata.keys()
+    if missing:
+        raise _malformed(path, f"{min(missing)} is missing")
+    if metadata["row"] >= metadata["batch"]:
+        raise _malformed(path, f"row {metadata['row']} of a batch of {metadata['batch']}")
+    return _record(metadata, path)
+
+
+def _record(metadata: dict[str, Any], path: str | Path) -> Record:
+    names = {field.name for field in fields(Record)} - {"sampling", "condition", "known", "config"}
+    return Record(
+        sampling=_sampling(metadata, path),
+        config=tuple(metadata["config"]) if metadata.get("config") else None,
+        known=tuple(map(tuple, metadata["known"])) if metadata.get("known") else None,
+        condition={name: metadata[name] for name in CONDITIONS if name in metadata},
+        **{name: metadata[name] for name in names if name in metadata},
+    )
+
+
+def _sampling(metadata: dict[str, Any], path: str | Path) -> Sampling:
+    """Earlier versions wrote the settings beside all other keys."""
+    plain = metadata.get("sampling", metadata)
+    try:
+        names = [field.name for field in fields(Sampling) if field.name in plain]
+        return Sampling.of(**{name: plain[name] for name in names})
+    except UserError as error:
+        raise _malformed(path, str(error)) from None
+
+
+def _malformed(path: str | Path, reason: str) -> UserError:
+    return UserError(f"what '{path}' says about how it was drawn is malformed ({reason})")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and "\0" not in value
+
+
+def _is_index(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < HIGHEST
+
+
+def _is_count(value: Any) -> bool:
+    return _is_index(value) and value > 0
+
+
+def _is_few(value: Any) -> bool:
+    return _is_count(value) and value <= 4096
+
+
+def _is_pair(value: Any, is_right: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(is_right, value))
+
+
+def _is_file(value: Any) -> bool:
+    return _is_pair(value, _is_text)
+
+
+CONDITIONS: dict[str, Callable[[Any], bool]] = {
+    "segmentation": _is_text,
+    "image": _is_file,
+    "class": _is_index,
+}
+SCHEMA: dict[str, Callable[[Any], bool]] = CONDITIONS | {
+    "checkpoint": _is_text,
+    "sha256": _is_text,
+    "sampling": lambda value: isinstance(value, dict),
+    "config": lambda value: value is None or _is_file(value),
+    "known": lambda value: value is None or _is_pair(value, _is_file),
+    "device": lambda value: value in ("cpu", "cuda"),
+    "version": _is_text,
+    "torch": _is_text,
+    "number": _is_index,
+    "batch": _is_few,
+    "row": _is_index,
+    "threads": _is_few,
+}
