@@ -32,9 +32,9 @@ FIRST_RATE = 2e-3
 def priors(codes: int, grid: tuple[int, int]) -> dict[str, Prior]:
     """About equally large."""
     return {
-        "GPT": GPT(codes, list(grid), START, 4, 4, 128),
-        "gated PixelCNN": GatedPixelCNN(codes, list(grid), START, 5, 80, 3),
-        "PixelSNAIL": PixelSNAIL(codes, list(grid), START, 2, 2, 96, 4, 3),
+        "GPT": GPT(4, 4, 128, num_codes=codes, grid=list(grid), parts=START),
+        "gated PixelCNN": GatedPixelCNN(5, 80, 3, num_codes=codes, grid=list(grid), parts=START),
+        "PixelSNAIL": PixelSNAIL(2, 2, 96, 4, 3, num_codes=codes, grid=list(grid), parts=START),
     }
 
 

@@ -51,7 +51,7 @@ class GrownCache(LayerCache):
 
 
 def prior_of(side: int, part: dict) -> GPT:
-    return GPT(CODES, [side, side], [part], LAYERS, HEADS, WIDTH).eval()
+    return GPT(LAYERS, HEADS, WIDTH, num_codes=CODES, grid=[side, side], parts=[part]).eval()
 
 
 def start(batch: int) -> tuple[Part, ...]:
@@ -103,11 +103,7 @@ def recomputed(prior: GPT, batch: int, side: int, every: int) -> float:
             x = torch.cat([prefix, embedded[:, :position]], dim=1)
             for block in prior.blocks:
                 x = block(x)
-            draw(
-                prior.head(prior.ln_f(x[:, -1])),
-                torch.rand(batch, dtype=torch.float64),
-                SAMPLING,
-            )
+            draw(prior.head(prior.ln_f(x[:, -1])), torch.rand(batch, dtype=torch.float64), SAMPLING)
 
         seconds += timed(step) * every
     return seconds

@@ -180,7 +180,14 @@ def second_stage(plain: bool):
         prior = PlainGPT(1024, 512, 12, 8, 256)
         optimizer = torch.optim.AdamW(decay_groups(prior), lr=1e-4, betas=(0.9, 0.95))
     else:
-        prior = GPT(1024, [16, 16], [{"vocabulary": 1024, "grid": [16, 16]}], 12, 8, 256)
+        prior = GPT(
+            12,
+            8,
+            256,
+            num_codes=1024,
+            grid=[16, 16],
+            parts=[{"vocabulary": 1024, "grid": [16, 16]}],
+        )
         optimizer = adam(decay_groups(prior), OPTIMIZER, 1e-4)
 
     def step() -> None:

@@ -11,9 +11,21 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from taming.config.ranges import Count, Decay, Index
 from taming.errors import UserError
-from taming.second_stage import orders as permuters
-from taming.second_stage.interface import Condition, Prior
+from taming.second_stage import orders
+from taming.second_stage.interface import (
+    Condition,
+    Decoder,
+    Depth,
+    Grid,
+    NumCodes,
+    Parts,
+    PartShape,
+    Prior,
+    Width,
+)
+from taming.second_stage.orders import OrderName
 
 
 class Linear(nn.Linear):
@@ -109,92 +121,135 @@ class Block(nn.Module):
 class GPT(Prior):
     """Reads the condition's tokens, then the codes, by default in raster order.
 
-    grid: height and width of the code grid trained on. parts: one mapping per part of the
-    condition, {vocabulary: V, grid: [h, w]} for a raster aligned with the codes (a mask), else
-    {vocabulary: V, length: M}. Condition and codes have tables of their own; each part has one id
-    more, V, that says nothing (guidance). dropout: of embeddings and of the residual branches.
-    order: see permuters.py.
+    Condition and codes have tables of their own; each part of the condition has one id more, the
+    null condition (guidance). Positions are learned, one vector per place. Rasters start from one
+    two-dimensional sine code, so that a code and the mask token that lies over it begin with like
+    positions: from zeros, short trainings learn to ignore the mask.
 
-    Positions are learned, one vector per place. Rasters start from one two-dimensional sine code,
-    so that a code and the mask token that lies over it begin with like positions: from zeros, short
-    trainings learn to ignore the mask.
-
-    What the published models have otherwise: shared_vocabulary: condition and codes share one table
-    of so many entries, which is also the number of logits (then there is no null condition).
-    positions: length of the table of positions, if not that of condition and codes. unmasked: so
-    many tokens of the condition see each other whatever their order.
+    Args:
+        layers: blocks of attention and MLP.
+        heads: of each attention; they divide the width.
+        width: of the vectors at each place.
+        dropout: of embeddings and of the residual branches.
+        order: in which codes are read; see orders.py.
+        num_codes: K, of the level that it is the prior of.
+        grid: height and width of the code grid trained on.
+        parts: the shape of the condition, {vocabulary: V, grid: [h, w]} for a raster aligned with
+            the codes (a mask), else {vocabulary: V, length: M}.
+        attention_dropout: of published models.
+        shared_vocabulary: of published models: condition and codes share one table of so many
+            entries, which is also the number of logits (then there is no null condition).
+        positions: of published models: length of the table of positions, if not that of condition
+            and codes.
+        unmasked: of published models: so many tokens of the condition see each other whatever their
+            order.
     """
 
     def __init__(
         self,
-        num_codes: int,
-        grid: list[int],
-        parts: list[dict],
-        layers: int,
-        heads: int,
-        width: int,
-        dropout: float = 0.0,
-        attention_dropout: float = 0.0,
-        order: str = "raster",
-        shared_vocabulary: int | None = None,
-        positions: int | None = None,
-        unmasked: int = 0,
+        layers: Depth,
+        heads: Depth,
+        width: Width,
+        dropout: Decay = 0.0,
+        order: OrderName = "raster",
+        *,
+        num_codes: NumCodes | None = None,
+        grid: Grid | None = None,
+        parts: Parts | None = None,
+        attention_dropout: Decay = 0.0,
+        shared_vocabulary: Count | None = None,
+        positions: Count | None = None,
+        unmasked: Index = 0,
     ):
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} is not divisible by heads {heads}")
-        self.num_codes, self.grid, self.width = num_codes, (int(grid[0]), int(grid[1])), width
-        self.vocabularies = [part["vocabulary"] for part in parts]
-        self.part_grids = [tuple(part["grid"]) if part.get("grid") else None for part in parts]
-        self.lengths = [
-            math.prod(part["grid"]) if part.get("grid") else part["length"] for part in parts
-        ]
-        self.tied = shared_vocabulary is not None
-        self.offsets = [
-            0 if self.tied else sum(v + 1 for v in self.vocabularies[:i]) for i in range(len(parts))
-        ]
-        if self.tied and max(num_codes, *self.vocabularies) > shared_vocabulary:
-            raise ValueError(
-                f"shared_vocabulary {shared_vocabulary} should hold the {num_codes} codes and"
-                f" condition vocabularies {self.vocabularies}"
-            )
-        length = sum(self.lengths) + math.prod(self.grid)
-        if positions is not None and positions < length - 1:  # the last code is never read
-            raise ValueError(
-                f"positions {positions} should be at least {length - 1}: the condition's"
-                f" {sum(self.lengths)} and the grid's, but for its last code"
-            )
-        if unmasked > sum(self.lengths):
-            raise ValueError(
-                f"unmasked {unmasked} should not exceed the condition's {sum(self.lengths)} tokens:"
-                " codes would see codes after them"
-            )
-        self.tok_emb = nn.Embedding(shared_vocabulary or num_codes, width)
-        if not self.tied:
-            self.cond_emb = nn.Embedding(sum(v + 1 for v in self.vocabularies), width)
-        self.pos_emb = nn.Parameter(torch.zeros(1, positions or length, width))
-        self.drop = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(
-            Block(width, heads, dropout, attention_dropout, unmasked) for _ in range(layers)
-        )
-        self.ln_f = nn.LayerNorm(width)
-        self.head = Linear(width, shared_vocabulary or num_codes, bias=False)
-        self.register_buffer(
-            "permutation",
-            None if order == "raster" else torch.tensor(permuters.order(order, self.grid)),
-        )
+        self.layers, self.heads, self.width = layers, heads, width
+        self.dropout, self.order_name = dropout, order
+        self.attention_dropout, self.shared_vocabulary = attention_dropout, shared_vocabulary
+        self.positions, self.unmasked = positions, unmasked
+        self.knows_null = shared_vocabulary is None
+        self.set_shape(num_codes, grid, parts)
+
+    def build(self) -> None:
+        order = None
+        if self.order_name != "raster":
+            order = torch.tensor(orders.order(self.order_name, self.grid))
+        self.make_tables()
+        self.pos_emb = nn.Parameter(torch.zeros(1, self.count_positions(), self.width))
+        self.drop = nn.Dropout(self.dropout)
+        self.blocks = nn.ModuleList(self.make_block() for _ in range(self.layers))
+        self.ln_f = nn.LayerNorm(self.width)
+        self.head = Linear(self.width, self.tok_emb.num_embeddings, bias=False)
+        self.register_buffer("permutation", order)
         self.apply(_initialise)
-        if not self.tied:
-            with torch.no_grad():
-                rasters = [
-                    sine_code(g, width) if g else torch.zeros(n, width)
-                    for g, n in zip(
-                        [*self.part_grids, self.grid], [*self.lengths, math.prod(self.grid)]
-                    )
-                ]
-                if self.permutation is not None:
-                    rasters[-1] = rasters[-1][self.permutation]
-                self.pos_emb[:, :length].copy_(torch.cat(rasters)[None])
+        self.start_positions()
+
+    # What published models have otherwise
+
+    def make_tables(self) -> None:
+        """`tok_emb`, of codes, and where it is another, `cond_emb`, of the condition."""
+        if self.shared_vocabulary is None:
+            self.tok_emb = nn.Embedding(self.num_codes, self.width)
+            count = sum(part.vocabulary + 1 for part in self.parts)
+            self.cond_emb = nn.Embedding(count, self.width)
+            return
+        vocabularies = [part.vocabulary for part in self.parts]
+        if max(self.num_codes, *vocabularies) > self.shared_vocabulary:
+            raise ValueError(
+                f"shared_vocabulary {self.shared_vocabulary} should hold the {self.num_codes} codes"
+                f" and condition vocabularies {vocabularies}"
+            )
+        self.tok_emb = nn.Embedding(self.shared_vocabulary, self.width)
+
+    def embed_tokens(self, condition: Condition) -> Tensor:
+        """(B, M, width), without positions; every part has its own stretch of the table."""
+        if self.shared_vocabulary is not None:
+            return self.tok_emb(torch.cat([part.tokens for part in condition], dim=1))
+        tokens, offset = [], 0
+        for part in condition:
+            tokens.append(part.tokens + offset)
+            offset += part.vocabulary + 1
+        return self.cond_emb(torch.cat(tokens, dim=1))
+
+    def count_positions(self) -> int:
+        """Entries of `pos_emb`: the condition's, then the codes'."""
+        length = self.condition_length + math.prod(self.grid)
+        if self.positions is not None and self.positions < length - 1:  # the last code is not read
+            raise ValueError(
+                f"positions {self.positions} should be at least {length - 1}: the condition's"
+                f" {self.condition_length} and the grid's, but for its last code"
+            )
+        return self.positions or length
+
+    def start_positions(self) -> None:
+        """Fills `pos_emb`."""
+        if self.shared_vocabulary is not None:
+            return
+        starts = []
+        for size in [*(part.size for part in self.parts), self.grid]:
+            if isinstance(size, int):
+                starts.append(torch.zeros(size, self.width))
+            else:
+                starts.append(sine_code(size, self.width))
+        if self.permutation is not None:
+            starts[-1] = starts[-1][self.permutation]
+        start = torch.cat(starts)
+        with torch.no_grad():
+            self.pos_emb[:, : len(start)].copy_(start[None])
+
+    def make_block(self) -> "Block":
+        if self.unmasked > self.condition_length:
+            raise ValueError(
+                f"unmasked {self.unmasked} should not exceed the condition's"
+                f" {self.condition_length} tokens: codes would see codes after them"
+            )
+        return Block(self.width, self.heads, self.dropout, self.attention_dropout, self.unmasked)
+
+    @property
+    def condition_length(self) -> int:
+        """Tokens of the condition on the grid trained on."""
+        return sum(part.length for part in self.parts)
 
     def forward(self, codes: Tensor, condition: Condition) -> Tensor:
         """As the seam says; with a shared vocabulary beyond the codes, logits of all of it."""
@@ -216,12 +271,19 @@ class GPT(Prior):
             )
         return self.permutation
 
-    def decoder(self, condition: Condition, grid: tuple[int, int]) -> "CachedDecoder":
+    def decoder(self, condition: Condition, grid: tuple[int, int]) -> Decoder:
         return CachedDecoder(self, condition, grid)
+
+    def cache_bytes(self, count: int, grid: tuple[int, int]) -> int:
+        """Keys and values of every block, float32."""
+        length = self.condition_length + math.prod(grid)
+        return 8 * self.layers * self.width * length * count
 
     @contextmanager
     def decoding(self) -> Iterator[None]:
-        """Packed for the time of a sample, not longer: a training step would leave the other layout stale."""
+        """Packed for the time of a sample, not longer: a training step would leave the other layout
+        stale.
+        """
         layers = [module for module in self.modules() if isinstance(module, Linear)]
         try:
             for layer in layers:
@@ -233,47 +295,40 @@ class GPT(Prior):
 
     def embed_condition(self, condition: Condition) -> Tensor:
         """(B, M, width), positions included; a raster may be smaller than the trained one."""
-        said = [(part.vocabulary, part.grid or part.tokens.shape[1]) for part in condition]
-        known = list(
-            zip(
-                self.vocabularies,
-                [grid or length for grid, length in zip(self.part_grids, self.lengths)],
-            )
-        )
-        if len(said) != len(known) or not all(
-            v == w and _within(a, b) for (v, a), (w, b) in zip(said, known)
-        ):
+        actual = [part.shape for part in condition]
+        if len(actual) != len(self.parts) or not all(map(_within, actual, self.parts)):
             raise UserError(
-                f"the condition has (vocabulary, length or grid) {said}, but this prior knows"
-                f" {known}; was it trained with another conditioner?"
+                "the condition has (vocabulary, length or grid)"
+                f" {[(part.vocabulary, part.size) for part in actual]}, but this prior knows"
+                f" {[(part.vocabulary, part.size) for part in self.parts]}; was it trained with"
+                " another conditioner?"
             )
-        tokens = torch.cat(
-            [part.tokens + offset for part, offset in zip(condition, self.offsets)], dim=1
-        )
-        rasters = self.pos_emb[:, : sum(self.lengths)].split(self.lengths, dim=1)
-        positions = [
-            _corner(raster, trained, part.grid) if trained else raster
-            for raster, trained, part in zip(rasters, self.part_grids, condition)
-        ]
-        return (self.tok_emb if self.tied else self.cond_emb)(tokens) + torch.cat(positions, dim=1)
+        positions, start = [], 0
+        for part, trained in zip(condition, self.parts):
+            own = self.pos_emb[:, start : start + trained.length]
+            start += trained.length
+            smaller = trained.grid and part.grid
+            positions.append(_corner(own, trained.grid, part.grid) if smaller else own)
+        return self.embed_tokens(condition) + torch.cat(positions, dim=1)
 
     def embed_codes(self, codes: Tensor) -> Tensor:
         """(B, h w, width) in the order they are read, positions included; a smaller grid lies in
         the upper left corner of the trained one.
         """
-        order = self.order(tuple(codes.shape[1:]))
-        flat = codes.flatten(1)
-        return self.tok_emb(flat if order is None else flat[:, order]) + self.code_positions(
-            codes.shape[1:]
-        )
+        grid = (codes.shape[1], codes.shape[2])
+        order, flat = self.order(grid), codes.flatten(1)
+        if order is not None:
+            flat = flat[:, order]
+        return self.tok_emb(flat) + self.code_positions(grid)
 
     def code_positions(self, grid: tuple[int, int]) -> Tensor:
+        """(1, h w, width) of a grid that is no larger than the trained one."""
         if grid[0] > self.grid[0] or grid[1] > self.grid[1]:
             raise UserError(
                 f"a grid of {grid[0]}x{grid[1]} codes is larger than the"
                 f" {self.grid[0]}x{self.grid[1]} that this prior was trained on"
             )
-        start, count = sum(self.lengths), math.prod(self.grid)
+        start, count = self.condition_length, math.prod(self.grid)
         positions = self.pos_emb[:, start : start + count]
         if positions.shape[1] < count:
             # The last code is never read, so published tables may leave its position out
@@ -305,8 +360,7 @@ class CachedDecoder:
         self.positions = prior.code_positions(grid)
         self.waiting = [prior.embed_condition(condition)]
         count, length, width = self.waiting[0].shape
-        heads = prior.blocks[0].attn.heads
-        shape = (count, heads, length + math.prod(grid), width // heads)
+        shape = (count, prior.heads, length + math.prod(grid), width // prior.heads)
         self.caches = [LayerCache(shape, self.waiting[0]) for _ in prior.blocks]
         self.position = 0
 
@@ -318,8 +372,8 @@ class CachedDecoder:
             self.waiting = []
             for block, cache in zip(self.prior.blocks, self.caches):
                 x = block(x, cache)
-            known = self.prior.num_codes  # what is in the vocabulary, but no code, can't come next
-            self.next = self.prior.head(self.prior.ln_f(x[:, -1]))[:, :known]
+            # What is in the vocabulary, but no code, can't come next
+            self.next = self.prior.head(self.prior.ln_f(x[:, -1]))[:, : self.prior.num_codes]
         return self.next
 
     def extend(self, codes: Tensor) -> None:
@@ -351,11 +405,13 @@ def _corner(raster: Tensor, trained: tuple[int, int], grid: tuple[int, int]) -> 
     return raster.unflatten(1, trained)[:, : grid[0], : grid[1]].flatten(1, 2)
 
 
-def _within(said, known) -> bool:
+def _within(actual: PartShape, trained: PartShape) -> bool:
     """Equal lengths, or a grid that is no larger."""
-    if isinstance(said, int) or isinstance(known, int):
-        return said == known
-    return said[0] <= known[0] and said[1] <= known[1]
+    if actual.vocabulary != trained.vocabulary:
+        return False
+    if actual.grid is None or trained.grid is None:
+        return actual.size == trained.size
+    return actual.grid[0] <= trained.grid[0] and actual.grid[1] <= trained.grid[1]
 
 
 def _initialise(layer: nn.Module) -> None:

@@ -4,38 +4,111 @@ Letters: B batch; h, w code grid; K codes in the codebook; M condition length; V
 vocabulary.
 """
 
+import math
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Annotated, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from taming.config.ranges import Length, Range
+from taming.errors import UserError
+
+Depth = Annotated[int, Range(1, 1024)]
+"""A number of layers or blocks."""
+Width = Annotated[int, Range(1, 2**16)]
+"""Numbers at each place between layers."""
+Kernel = Annotated[int, Range(1, 255)]
+"""The side of a convolution."""
+NumCodes = Annotated[int, Range(1, 2**24)]
+Grid = Annotated[list[Annotated[int, Range(1, 1024)]], Length(2, 2)]
+"""Rows and columns of codes."""
+Parts = Annotated[list, Length(1, 64)]
+"""Of the shape of a condition: PartShapes, or the mappings that PartShape.of takes."""
+
+
+@dataclass(frozen=True)
+class PartShape:
+    """What one piece of a condition has in common for all pictures of a size.
+
+    Args:
+        vocabulary: number of tokens; the id `vocabulary` is one more, the null condition.
+        size: how many tokens there are, or, for a raster aligned with the codes, rows and columns.
+    """
+
+    vocabulary: int
+    size: int | tuple[int, int] = 1
+
+    @classmethod
+    def of(cls, plain: "PartShape | Mapping[str, Any]") -> "PartShape":
+        """From {vocabulary: V, grid: [h, w]} for a raster, else {vocabulary: V, length: M}. Raises
+        ValueError for anything else.
+        """
+        if isinstance(plain, PartShape):
+            return plain
+        expectation = (
+            "should be {vocabulary: V, grid: [h, w]} for a raster, else {vocabulary: V, length: M}"
+        )
+        if not isinstance(plain, Mapping) or not plain.keys() <= {"vocabulary", "grid", "length"}:
+            raise ValueError(f"a part of the condition {expectation}, not {plain!r}")
+        vocabulary, grid, length = (plain.get(key) for key in ("vocabulary", "grid", "length"))
+        # Empty and null say that there is none
+        sides = list(grid) if isinstance(grid, list | tuple) and grid else []
+        numbers = [vocabulary, *(sides or [length])]
+        whole_numbers = all(type(n) is int and 1 <= n < 2**31 for n in numbers)
+        if not whole_numbers or len(sides) not in (0, 2) or bool(sides) == bool(length):
+            raise ValueError(f"a part of the condition {expectation}, not {dict(plain)!r}")
+        return cls(vocabulary, (sides[0], sides[1]) if sides else length)
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        return None if isinstance(self.size, int) else self.size
+
+    @property
+    def length(self) -> int:
+        """How many tokens."""
+        return self.size if isinstance(self.size, int) else math.prod(self.size)
+
 
 @dataclass(frozen=True)
 class Part:
-    """One piece of a condition: a class, a mask's codes, a start token."""
+    """One piece of a condition: a class, a mask's codes, a start token.
 
-    # Int64 (B, M) in [0, vocabulary]; the id `vocabulary` is the null condition, for guidance
+    Args:
+        tokens: int64 (B, M) in [0, vocabulary]; the id `vocabulary` is the null condition, for
+            guidance.
+        grid: where the tokens are a raster aligned with the codes.
+        permanent: it stays where the condition is dropped: the coarser level's codes.
+    """
+
     tokens: Tensor
     vocabulary: int
-    grid: tuple[int, int] | None = None  # if the tokens are a raster aligned with the codes
-    always: bool = False  # said even where nothing is said: the coarser level's codes
+    grid: tuple[int, int] | None = None
+    permanent: bool = False
 
-    def null(self, which: Tensor | None = None) -> "Part":
-        """The same part with nothing said, for all pictures or for those that `which` (B,) bool marks."""
-        if self.always:
+    @property
+    def shape(self) -> PartShape:
+        return PartShape(self.vocabulary, self.grid or self.tokens.shape[1])
+
+    def null(self, dropped: Tensor | None = None) -> "Part":
+        """The null condition for all pictures, or for those that `dropped` (B,) bool marks."""
+        if self.permanent:
             return self
-        empty = torch.full_like(self.tokens, self.vocabulary)
-        return replace(
-            self, tokens=empty if which is None else torch.where(which[:, None], empty, self.tokens)
-        )
+        null = torch.full_like(self.tokens, self.vocabulary)
+        if dropped is not None:
+            null = torch.where(dropped[:, None], null, self.tokens)
+        return replace(self, tokens=null)
 
     def crop(self, window: "Window", grid: tuple[int, int]) -> "Part":
         """Of a raster over a code grid of this size, the part that lies over the window."""
-        top, left, height, width = (
-            n * self.grid[axis % 2] // grid[axis % 2] for axis, n in enumerate(window)
-        )
-        tokens = self.tokens.unflatten(1, self.grid)[:, top : top + height, left : left + width]
+        assert self.grid is not None
+        rows, columns = self.grid
+        top, height = (n * rows // grid[0] for n in (window[0], window[2]))
+        left, width = (n * columns // grid[1] for n in (window[1], window[3]))
+        raster = self.tokens.unflatten(1, (rows, columns))
+        tokens = raster[:, top : top + height, left : left + width]
         return replace(self, tokens=tokens.flatten(1), grid=(height, width))
 
 
@@ -45,30 +118,132 @@ Window = tuple[int, int, int, int]
 
 
 class Conditioner(nn.Module):
-    """A batch -> what a prior is told."""
+    """A batch -> the condition of a prior."""
+
+    key: str | None = None
+    """The entry of a batch that it reads; None where there is nothing to read."""
+    spatial: bool = False
+    """Whether that entry is an image or a mask of the size of the picture to draw."""
+    resizes: bool = False
+    """Whether it brings images to a size of its own, so that they may be given smaller."""
+
+    @property
+    def multiple(self) -> int:
+        """Sides of a spatial entry are multiples of this many pixels."""
+        return 1
 
     def forward(self, batch: dict) -> Condition:
         raise NotImplementedError(f"{type(self).__name__} makes no condition")
 
-    def crop(self, condition: Condition, window: "Window", grid: tuple[int, int]) -> Condition:
-        """What a window of a code grid of this size is told: of rasters the part that lies over it;
+    def parts(self, size: tuple[int, int]) -> tuple[PartShape, ...]:
+        """The shape of the condition of pictures of this size (height, width)."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what its condition is like")
+
+    def crop(self, condition: Condition, window: Window, grid: tuple[int, int]) -> Condition:
+        """What a window of a code grid of this size sees: of rasters the part that lies over it;
         all else stays.
         """
         return tuple(part if part.grid is None else part.crop(window, grid) for part in condition)
 
     def picture(self, batch: dict) -> Tensor | None:
-        """(B, 3, H, W) in [-1, 1]: what to draw beside the samples; None where there is nothing to see."""
+        """(B, 3, H, W) in [-1, 1]: what to draw beside the samples; None where there is nothing."""
         return None
 
 
-class Prior(nn.Module):
-    """p(codes | condition) for one level."""
+class Decoder(Protocol):
+    """What gives the logits of one code after another."""
+
+    position: int
+    """How many codes it has read."""
+
+    def logits(self) -> Tensor:
+        """(B, K) of the next code."""
+        ...
+
+    def extend(self, codes: Tensor) -> None:
+        """Reads codes (B, n): the next n."""
+        ...
+
+
+@dataclass(frozen=True)
+class PriorShape:
+    """What a prior has to do with: codes, the grid trained on, and the condition."""
 
     num_codes: int
-    grid: tuple[int, int]  # trained on; smaller grids and windows are placed by (row, column)
+    grid: tuple[int, int]
+    parts: tuple[PartShape, ...]
+
+
+class Prior(nn.Module):
+    """p(codes | condition) for one level.
+
+    Its shape (num_codes, grid, parts) is known to the SecondStage that it becomes a part of, which
+    calls `set_shape`; until then a prior has no weights. A constructor that is given all three does
+    not wait.
+    """
+
+    knows_null: bool = True
+    """Whether the null condition has a token, so that guidance and condition_dropout make sense."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shape: PriorShape | None = None
+        self._waiting = self.register_forward_pre_hook(_refuse_without_shape)
+
+    @property
+    def has_shape(self) -> bool:
+        return self._shape is not None
+
+    @property
+    def shape(self) -> PriorShape:
+        if self._shape is None:
+            raise UserError(
+                f"this {type(self).__name__} has no num_codes, grid and parts yet; put it into a"
+                " SecondStage with a size, or give all three to its constructor"
+            )
+        return self._shape
+
+    @property
+    def num_codes(self) -> int:
+        return self.shape.num_codes
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Trained on; smaller grids and windows are placed by (row, column)."""
+        return self.shape.grid
+
+    @property
+    def parts(self) -> tuple[PartShape, ...]:
+        """The shape of the condition on that grid."""
+        return self.shape.parts
+
+    def set_shape(
+        self,
+        num_codes: int | None,
+        grid: Sequence[int] | None,
+        parts: Sequence[PartShape | Mapping[str, Any]] | None,
+    ) -> None:
+        """Builds the weights, once; None for all three waits on. Raises ValueError where only some
+        are there, or don't fit.
+        """
+        if num_codes is None and grid is None and parts is None:
+            return
+        if num_codes is None or grid is None or parts is None:
+            raise ValueError(
+                "num_codes, grid and parts go together: give all three, or none, and SecondStage"
+                " derives them from its size"
+            )
+        shapes = tuple(PartShape.of(part) for part in parts)
+        self._shape = PriorShape(num_codes, (int(grid[0]), int(grid[1])), shapes)
+        self._waiting.remove()
+        self.build()
+
+    def build(self) -> None:
+        """Makes the weights for `shape`."""
+        raise NotImplementedError(f"{type(self).__name__} has no weights")
 
     def order(self, grid: tuple[int, int]) -> Tensor | None:
-        """The raster positions (h w,) in the order they are read; None where that is the raster itself."""
+        """The raster positions (h w,) in the order they are read; None for the raster itself."""
         return None
 
     def forward(self, codes: Tensor, condition: Condition) -> Tensor:
@@ -76,7 +251,12 @@ class Prior(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no logits")
 
     def log_prob(self, codes: Tensor, condition: Condition) -> Tensor:
-        """log p(codes | condition) in nats, (B,)."""
+        """log p(codes | condition) in nats, (B,).
+
+        Raises:
+            UserError: for codes that are no codes of this prior.
+        """
+        codes = check_codes(codes, self.num_codes, condition)
         logits = self(codes, condition).float().log_softmax(dim=-1)
         return logits.gather(-1, codes[..., None]).flatten(1).sum(dim=1)
 
@@ -84,13 +264,16 @@ class Prior(nn.Module):
         """What a sample is drawn in, for preparations that only last so long."""
         return nullcontext()
 
-    def decoder(self, condition: Condition, grid: tuple[int, int]) -> "Decoder":
-        """An object that gives the logits of one code after another."""
-        return Decoder(self, condition, grid)
+    def decoder(self, condition: Condition, grid: tuple[int, int]) -> Decoder:
+        return RecomputingDecoder(self, condition, grid)
+
+    def cache_bytes(self, count: int, grid: tuple[int, int]) -> int:
+        """Memory that a decoder of `count` pictures of this grid keeps of what it has read."""
+        return 0
 
 
-class Decoder:
-    """Code after code; this one recomputes everything at each step."""
+class RecomputingDecoder:
+    """Code after code; recomputes everything at each step."""
 
     def __init__(self, prior: Prior, condition: Condition, grid: tuple[int, int]):
         self.prior, self.condition = prior, condition
@@ -101,12 +284,42 @@ class Decoder:
         self.position = 0
 
     def logits(self) -> Tensor:
-        """(B, K) of the next code."""
-        return self.prior(self.codes, self.condition).flatten(1, 2)[
-            :, self.order[self.position], : self.prior.num_codes
-        ]
+        logits = self.prior(self.codes, self.condition).flatten(1, 2)
+        return logits[:, self.order[self.position], : self.prior.num_codes]
 
     def extend(self, codes: Tensor) -> None:
-        """codes (B, n): the next n codes are these."""
-        self.codes.flatten(1)[:, self.order[self.position : self.position + codes.shape[1]]] = codes
-        self.position += codes.shape[1]
+        end = self.position + codes.shape[1]
+        self.codes.flatten(1)[:, self.order[self.position : end]] = codes
+        self.position = end
+
+
+def check_codes(codes: Any, num_codes: int, condition: Condition) -> Tensor:
+    """int64 (B, h, w) of the same numbers. Raises UserError for what are no codes below num_codes,
+    or another batch than the condition's.
+    """
+    if not isinstance(codes, Tensor) or codes.is_floating_point() or codes.ndim != 3:
+        raise UserError(f"codes should be whole numbers (B, h, w), not {describe(codes)}")
+    if not condition or len(condition[0].tokens) != len(codes):
+        pictures = len(condition[0].tokens) if condition else 0
+        raise UserError(f"codes of {len(codes)} pictures are given with {pictures} conditions")
+    codes = codes.long()
+    if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < num_codes:
+        worst = int(codes.max()) if int(codes.max()) >= num_codes else int(codes.min())
+        raise UserError(
+            f"codes reach {worst}, but this prior knows 0 to {num_codes - 1}; was it trained on"
+            " another first stage?"
+        )
+    return codes
+
+
+def describe(value: Any) -> str:
+    """Kind and shape, for messages."""
+    if isinstance(value, Tensor):
+        kind = str(value.dtype).removeprefix("torch.")
+        return f"{kind} {tuple(value.shape)}"
+    return f"a {type(value).__name__}"
+
+
+def _refuse_without_shape(prior: nn.Module, _: Any) -> None:
+    assert isinstance(prior, Prior)
+    prior.shape  # noqa: B018 (raises)

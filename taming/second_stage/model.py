@@ -9,10 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from taming.config.ranges import Size
 from taming.errors import UserError
-from taming.first_stage.interface import Codes, FirstStage, pad_to_multiple
+from taming.first_stage.interface import Codes, FirstStage, evaluating, pad_to_multiple
 from taming.second_stage.conditioners import CoarserCodes
-from taming.second_stage.interface import Condition, Conditioner, Prior, Window
+from taming.second_stage.interface import (
+    Condition,
+    Conditioner,
+    Part,
+    PartShape,
+    Prior,
+    Window,
+    describe,
+)
 from taming.second_stage.sampling import Sampling, sample
 from taming.second_stage.window import decode_tiled
 
@@ -21,8 +30,14 @@ class SecondStage(nn.Module):
     """The first stage and the conditioner are frozen; the priors learn: p(codes | condition) =
     product over levels of p(level | coarser levels, condition).
 
-    prior: where there is one level. priors: one per level, coarse to fine; each hears the
-    conditioner's parts, then one raster for every coarser level.
+    Args:
+        first_stage: the tokenizer of the pictures.
+        conditioner: what the priors are conditioned on.
+        prior: where there is one level of codes.
+        priors: one per level, coarse to fine; each reads the conditioner's parts, then one raster
+            for every coarser level.
+        size: of the pictures to train on, from which the priors' num_codes, grid and parts follow;
+            only for priors that were built with all three it may be left out.
     """
 
     def __init__(
@@ -30,7 +45,8 @@ class SecondStage(nn.Module):
         first_stage: FirstStage,
         conditioner: Conditioner,
         prior: Prior | None = None,
-        priors: list | None = None,
+        priors: list[Prior] | None = None,
+        size: Size | None = None,
     ):
         super().__init__()
         if not isinstance(first_stage, FirstStage):
@@ -43,26 +59,55 @@ class SecondStage(nn.Module):
                 "model.params: give either prior, for one level of codes, or priors, one for each"
                 " level"
             )
-        priors = [prior] if priors is None else priors
-        if len(priors) != len(first_stage.num_codes):
+        levels = [prior] if prior is not None else list(priors or [])
+        if len(levels) != len(first_stage.num_codes):
             raise UserError(
-                f"model.params: {len(priors)} prior{'s are' if len(priors) > 1 else ' is'} given,"
+                f"model.params: {len(levels)} prior{' is' if len(levels) == 1 else 's are'} given,"
                 f" but the first stage has {len(first_stage.num_codes)} levels; give"
                 " model.params.priors, one for each, coarse to fine"
             )
-        for i, (made, known) in enumerate(zip(priors, first_stage.num_codes)):
-            if made.num_codes != known:
-                raise UserError(
-                    f"model.params.{'prior' if len(priors) == 1 else f'priors[{i}]'}: num_codes is"
-                    f" {made.num_codes}, but the first stage has {known} codes; make them equal, or"
-                    " take the first stage that the prior was trained on"
-                )
         self.first_stage = first_stage.requires_grad_(False)
         self.conditioner = conditioner.requires_grad_(False)
-        self.priors = nn.ModuleList(priors)
+        self.priors = nn.ModuleList(levels)
         self.coarser = CoarserCodes(first_stage.num_codes)
+        self._set_shapes(None if size is None else _sides(size))
         # How often the prior was trained without its condition; None where nobody knows
         self.condition_dropout: float | None = None
+
+    def _set_shapes(self, size: tuple[int, int] | None) -> None:
+        """Builds the priors that wait for it, and checks the others."""
+        grids = None
+        if size is not None:
+            try:
+                grids, parts = self.first_stage.grids(*size), self.conditioner.parts(size)
+            except UserError as error:
+                raise UserError(f"model.params.size: {error}") from None
+        coarser: tuple[PartShape, ...] = ()
+        for i, (prior, num_codes) in enumerate(zip(self.priors, self.first_stage.num_codes)):
+            place = "model.params.prior" if len(self.priors) == 1 else f"model.params.priors[{i}]"
+            if not prior.has_shape:
+                if grids is None:
+                    raise UserError(
+                        "model.params.size: missing; say the size in pixels of the pictures to"
+                        " train on, for example size: 64"
+                    )
+                try:
+                    prior.set_shape(num_codes, grids[i], parts + coarser)
+                except ValueError as error:
+                    raise UserError(f"{place}: {error}") from None
+            if prior.num_codes != num_codes:
+                raise UserError(
+                    f"{place}: num_codes is {prior.num_codes}, but the first stage has"
+                    f" {num_codes} codes; leave it out, or take the first stage that the prior was"
+                    " trained on"
+                )
+            if grids is not None:
+                if prior.grid != grids[i]:
+                    raise UserError(
+                        f"{place}: grid is {list(prior.grid)}, but model.params.size"
+                        f" {size[0]}x{size[1]} gives {list(grids[i])}; leave one of them out"
+                    )
+                coarser += (PartShape(num_codes, grids[i]),)
 
     @property
     def prior(self) -> Prior:
@@ -88,31 +133,54 @@ class SecondStage(nn.Module):
     @property
     def multiple(self) -> int:
         """Sides of a picture that code grid and condition fit are multiples of this many pixels."""
-        return math.lcm(
-            self.first_stage.multiple,
-            getattr(getattr(self.conditioner, "first_stage", None), "multiple", 1),
-        )
+        return math.lcm(self.first_stage.multiple, self.conditioner.multiple)
 
-    def level_condition(self, condition: Condition, coarser: Codes) -> Condition:
-        """What the prior of the next level hears, when these levels are known."""
+    def size_of(self, batch: dict) -> tuple[int, int]:
+        """Height and width of the picture to draw where nothing else is said: the condition's, else
+        what the prior was trained on.
+        """
+        image = batch.get(self.conditioner.key) if self.conditioner.spatial else None
+        if image is None or len(getattr(image, "shape", ())) < 2:
+            return self.trained_size
+        return int(image.shape[-2]), int(image.shape[-1])
+
+    def with_coarser(self, condition: Condition, coarser: Codes) -> Condition:
+        """What the prior of the next level is conditioned on: these levels too."""
         return condition + self.coarser({"codes": coarser})
 
+    def null_condition(self, size: tuple[int, int], count: int = 1) -> Condition:
+        """The condition of pictures of this size of which nothing is said, for the coarsest level;
+        where there is no condition at all, what there is.
+        """
+        if self.conditioner.key is None:
+            return self.conditioner({"count": count})
+        device = next(self.priors.parameters()).device
+        parts = []
+        for shape in self.conditioner.parts(size):
+            tokens = torch.full((count, shape.length), shape.vocabulary, device=device)
+            parts.append(Part(tokens, shape.vocabulary, shape.grid))
+        return tuple(parts)
+
     def log_prob(self, codes: Codes, condition: Condition) -> Tensor:
-        """log p(codes | condition) in nats, all levels together, (B,)."""
-        levels = zip(self.priors, codes, strict=True)
-        return torch.stack(
-            [
-                prior.log_prob(grid, self.level_condition(condition, codes[:level]))
-                for level, (prior, grid) in enumerate(levels)
-            ]
-        ).sum(dim=0)
+        """log p(codes | condition) in nats, all levels together, (B,).
+
+        Raises:
+            UserError: for codes that are none of this first stage's.
+        """
+        if isinstance(codes, Tensor) or len(codes) != len(self.priors):
+            raise UserError(
+                f"codes should be a tuple of {len(self.priors)}, one (B, h, w) for each level"
+            )
+        levels = []
+        for level, (prior, grid) in enumerate(zip(self.priors, codes)):
+            levels.append(prior.log_prob(grid, self.with_coarser(condition, codes[:level])))
+        return torch.stack(levels).sum(dim=0)
 
     def crop(self, condition: Condition, window: Window, grid: tuple[int, int]) -> Condition:
         """The conditioner's own rule for its parts; coarser levels are rasters."""
-        own = tuple(part for part in condition if not part.always)
-        return self.conditioner.crop(own, window, grid) + tuple(
-            part.crop(window, grid) for part in condition if part.always
-        )
+        own = tuple(part for part in condition if not part.permanent)
+        coarser = tuple(part.crop(window, grid) for part in condition if part.permanent)
+        return self.conditioner.crop(own, window, grid) + coarser
 
     @torch.no_grad()
     def sample(
@@ -153,54 +221,81 @@ class SecondStage(nn.Module):
             )
         if sampling.guidance != 1.0:
             self.check_guidance()
-        key = getattr(self.conditioner, "key", None)
-        shown = batch.get(key)
-        height, width = sampling.size or (
-            tuple(shown.shape[-2:]) if _is_picture(shown, key) else self.trained_size
-        )
-        # Conditions on small pictures may be given small
-        smaller = getattr(self.conditioner, "size", None)
-        if _is_picture(shown, key) and (tuple(shown.shape[-2:]) == (height, width) or not smaller):
-            batch = {**batch, key: self._fitted(shown, (height, width), key)}
-        condition = self.conditioner(batch)
-        if known is not None:
-            image, kept = (
-                self._fitted(v, (height, width), "known") for v in (known[0], known[1].bool())
-            )
-            if len({len(image), len(kept)} - {1, len(condition[0].tokens)}):
-                raise UserError(
-                    f"{len(image)} known pictures with {len(kept)} masks are given for"
-                    f" {len(condition[0].tokens)} pictures to draw"
-                )
-            image, kept = (v.expand(len(condition[0].tokens), *v.shape[1:]) for v in (image, kept))
-            given = self.first_stage.encode(image)
-        rows, columns = (n + -n % self.multiple for n in (height, width))
+        with evaluating(self):
+            return self._sample(batch, sampling, known, first, on_row)
+
+    def _sample(
+        self,
+        batch: dict,
+        sampling: Sampling,
+        known: tuple[Tensor, Tensor] | None,
+        first: int | list[int],
+        on_row: Callable[[Codes, int], None] | None,
+    ) -> Tensor:
+        # 1. the size in pixels, and the grids that cover it
+        size = sampling.size or self.size_of(batch)
+        rows, columns = (side + -side % self.multiple for side in size)
         grids = self.first_stage.grids(rows, columns)
-        options: dict[str, Any] = {
-            "generators": generators(sampling.seed, first, len(condition[0].tokens)),
-            "crop": self.crop,
-        }
+        # 2. the condition, and the codes that stay
+        condition = self.conditioner(self._fitted_batch(batch, size))
+        count = len(condition[0].tokens)
+        known_codes = None if known is None else self._known_codes(known, size, count, grids)
+        # 3. level by level, each conditioned on those before
+        options: dict[str, Any] = {"generators": generators(sampling.seed, first, count)}
         codes: Codes = ()
         for level, (prior, grid) in enumerate(zip(self.priors, grids)):
-            if known is not None:
-                options["known"] = (given[level], _whole(kept, rows // grid[0]))
+            if known_codes is not None:
+                options["known"] = known_codes[level]
             if on_row is not None and level == len(grids) - 1:
-                options["on_row"] = lambda drawn, number, coarser=codes: on_row(
-                    (*coarser, drawn), number
+                options["on_row"] = lambda finest, number, coarser=codes: on_row(
+                    (*coarser, finest), number
                 )
-            codes += (
-                sample(prior, self.level_condition(condition, codes), grid, sampling, **options),
+            whole = self.with_coarser(condition, codes)
+            codes += (sample(prior, whole, grid, sampling, crop=self.crop, **options),)
+        # 4. the picture, without what was drawn beyond its size
+        return self.decode(codes)[..., : size[0], : size[1]]
+
+    def _fitted_batch(self, batch: dict, size: tuple[int, int]) -> dict:
+        """The batch, its picture continued to sides that the grids divide."""
+        if not isinstance(batch, dict):
+            raise UserError(
+                f"a batch should be a dictionary such as {{'count': 4}}, not {describe(batch)}"
             )
-        return self.decode(codes)[..., :height, :width]
+        key = self.conditioner.key
+        if not self.conditioner.spatial or key not in batch:
+            return batch
+        image = batch[key]
+        if not isinstance(image, Tensor):
+            raise UserError(f"'{key}' should be a tensor, not {describe(image)}")
+        if self.conditioner.resizes and tuple(image.shape[-2:]) != size:
+            return batch
+        return {**batch, key: self._fitted(image, size, key)}
+
+    def _known_codes(
+        self,
+        known: tuple[Tensor, Tensor],
+        size: tuple[int, int],
+        count: int,
+        grids: tuple[tuple[int, int], ...],
+    ) -> list[tuple[Tensor, Tensor]]:
+        """For each level codes (count, h, w) and where they stay, bool (count, h, w)."""
+        image, mask = check_known(known)
+        image, mask = self._fitted(image, size, "known"), self._fitted(mask, size, "known")
+        if len({len(image), len(mask)} - {1, count}):
+            raise UserError(
+                f"{len(image)} known pictures with {len(mask)} masks are given for {count} pictures"
+                " to draw"
+            )
+        mask = mask.expand(count, *mask.shape[1:])
+        codes = self.first_stage.encode(image.expand(count, *image.shape[1:]))
+        stays = (_all_marked(mask, mask.shape[1] // grid[0]) for grid in grids)
+        return list(zip(codes, stays))
 
     def check_guidance(self) -> None:
-        """Raises UserError where the prior never heard null_condition, so that there is nothing to be
-        guided away from.
+        """Raises UserError where the prior was never trained on the null condition, so that there
+        is nothing to be guided away from.
         """
-        if (
-            any(getattr(prior, "tied", False) for prior in self.priors)
-            or self.condition_dropout == 0
-        ):
+        if self.condition_dropout == 0 or not all(prior.knows_null for prior in self.priors):
             raise UserError(
                 "guidance needs a prior that was trained with condition_dropout above 0, and this"
                 " one was not; leave guidance at 1"
@@ -216,13 +311,38 @@ class SecondStage(nn.Module):
         return pad_to_multiple(value, self.multiple)
 
 
-def _whole(kept: Tensor, stride: int) -> Tensor:
-    """Codes (B, h, w) of which every pixel of the patch is marked in `kept` (B, H, W)."""
-    return nn.functional.max_pool2d((~kept)[:, None].float(), stride)[:, 0] == 0
+def check_known(known: Any) -> tuple[Tensor, Tensor]:
+    """An image (B, C, H, W), or labels (B, H, W), and a bool mask (B, H, W) of the same size.
+    Raises UserError for anything else.
+    """
+    if not isinstance(known, tuple | list) or len(known) != 2:
+        raise UserError("known should be an image and a mask of what stays of it")
+    image, mask = known
+    if not isinstance(image, Tensor) or image.ndim not in (3, 4):
+        raise UserError(
+            f"the known image should be (B, C, H, W), or labels (B, H, W), not {describe(image)}"
+        )
+    if (
+        not isinstance(mask, Tensor)
+        or mask.ndim != 3
+        or not bool(((mask == 0) | (mask == 1)).all())
+    ):
+        raise UserError(f"the known mask should be bool (B, H, W), not {describe(mask)}")
+    if image.shape[-2:] != mask.shape[-2:]:
+        raise UserError(
+            f"the known image is {image.shape[-2]}x{image.shape[-1]}, but its mask is"
+            f" {mask.shape[-2]}x{mask.shape[-1]}; make them equal"
+        )
+    return image, mask.bool()
 
 
-def _is_picture(value, key: str | None) -> bool:
-    return isinstance(value, Tensor) and value.ndim >= 3 and key != "boxes"
+def _all_marked(mask: Tensor, stride: int) -> Tensor:
+    """Codes (B, h, w) of which every pixel of the patch is marked in `mask` (B, H, W)."""
+    return nn.functional.max_pool2d((~mask)[:, None].float(), stride)[:, 0] == 0
+
+
+def _sides(size: int | list[int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
 def generators(seed: int, first: int | list[int], count: int) -> list[torch.Generator]:

@@ -4,11 +4,16 @@ F, where row by row came out best).
 An order is a list of raster positions: step i of the sequence is the code at position order[i].
 """
 
+from typing import Literal
+
 import numpy as np
 
 from taming.errors import UserError, did_you_mean
 
 Grid = tuple[int, int]
+OrderName = Literal[
+    "raster", "alternate", "z_curve", "subsample", "spiral_out", "spiral_in", "shuffled"
+]
 
 
 def order(name: str, grid: Grid) -> list[int]:
@@ -64,14 +69,14 @@ def spiral_out(grid: Grid) -> list[int]:
         raise UserError(f"order spiral needs a grid of even side, not {grid[0]}x{grid[1]}")
     side = grid[0]
     row, column = side // 2, side // 2 - 1
-    found, turn = [row * side + column], 0
-    while len(found) < side * side:
+    positions, turn = [row * side + column], 0
+    while len(positions) < side * side:
         down, right = ((-1, 0), (0, 1), (1, 0), (0, -1))[turn % 4]
-        for _ in range(min(turn // 2 + 1, side * side - len(found))):
+        for _ in range(min(turn // 2 + 1, side * side - len(positions))):
             row, column = row + down, column + right
-            found.append(row * side + column)
+            positions.append(row * side + column)
         turn += 1
-    return found
+    return positions
 
 
 def spiral_in(grid: Grid) -> list[int]:

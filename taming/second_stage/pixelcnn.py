@@ -8,73 +8,98 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from taming.config.ranges import Decay
 from taming.second_stage.condition_map import ConditionMap
-from taming.second_stage.interface import Condition, Prior
+from taming.second_stage.interface import (
+    Condition,
+    Decoder,
+    Depth,
+    Grid,
+    Kernel,
+    NumCodes,
+    Parts,
+    Prior,
+    Width,
+)
 
 
 class GatedPixelCNN(Prior):
     """Two stacks of convolutions: the vertical one sees all rows above, the horizontal one the
     codes to the left and, through the vertical one, all above: no blind spot. Causality comes from
     padding and shifting, not from masked weights. Codes go in as vectors of a table and come out as
-    K logits.
+    K logits. Any grid can be read, also larger ones than the one trained on.
 
-    grid, parts: as GPT's; rasters of the condition are laid over the codes, all other tokens are
-    heard everywhere. Any grid can be read, also larger ones. kernel: odd, of every layer.
+    Args:
+        layers: of each stack.
+        width: of the vectors at each place.
+        kernel: side of the convolutions in every layer, odd.
+        dropout: of the horizontal stack's residual branches.
+        num_codes: K, of the level that it is the prior of.
+        grid: height and width of the code grid trained on.
+        parts: the shape of the condition, {vocabulary: V, grid: [h, w]} for a raster, which is laid
+            over the codes, else {vocabulary: V, length: M}, added everywhere.
     """
 
     def __init__(
         self,
-        num_codes: int,
-        grid: list[int],
-        parts: list[dict],
-        layers: int,
-        width: int,
-        kernel: int = 5,
-        dropout: float = 0.0,
+        layers: Depth,
+        width: Width,
+        kernel: Kernel = 5,
+        dropout: Decay = 0.0,
+        *,
+        num_codes: NumCodes | None = None,
+        grid: Grid | None = None,
+        parts: Parts | None = None,
     ):
         super().__init__()
         if kernel % 2 == 0:
             raise ValueError(f"kernel {kernel} should be odd")
-        self.num_codes, self.grid = num_codes, (int(grid[0]), int(grid[1]))
-        self.table = nn.Embedding(num_codes, width)
-        self.heard = ConditionMap(parts, width)
+        self.depth, self.width, self.kernel, self.dropout = layers, width, kernel, dropout
+        self.set_shape(num_codes, grid, parts)
+
+    def build(self) -> None:
+        width = self.width
+        self.table = nn.Embedding(self.num_codes, width)
+        self.condition_map = ConditionMap(self.parts, width)
         self.layers = nn.ModuleList(
-            GatedLayer(width, kernel, first=i == 0, dropout=dropout) for i in range(layers)
+            GatedLayer(width, self.kernel, first=i == 0, dropout=self.dropout)
+            for i in range(self.depth)
         )
         self.head = nn.Sequential(
-            nn.ReLU(), nn.Conv2d(width, width, 1), nn.ReLU(), nn.Conv2d(width, num_codes, 1)
+            nn.ReLU(), nn.Conv2d(width, width, 1), nn.ReLU(), nn.Conv2d(width, self.num_codes, 1)
         )
 
     def forward(self, codes: Tensor, condition: Condition) -> Tensor:
-        heard = self.heard(condition, tuple(codes.shape[1:]))
-        x = self.table(codes).permute(0, 3, 1, 2)
-        vertical = horizontal = x
+        context = self.condition_map(condition, (codes.shape[1], codes.shape[2]))
+        vertical = horizontal = self.table(codes).permute(0, 3, 1, 2)
         for layer in self.layers:
-            vertical, horizontal = layer(vertical, horizontal, heard)
+            vertical, horizontal = layer(vertical, horizontal, context)
         return self.head(horizontal).permute(0, 2, 3, 1)
 
-    def decoder(self, condition: Condition, grid: tuple[int, int]) -> "RowDecoder":
+    def decoder(self, condition: Condition, grid: tuple[int, int]) -> Decoder:
         return RowDecoder(self, condition, grid)
 
 
 class GatedLayer(nn.Module):
-    """Paper, figure 2. `first`: the horizontal stack must not see the code that it is to predict."""
+    """Paper, figure 2. The horizontal stack of the `first` layer must not see the code that it is
+    to predict.
+    """
 
     def __init__(self, width: int, kernel: int, first: bool, dropout: float):
         super().__init__()
         self.kernel, self.first = kernel, first
-        above, left = kernel // 2 + 1, kernel // 2 + (0 if first else 1)
+        above, beside = kernel // 2 + 1, kernel // 2 + (0 if first else 1)
         self.vertical = nn.Conv2d(width, 2 * width, (above, kernel))
-        self.horizontal = nn.Conv2d(width, 2 * width, (1, max(left, 1)))
+        self.horizontal = nn.Conv2d(width, 2 * width, (1, max(beside, 1)))
         self.across = nn.Conv2d(2 * width, 2 * width, 1)
-        self.hear_vertical, self.hear_horizontal = (
-            nn.Conv2d(width, 2 * width, 1),
-            nn.Conv2d(width, 2 * width, 1),
-        )
+        self.condition_vertical = nn.Conv2d(width, 2 * width, 1)
+        self.condition_horizontal = nn.Conv2d(width, 2 * width, 1)
         self.out = nn.Conv2d(width, width, 1)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, vertical: Tensor, horizontal: Tensor, heard: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, vertical: Tensor, horizontal: Tensor, context: Tensor
+    ) -> tuple[Tensor, Tensor]:
         side = self.kernel // 2
         v = self.vertical(F.pad(vertical, (side, side, side, 0)))  # at row i: rows up to i
         from_above = self.across(F.pad(v, (0, 0, 1, 0))[:, :, :-1])  # rows before i
@@ -82,28 +107,30 @@ class GatedLayer(nn.Module):
         if self.first:
             before = F.pad(horizontal, (reach, 0))[..., :-1]  # columns before j
         else:
-            # Up to j, where j holds what is known of the codes before it
+            # Up to j, where j holds what comes of the codes before it
             before = F.pad(horizontal, (reach - 1, 0))
-        h = self._joined(self.horizontal(before), from_above, heard)
-        return _gate(v + self.hear_vertical(heard)), h if self.first else horizontal + h
+        h = self._joined(self.horizontal(before), from_above, context)
+        gated = _gate(v + self.condition_vertical(context))
+        return gated, h if self.first else horizontal + h
 
-    def row(self, rows: Tensor, heard: Tensor) -> tuple[Tensor, Tensor]:
-        """What the row below one hears from above (B, 2 width, 1, w), and the vertical stack's next
+    def row(self, rows: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """What the row below one gets from above (B, 2 width, 1, w), and the vertical stack's next
         layer in it, from its inputs in the rows up to this one (B, width, kernel // 2 + 1, w).
         """
         side = self.kernel // 2
         v = self.vertical(F.pad(rows, (side, side)))
-        return self.across(v), _gate(v + self.hear_vertical(heard))
+        return self.across(v), _gate(v + self.condition_vertical(context))
 
-    def place(self, before: Tensor, from_above: Tensor, heard: Tensor) -> Tensor:
+    def place(self, before: Tensor, from_above: Tensor, context: Tensor) -> Tensor:
         """The horizontal stack at one place, from its inputs in the columns that it reaches (B,
         width, 1, reach).
         """
-        h = self._joined(self.horizontal(before), from_above, heard)
+        h = self._joined(self.horizontal(before), from_above, context)
         return h if self.first else before[..., -1:] + h
 
-    def _joined(self, horizontal: Tensor, from_above: Tensor, heard: Tensor) -> Tensor:
-        return self.out(self.dropout(_gate(horizontal + from_above + self.hear_horizontal(heard))))
+    def _joined(self, horizontal: Tensor, from_above: Tensor, context: Tensor) -> Tensor:
+        joined = horizontal + from_above + self.condition_horizontal(context)
+        return self.out(self.dropout(_gate(joined)))
 
 
 class RowDecoder:
@@ -113,28 +140,28 @@ class RowDecoder:
     """
 
     def __init__(self, prior: GatedPixelCNN, condition: Condition, grid: tuple[int, int]):
-        self.prior, self.grid, self.position, self.done = prior, grid, 0, 0
-        self.heard = prior.heard(condition, grid)
-        count, width = self.heard.shape[:2]
-        zeros = partial(torch.zeros, device=self.heard.device, dtype=self.heard.dtype)
+        self.prior, self.grid, self.position, self.computed = prior, grid, 0, 0
+        self.context = prior.condition_map(condition, grid)
+        count, width = self.context.shape[:2]
+        zeros = partial(torch.zeros, device=self.context.device, dtype=self.context.dtype)
         self.codes = zeros(count, grid[0] * grid[1]).long()
-        self.rows = [
-            zeros(count, width, layer.vertical.kernel_size[0], grid[1]) for layer in prior.layers
-        ]
-        # The first row hears no row
-        self.from_above = [
-            layer.across.bias[None, :, None, None].expand(count, -1, 1, grid[1])
-            for layer in prior.layers
-        ]
-        self.reach = [layer.horizontal.kernel_size[1] for layer in prior.layers]
-        self.columns = [zeros(count, width, 1, grid[1] + reach) for reach in self.reach]
+        # Inputs of each layer: in the last rows, and in this row with a margin on the left
+        self.rows, self.columns, self.reach, self.from_above = [], [], [], []
+        for layer in prior.layers:
+            reach = layer.horizontal.kernel_size[1]
+            self.reach.append(reach)
+            self.rows.append(zeros(count, width, layer.vertical.kernel_size[0], grid[1]))
+            self.columns.append(zeros(count, width, 1, grid[1] + reach))
+            # Nothing lies above the first row
+            bias = layer.across.bias[None, :, None, None]
+            self.from_above.append(bias.expand(count, -1, 1, grid[1]))
 
     @torch.no_grad()
     def logits(self) -> Tensor:
         """(B, K) of the next code."""
-        while self.done <= self.position:
-            self.next = self._step(self.done)
-            self.done += 1
+        while self.computed <= self.position:
+            self.next = self._step(self.computed)
+            self.computed += 1
         return self.next
 
     def extend(self, codes: Tensor) -> None:
@@ -144,34 +171,31 @@ class RowDecoder:
 
     def _step(self, position: int) -> Tensor:
         row, column = divmod(position, self.grid[1])
+        # 1. what the code before this one adds: a whole row, or one more column
         if column == 0 and row:
             self._finish(row - 1)
         elif column:
-            self.columns[0][:, :, 0, self.reach[0] + column - 1] = self.prior.table(
-                self.codes[:, position - 1]
-            )
-        heard = self.heard[:, :, row : row + 1, column : column + 1]
+            vector = self.prior.table(self.codes[:, position - 1])
+            self.columns[0][:, :, 0, self.reach[0] + column - 1] = vector
+        # 2. the horizontal stack at this place, layer by layer
+        context = self.context[:, :, row : row + 1, column : column + 1]
         h = None
         for i, layer in enumerate(self.prior.layers):
-            kept, reach = self.columns[i], self.reach[i]
+            inputs, reach = self.columns[i], self.reach[i]
             if i:
-                kept[..., reach + column : reach + column + 1] = h
-            seen = (
-                kept[..., column : column + reach]
-                if layer.first
-                else kept[..., column + 1 : column + 1 + reach]
-            )
-            h = layer.place(seen, self.from_above[i][..., column : column + 1], heard)
+                inputs[..., reach + column : reach + column + 1] = h
+            start = column if layer.first else column + 1
+            from_above = self.from_above[i][..., column : column + 1]
+            h = layer.place(inputs[..., start : start + reach], from_above, context)
         return self.prior.head(h)[:, :, 0, 0]
 
     def _finish(self, row: int) -> None:
-        """This row's codes are all known: what the next one hears from above."""
-        v = self.prior.table(
-            self.codes[:, row * self.grid[1] : (row + 1) * self.grid[1]]
-        ).transpose(1, 2)[:, :, None]
+        """All codes of this row are there: what the next one gets from above."""
+        codes = self.codes[:, row * self.grid[1] : (row + 1) * self.grid[1]]
+        v = self.prior.table(codes).transpose(1, 2)[:, :, None]
         for i, layer in enumerate(self.prior.layers):
             self.rows[i] = torch.cat([self.rows[i][:, :, 1:], v], dim=2)
-            self.from_above[i], v = layer.row(self.rows[i], self.heard[:, :, row : row + 1])
+            self.from_above[i], v = layer.row(self.rows[i], self.context[:, :, row : row + 1])
             self.columns[i].zero_()
 
 

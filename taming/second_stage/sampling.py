@@ -263,7 +263,7 @@ def sample(
 
 def reader(
     prior: Prior, condition: Condition, grid: tuple[int, int], crop: Callable, hop: int = 1
-) -> tuple[Decoder | WindowDecoder, Sequence[int]]:
+) -> tuple[Decoder, Sequence[int]]:
     """What gives the logits of one code after another, through windows where the grid is larger
     than the prior's; and the codes' places in that order.
     """

@@ -73,7 +73,7 @@ class WindowDecoder:
         self.row = 0
         self.decoders: dict = {}
         columns = len({origin(j, grid[1], self.window[1], self.step[1]) for j in range(grid[1])})
-        self.keep_all = columns * cache_bytes(prior, len(tokens), self.window) <= (
+        self.keep_all = columns * prior.cache_bytes(len(tokens), self.window) <= (
             CACHE_LIMIT if limit is None else limit
         )
 
@@ -110,13 +110,6 @@ def alignment(condition: Condition, grid: tuple[int, int]) -> tuple[int, int]:
         if part.grid
     ]
     return math.lcm(*(s[0] for s in steps)), math.lcm(*(s[1] for s in steps))
-
-
-def cache_bytes(prior: Prior, count: int, window: tuple[int, int]) -> int:
-    """Keys and values of one window for `count` pictures, float32; 0 for a prior that keeps none."""
-    blocks, width = len(getattr(prior, "blocks", ())), getattr(prior, "width", 0)
-    length = sum(getattr(prior, "lengths", (0,))) + math.prod(window)
-    return 8 * blocks * width * length * count
 
 
 @torch.no_grad()

@@ -145,7 +145,9 @@ def test_a_vae_draws_and_interpolates_and_has_no_codes():
     assert model.num_codes == () and model(image).codes == ()
     with pytest.raises(UserError, match="VAE has no codes"):
         SecondStage(
-            model, Unconditional(), GPT(16, [4, 6], [{"vocabulary": 1, "length": 1}], 1, 2, 8)
+            model,
+            Unconditional(),
+            GPT(1, 2, 8, num_codes=16, grid=[4, 6], parts=[{"vocabulary": 1, "length": 1}]),
         )
 
 

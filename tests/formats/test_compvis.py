@@ -59,7 +59,14 @@ def prior_of(name, parts, **how):
         "width": about["n_embd"],
         "positions": about["block_size"],
     }
-    prior = GPT(64, [8, 8], parts, shared_vocabulary=about["vocab_size"], **shape, **how)
+    prior = GPT(
+        num_codes=64,
+        grid=[8, 8],
+        parts=parts,
+        shared_vocabulary=about["vocab_size"],
+        **shape,
+        **how,
+    )
     node = {
         "params": {
             "prior": {
@@ -214,12 +221,12 @@ def test_tokens_that_see_each_other_unmasked():
     tensors, _ = golden("extras")
     prefix = "unmasked.sd."
     prior = GPT(
-        30,
-        [5, 6],
-        [{"vocabulary": 30, "length": 10}],
         2,
         4,
         32,
+        num_codes=30,
+        grid=[5, 6],
+        parts=[{"vocabulary": 30, "length": 10}],
         shared_vocabulary=30,
         positions=48,
         unmasked=10,
@@ -247,7 +254,15 @@ def test_tokens_that_see_each_other_unmasked():
             if i < 29:
                 decoder.extend(codes.flatten(1)[:, i : i + 1])
     with pytest.raises(ValueError, match="codes after them"):
-        GPT(30, [5, 6], [{"vocabulary": 30, "length": 10}], 2, 4, 32, unmasked=11)
+        GPT(
+            2,
+            4,
+            32,
+            num_codes=30,
+            grid=[5, 6],
+            parts=[{"vocabulary": 30, "length": 10}],
+            unmasked=11,
+        )
     node["model"]["params"]["prior"]["params"]["unmasked"] = 3
     with pytest.raises(UserError, match="10 tokens unmasked, but the YAML says n_unmasked 3"):
         sort_weights(state, "golden", True, node)
@@ -270,7 +285,15 @@ def test_orders(side):
 
 
 def test_any_order_is_causal_along_itself():
-    prior = GPT(7, [4, 4], [{"vocabulary": 1, "length": 1}], 2, 2, 16, order="spiral_out").eval()
+    prior = GPT(
+        2,
+        2,
+        16,
+        num_codes=7,
+        grid=[4, 4],
+        parts=[{"vocabulary": 1, "length": 1}],
+        order="spiral_out",
+    ).eval()
     with torch.no_grad():
         for p in prior.parameters():
             p.add_(0.3 * torch.randn_like(p))
@@ -704,7 +727,9 @@ def test_published_architectures_build_from_their_yaml(name):
             == blocks + 2 * 16384 * 1536 + 257 * 1536 + 2 * 1536
         )
     if name == "coco_scene":
-        assert model.conditioner.objects == 30 and model.prior.lengths == [92]
+        assert model.conditioner.objects == 30 and [part.length for part in model.prior.parts] == [
+            92
+        ]
     tree, raw = to_theirs(config.to_plain(experiment), dict(model.state_dict()), {}, 0)  # and back
     again = translate(tree, {k: tuple(v.shape) for k, v in raw["state_dict"].items()}).config
     assert again["model"] == translated.config["model"]

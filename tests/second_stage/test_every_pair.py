@@ -36,9 +36,13 @@ STAGES = {
     "dvae": lambda: DVAE(4, GumbelQuantizer(8, 32, code_dim=8), LogitLaplaceLikelihood(), blocks=1),
 }
 PRIORS = {
-    "gpt": lambda codes, grid, parts: GPT(codes, grid, parts, 1, 2, 8),
-    "pixelcnn": lambda codes, grid, parts: GatedPixelCNN(codes, grid, parts, 2, 8, 3),
-    "pixelsnail": lambda codes, grid, parts: PixelSNAIL(codes, grid, parts, 1, 1, 8, 2, 3),
+    "gpt": lambda codes, grid, parts: GPT(1, 2, 8, num_codes=codes, grid=grid, parts=parts),
+    "pixelcnn": lambda codes, grid, parts: GatedPixelCNN(
+        2, 8, 3, num_codes=codes, grid=grid, parts=parts
+    ),
+    "pixelsnail": lambda codes, grid, parts: PixelSNAIL(
+        1, 1, 8, 2, 3, num_codes=codes, grid=grid, parts=parts
+    ),
 }
 
 

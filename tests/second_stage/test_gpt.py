@@ -7,13 +7,15 @@ import torch
 from taming.errors import UserError
 from taming.second_stage import GPT, Part, sample
 from taming.second_stage.gpt import sine_code
-from taming.second_stage.interface import Decoder
+from taming.second_stage.interface import RecomputingDecoder
 
 PARTS = [{"vocabulary": 5, "grid": [2, 3]}, {"vocabulary": 4, "length": 1}]
 
 
 def small(num_codes=7, grid=(3, 4), parts=PARTS):
-    prior = GPT(num_codes, list(grid), parts, layers=2, heads=2, width=16).eval()
+    prior = GPT(
+        num_codes=num_codes, grid=list(grid), parts=parts, layers=2, heads=2, width=16
+    ).eval()
     with torch.no_grad():
         for parameter in prior.parameters():
             # Far from the start, so that nothing is hidden by small numbers
@@ -57,7 +59,7 @@ def test_cached_equals_uncached_at_every_prefix(batch):
     codes = torch.randint(0, 7, (batch, 3, 4))
     with torch.no_grad():
         expected = prior(codes, told).flatten(1, 2)
-        for decoder in (prior.decoder(told, (3, 4)), Decoder(prior, told, (3, 4))):
+        for decoder in (prior.decoder(told, (3, 4)), RecomputingDecoder(prior, told, (3, 4))):
             for i in range(12):
                 assert torch.allclose(decoder.logits(), expected[:, i], atol=1e-5)
                 if i < 11:
@@ -101,7 +103,7 @@ def test_refusals():
     with pytest.raises(UserError, match="4x4 codes is larger than the 3x4"):
         prior.decoder(condition(), (4, 4))
     with pytest.raises(ValueError, match="not divisible by heads"):
-        GPT(4, [2, 2], PARTS, 1, 3, 16)
+        GPT(1, 3, 16, num_codes=4, grid=[2, 2], parts=PARTS)
 
 
 def test_packed_weights_do_not_outlive_the_sample():

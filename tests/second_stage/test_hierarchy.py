@@ -38,8 +38,8 @@ def hierarchy(top=None, bottom=None, conditioner=None):
         tokenizer(),
         conditioner or ClassLabel(3),
         priors=[
-            top or GPT(2, [1, 1], [CLASS], 1, 2, 8),
-            bottom or GatedPixelCNN(2, [2, 2], [CLASS, TOP], 2, 8, 3),
+            top or GPT(1, 2, 8, num_codes=2, grid=[1, 1], parts=[CLASS]),
+            bottom or GatedPixelCNN(2, 8, 3, num_codes=2, grid=[2, 2], parts=[CLASS, TOP]),
         ],
     ).eval()
     with torch.no_grad():
@@ -56,8 +56,8 @@ def every(cells):
 @pytest.mark.parametrize(
     "bottom",
     [
-        lambda: GPT(2, [2, 2], [CLASS, TOP], 1, 2, 8),
-        lambda: PixelSNAIL(2, [2, 2], [CLASS, TOP], 1, 2, 8, 2, 3),
+        lambda: GPT(1, 2, 8, num_codes=2, grid=[2, 2], parts=[CLASS, TOP]),
+        lambda: PixelSNAIL(1, 2, 8, 2, 3, num_codes=2, grid=[2, 2], parts=[CLASS, TOP]),
         lambda: None,
     ],
 )
@@ -69,9 +69,9 @@ def test_probabilities_of_all_tops_and_bottoms_sum_to_one(bottom):
     with torch.no_grad():
         joint = model.log_prob(codes, condition)
         top = model.priors[0].log_prob(codes[0], condition)
-        below = model.priors[1].log_prob(codes[1], model.level_condition(condition, codes[:1]))
+        below = model.priors[1].log_prob(codes[1], model.with_coarser(condition, codes[:1]))
     assert abs(float(joint.exp().sum()) - 1) < 1e-6 and torch.allclose(joint, top + below)
-    other = model.priors[1].log_prob(codes[1], model.level_condition(condition, (1 - codes[0],)))
+    other = model.priors[1].log_prob(codes[1], model.with_coarser(condition, (1 - codes[0],)))
     assert not torch.allclose(below, other)  # the bottom hears the top
 
 
@@ -106,7 +106,7 @@ def test_sampling_goes_level_by_level():
 def test_guidance_and_silence_leave_the_coarser_level_alone():
     model = hierarchy()
     codes = (torch.zeros(1, 1, 1).long(),)
-    own, top = model.level_condition(model.conditioner({"class": torch.tensor([1])}), codes)
+    own, top = model.with_coarser(model.conditioner({"class": torch.tensor([1])}), codes)
     assert int(own.null().tokens[0, 0]) == 3 and torch.equal(top.null().tokens, top.tokens)
 
 
@@ -114,7 +114,9 @@ def test_guidance_and_silence_leave_the_coarser_level_alone():
     "made, told",
     [
         (
-            lambda: SecondStage(tokenizer(), Unconditional(), GPT(2, [2, 2], [START], 1, 2, 8)),
+            lambda: SecondStage(
+                tokenizer(), Unconditional(), GPT(1, 2, 8, num_codes=2, grid=[2, 2], parts=[START])
+            ),
             "1 prior is given, but the first stage has 2 levels",
         ),
         (lambda: SecondStage(tokenizer(), Unconditional()), "either prior"),

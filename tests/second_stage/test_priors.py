@@ -7,17 +7,19 @@ import torch
 
 from taming.errors import UserError
 from taming.second_stage import GPT, GatedPixelCNN, Part, PixelSNAIL, sample
-from taming.second_stage.interface import Decoder
+from taming.second_stage.interface import RecomputingDecoder
 
 PARTS = [{"vocabulary": 5, "grid": [2, 3]}, {"vocabulary": 4, "length": 2}]
 MADE = {
-    "gpt": lambda codes, grid, parts: GPT(codes, grid, parts, 2, 2, 8),
-    "pixelcnn": lambda codes, grid, parts: GatedPixelCNN(codes, grid, parts, 6, 12, 3),
+    "gpt": lambda codes, grid, parts: GPT(2, 2, 8, num_codes=codes, grid=grid, parts=parts),
+    "pixelcnn": lambda codes, grid, parts: GatedPixelCNN(
+        6, 12, 3, num_codes=codes, grid=grid, parts=parts
+    ),
     "pixelsnail": lambda codes, grid, parts: PixelSNAIL(
-        codes, grid, parts, 2, 2, 12, 2, 3, condition_blocks=1
+        2, 2, 12, 2, 3, num_codes=codes, grid=grid, parts=parts, condition_blocks=1
     ),
     "pixelsnail without attention": lambda codes, grid, parts: PixelSNAIL(
-        codes, grid, parts, 2, 4, 12, 0, 5
+        2, 4, 12, 0, 5, num_codes=codes, grid=grid, parts=parts
     ),
 }
 CONDITIONS = {
@@ -129,7 +131,7 @@ def test_what_is_kept_changes_nothing(name, grid):
         )
     prior, condition = small(name), told(PARTS, 2)
     codes = torch.randint(0, 5, (2, grid[0] * grid[1]))
-    kept, plain = prior.decoder(condition, grid), Decoder(prior, condition, grid)
+    kept, plain = prior.decoder(condition, grid), RecomputingDecoder(prior, condition, grid)
     sizes = itertools.cycle([1, 1, 3, 2])
     position = 0
     while position < codes.shape[1]:
@@ -177,7 +179,7 @@ def test_another_condition_is_refused(name):
 def test_even_kernels_are_refused(made):
     with pytest.raises(ValueError, match="odd"):
         (
-            made(4, [2, 2], PARTS, 1, 1, 8, kernel=4)
+            made(1, 1, 8, num_codes=4, grid=[2, 2], parts=PARTS, kernel=4)
             if made is PixelSNAIL
-            else made(4, [2, 2], PARTS, 1, 8, kernel=4)
+            else made(1, 8, num_codes=4, grid=[2, 2], parts=PARTS, kernel=4)
         )

@@ -5,7 +5,7 @@ import torch
 
 from taming.errors import UserError
 from taming.second_stage import GPT, Part, Sampling, filter_logits, sample
-from taming.second_stage.interface import Decoder
+from taming.second_stage.interface import RecomputingDecoder
 from taming.second_stage.sampling import draw
 from tests.second_stage.test_gpt import condition, small
 
@@ -118,7 +118,7 @@ def test_frequencies_of_whole_grids_are_their_probabilities(how, monkeypatch):
     prior = small(num_codes=2, grid=(2, 2), parts=[{"vocabulary": 3, "length": 1}])
     if how.pop("recompute", False):
         monkeypatch.setattr(
-            GPT, "decoder", lambda self, condition, grid: Decoder(self, condition, grid)
+            GPT, "decoder", lambda self, condition, grid: RecomputingDecoder(self, condition, grid)
         )
     count, grids = 20000, torch.tensor(list(itertools.product((0, 1), repeat=4)))
     told = lambda n: (Part(torch.ones(n, 1, dtype=torch.int64), 3),)  # noqa: E731

@@ -17,7 +17,14 @@ def scrambled(module):
 def masked(grid=(4, 4), part=(4, 4)):
     torch.manual_seed(1)
     return scrambled(
-        GPT(7, list(grid), [{"vocabulary": 5, "grid": list(part)}], layers=2, heads=2, width=16)
+        GPT(
+            num_codes=7,
+            grid=list(grid),
+            parts=[{"vocabulary": 5, "grid": list(part)}],
+            layers=2,
+            heads=2,
+            width=16,
+        )
     )
 
 
@@ -169,7 +176,9 @@ def pair(order="raster"):
     masks = scrambled(
         MaskVQGAN(3, 8, [1, 1, 2], VectorQuantizer(5, 4), blocks=1, latent_channels=8)
     )
-    prior = scrambled(GPT(7, [8, 8], [{"vocabulary": 5, "grid": [4, 4]}], 1, 2, 16))
+    prior = scrambled(
+        GPT(1, 2, 16, num_codes=7, grid=[8, 8], parts=[{"vocabulary": 5, "grid": [4, 4]}])
+    )
     return SecondStage(first, EncodedImage(masks), prior).eval()
 
 
@@ -187,7 +196,7 @@ def test_unconditional_pictures_of_any_size():
     model = SecondStage(
         first,
         Unconditional(),
-        scrambled(GPT(7, [4, 4], [{"vocabulary": 1, "length": 1}], 1, 2, 16)),
+        scrambled(GPT(1, 2, 16, num_codes=7, grid=[4, 4], parts=[{"vocabulary": 1, "length": 1}])),
     ).eval()
     assert model.sample({"count": 2}, (21, 30)).shape == (2, 3, 21, 30)
 
@@ -255,7 +264,7 @@ def test_windows_that_hop_serve_several_codes():
     """Origins stand on multiples of the hop, and what is drawn is what the prior says inside those
     windows.
     """
-    prior = GPT(5, [4, 4], [{"vocabulary": 3, "length": 1}], 1, 2, 8).eval()
+    prior = GPT(1, 2, 8, num_codes=5, grid=[4, 4], parts=[{"vocabulary": 3, "length": 1}]).eval()
     with torch.no_grad():
         for parameter in prior.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
