@@ -31,7 +31,7 @@ from taming.files import file_hash, make_writable, write_atomically
 from taming.first_stage.interface import FirstStage
 from taming.formats.load import find_checkpoint, load, read_checkpoint
 from taming.inference.conditions import metadata_of
-from taming.inference.sample import sample_folder
+from taming.inference.sample import sample
 from taming.second_stage.model import SecondStage
 from taming.second_stage.sampling import Sampling
 
@@ -385,11 +385,11 @@ class Evaluation:
                 self.found.left.append(f"generation: {error}")
                 return None
             settings = Sampling(**asdict(self.asked.drawing))
-            sample_folder(
+            sample(
                 self.asked.checkpoint,
                 wanted,
                 settings,
-                yaml=self.asked.yaml,
+                config=self.asked.yaml,
                 conditions=told,
                 batch_size=self.asked.batch_size,
             )
