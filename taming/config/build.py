@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from taming.config.hints import expectation, fits
-from taming.config.names import resolve
+from taming.config.names import class_of, resolve
 from taming.errors import UserError, did_you_mean, first_line
 
 # What constructors raise where values fit their declarations one by one but not together
@@ -55,7 +55,7 @@ def check(node: Any, place: str, allow: Iterable[str] = (), trusted: bool = True
     made = resolve(node["target"], place, allow, trusted)
     for key, value in params.items():
         check(value, f"{place}.params.{key}", allow, trusted)
-    _check_signature(made, params, place, allow, trusted)
+    _check_signature(made, params, f"{place}.params", allow, trusted)
 
 
 def build(node: Any, allow: Iterable[str] = (), place: str = "model", trusted: bool = True) -> Any:
@@ -77,8 +77,11 @@ def _built(node: Any, place: str, allow: Iterable[str], trusted: bool) -> Any:
         key: _built(value, f"{place}.params.{key}", allow, trusted)
         for key, value in (node.get("params") or {}).items()
     }
+    made = resolve(node["target"], place, allow, trusted)
+    if not inspect.isclass(made):  # `pretrained`: its file may name what this caller admits
+        params = {"allow": tuple(allow), **params}
     try:
-        return resolve(node["target"], place, allow, trusted)(**params)
+        return made(**params)
     except MISTAKES as error:
         reason = first_line(error) or type(error).__name__
         raise UserError(f"{place}: {node['target']}: {reason}") from error
@@ -102,17 +105,19 @@ def declared(made: Any) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
 def _check_signature(
     made: Any, params: dict, place: str, allow: Iterable[str], trusted: bool
 ) -> None:
-    def class_of(node: dict) -> type:
-        inner = resolve(node["target"], place, allow, trusted)
-        return inner if inspect.isclass(inner) else typing.get_type_hints(inner)["return"]
+    def class_of_node(node: dict) -> type:
+        return class_of(resolve(node["target"], place, allow, trusted))
 
     parameters, hints = declared(made)
     keywords = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for key, value in params.items():
         if key not in parameters and not keywords:
-            raise UserError(f"{place}.params.{key}: unknown key{did_you_mean(key, parameters)}")
-        if key in hints and not fits(value, hints[key], class_of):
-            raise UserError(f"{place}.params.{key}: {refusal(value, hints[key])}")
+            raise UserError(f"{place}.{key}: unknown key{did_you_mean(key, parameters)}")
+        if key in hints and not fits(value, hints[key], class_of_node):
+            raise UserError(f"{place}.{key}: {refusal(value, hints[key])}")
+        if isinstance(value, dict) and "target" not in value:
+            for inner in _classes(hints.get(key)):  # a mapping stands for its parameters
+                _check_signature(inner, value, f"{place}.{key}", allow, trusted)
     for key, parameter in parameters.items():
         if (
             parameter.default is parameter.empty
@@ -120,9 +125,16 @@ def _check_signature(
             and key not in params
         ):
             raise UserError(
-                f"{place}.params.{key}: missing, and {getattr(made, '__name__', made)} has no"
+                f"{place}.{key}: missing, and {getattr(made, '__name__', made)} has no"
                 " default for it"
             )
+
+
+def _classes(hint: Any) -> list[type]:
+    """The classes of ours that a declaration admits."""
+    if inspect.isclass(hint) and hint.__module__.startswith("taming."):
+        return [hint]
+    return [made for inner in typing.get_args(hint) for made in _classes(inner)]
 
 
 def refusal(value: Any, hint: Any) -> str:

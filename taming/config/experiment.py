@@ -16,7 +16,7 @@ from yaml import YAMLError
 
 from taming.config.build import check, refusal
 from taming.config.hints import fits
-from taming.config.names import ForeignName
+from taming.config.names import EXAMPLES, ForeignName, check_seam, resolve
 from taming.config.older import upgrade
 from taming.config.ranges import Count, Decay, Index, Length, Positive, Range, Share, Weight
 from taming.config.shipped import find_config
@@ -197,7 +197,7 @@ def load(
     experiment.trusted = False
     for name, node in _nodes(experiment).items():
         if name != "model":
-            check(node, f"{_names(paths)}: {name}", allow, trusted=False)
+            _check_node(node, _names(paths), name, allow, trusted=False)
     return experiment
 
 
@@ -255,7 +255,7 @@ def from_plain(
     experiment.trusted = trusted
     for name, node in _nodes(experiment).items():
         try:
-            check(node, f"{source}: {name}", allow, trusted)
+            _check_node(node, source, name, allow, trusted)
         except ForeignName:
             if trusted or name == "model":
                 raise
@@ -272,6 +272,16 @@ def _nodes(experiment: Experiment) -> dict[str, dict]:
         "data.validation": experiment.data.validation,
     }
     return {name: node for name, node in nodes.items() if node}
+
+
+def _check_node(node: dict, source: str, name: str, allow: list[str], trusted: bool) -> None:
+    """`check` for one of `_nodes`, and that it is of the kind that belongs there."""
+    if "target" not in node:
+        example = EXAMPLES[name.split(".")[0]]
+        raise UserError(f"{source}: {name}.target: missing; name a class, for example {example}")
+    made = resolve(node["target"], f"{source}: {name}", allow, trusted)
+    check_seam(made, node["target"], name, source)
+    check(node, f"{source}: {name}", allow, trusted)
 
 
 def _leave_out(experiment: Experiment, name: str) -> None:

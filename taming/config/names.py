@@ -8,13 +8,20 @@ before anything is imported.
 
 import importlib
 import inspect
+import typing
 from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
 from taming.errors import UserError, did_you_mean
 
-ROOMS = ("taming.first_stage", "taming.second_stage", "taming.data", "taming.segmenter")
+ROOMS = (
+    "taming.first_stage",
+    "taming.second_stage",
+    "taming.data",
+    "taming.segmenter",
+    "taming.formats.compvis",
+)
 LIBRARIES = ("torchvision.datasets", "torchvision.models", "torchvision.transforms")
 PRETRAINED = "taming.formats.pretrained.pretrained"  # the one function, for YAML of one's own
 ALIASES = {  # names of earlier versions, which stand in checkpoints and in people's YAML
@@ -23,6 +30,20 @@ ALIASES = {  # names of earlier versions, which stand in checkpoints and in peop
     "taming.first_stage.ScalarQuantizer": "taming.first_stage.FSQ",
     "taming.first_stage.LookupFreeQuantizer": "taming.first_stage.LFQ",
     "taming.first_stage.LinearQuantizer": "taming.first_stage.SimVQ",
+}
+SEAMS = {  # what belongs where: classes of ours and their own heirs, or whatever has these members
+    "model": (
+        "taming.first_stage.Autoencoder",
+        "taming.second_stage.SecondStage",
+        "taming.segmenter.Segmenter",
+    ),
+    "loss": ("autoencoder", "adversary_weight", "set_length"),
+    "data": ("__getitem__", "__len__"),
+}
+EXAMPLES = {
+    "model": "taming.first_stage.VQGAN",
+    "loss": "taming.first_stage.VQGANLoss",
+    "data": "taming.data.ImageFolder",
 }
 
 
@@ -58,6 +79,27 @@ def resolve(target: Any, place: str, allow: Iterable[str] = (), trusted: bool = 
     if private or not any(name.startswith(f"{package}.") for package in packages):
         raise ForeignName(f"{place}.target: {_refusal(target, trusted)}")
     return _foreign(name, place, {package.split(".")[0] for package in (*LIBRARIES, *allow)})
+
+
+def class_of(made: Any) -> type:
+    """The class of what `made` builds: itself, or what a function returns."""
+    return made if inspect.isclass(made) else typing.get_type_hints(made)["return"]
+
+
+def check_seam(made: Any, target: str, place: str, source: str) -> None:
+    """Refuses a class that is not of the kind that belongs at `place`: model, loss or data."""
+    kind = place.split(".")[0]
+    if any("." in name for name in SEAMS[kind]):
+        parts = (name.rpartition(".") for name in SEAMS[kind])
+        seams = tuple(getattr(importlib.import_module(room), name) for room, _, name in parts)
+        belongs = issubclass(class_of(made), seams)
+    else:
+        belongs = set(SEAMS[kind]) <= set(dir(made))
+    if not belongs:
+        raise UserError(
+            f"{source}: {place}.target: {target} stands where a {kind.replace('data', 'data set')} belongs,"
+            f" for example {EXAMPLES[kind]}"
+        )
 
 
 @cache
