@@ -16,9 +16,9 @@ def inspect(words: list[str]) -> None:
     add_checkpoint(parser)
     arguments = parser.parse(words)
 
-    from taming.formats.load import describe
+    from taming.formats.describe import describe
 
-    print(describe(arguments.checkpoint, arguments.config))
+    print(describe(arguments.checkpoint, arguments.config, arguments.allow))
 
 
 def convert(words: list[str]) -> None:
@@ -44,7 +44,8 @@ def convert(words: list[str]) -> None:
         raise UserError("convert needs IN and OUT; see: taming convert --help")
 
     from taming.files import check_output
-    from taming.formats.load import convert_yaml, find_checkpoint, read_checkpoint
+    from taming.formats.compvis.checkpoint import convert_yaml
+    from taming.formats.load import find_checkpoint, read_checkpoint
     from taming.formats.ours import save_safetensors
 
     if source.endswith(YAML):
@@ -54,9 +55,9 @@ def convert(words: list[str]) -> None:
         return
     _check_ending(out, ".safetensors")
     check_output(out, (find_checkpoint(source), *filter(None, (config,))), (".safetensors",))
-    content = read_checkpoint(source, config)
+    content = read_checkpoint(source, config, arguments.allow)
     save_safetensors(out, content, arguments.half)
-    _print_unused(content.left)
+    _print_unused(content.unused)
     print(out)
 
 
@@ -72,10 +73,11 @@ def export(words: list[str]) -> None:
     arguments = parser.parse(words)
 
     from taming.files import check_output
-    from taming.formats.load import find_checkpoint, read_checkpoint, save_published
+    from taming.formats.compvis.checkpoint import save_published
+    from taming.formats.load import find_checkpoint, read_checkpoint
 
     check_output(arguments.out, (find_checkpoint(arguments.checkpoint),))
-    content = read_checkpoint(arguments.checkpoint, arguments.config)
+    content = read_checkpoint(arguments.checkpoint, arguments.config, arguments.allow)
     print(save_published(arguments.out, content))
 
 

@@ -1,9 +1,9 @@
 """taming train."""
 
 import argparse
+import sys
 from pathlib import Path
 
-from taming.cli.overrides import translated
 from taming.cli.parser import Parser, add_loading, gpu_overrides, quiet_lightning
 from taming.errors import UserError
 
@@ -23,15 +23,18 @@ def train(words: list[str]) -> None:
     folder = _folder(arguments, bases, overrides)
 
     from taming import config
+    from taming.formats.compvis.overrides import translated_start
 
-    bases, overrides, start_from = translated(bases, overrides, arguments)
+    start = translated_start(bases, overrides, arguments.start_from)
+    for note in start.notes:
+        print(f"published configuration: {note}", file=sys.stderr)
     resumed = folder / "config.yaml" if arguments.resume else None
-    experiment = config.load(bases, overrides, arguments.allow, resumed)
+    experiment = config.load(start.bases, start.overrides, arguments.allow, resumed)
     quiet_lightning()
     from taming.training import run
 
     resume, fitting = bool(arguments.resume), arguments.fitting
-    print(run.train(experiment, folder, resume, start_from, fitting, arguments.config))
+    print(run.train(experiment, folder, resume, start.checkpoint, fitting, arguments.config))
 
 
 def _parser() -> Parser:

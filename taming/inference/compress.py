@@ -364,5 +364,5 @@ def _model(
     checkpoint: str | Path, config: str | None, allow: Sequence[str]
 ) -> tuple[SecondStage, bytes]:
     """The model, and the first 8 bytes of its file's SHA-256."""
-    model = load(checkpoint, config, stage="second")
+    model = load(checkpoint, config, stage="second", allow=allow)
     return model, bytes.fromhex(file_hash(find_checkpoint(checkpoint)))

@@ -16,7 +16,7 @@ def first_stage_of(
     checkpoint: str | Path, config: str | None = None, allow: Sequence[str] = ()
 ) -> Autoencoder:
     """That of a second stage, or the checkpoint itself."""
-    model = load(checkpoint, config)
+    model = load(checkpoint, config, allow=allow)
     model = model.first_stage if isinstance(model, SecondStage) else model
     if not isinstance(model, Autoencoder):
         raise UserError(

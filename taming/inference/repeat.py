@@ -43,7 +43,7 @@ def sample_again(
     # 2. the same batch, of which one row is the picture
     torch.set_num_threads(record.threads)
     config = record.config[0] if record.config else None
-    model = load(record.checkpoint, config, stage="second").to(record.device)
+    model = load(record.checkpoint, config, stage="second", allow=allow).to(record.device)
     known = read_known((record.known[0][0], record.known[1][0])) if record.known else None
     jobs = [Job(record.number, path, record.condition or {})] * record.batch
     check_memory(model, {}, record.sampling, record.batch)

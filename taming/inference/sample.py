@@ -77,7 +77,7 @@ def sample(
     # 1. what draws
     sampling = Sampling.of(sampling, **changes).seeded()
     share, out = share_of_process(), Path(out)
-    model = load(checkpoint, config, stage="second").to(share.device)
+    model = load(checkpoint, config, stage="second", allow=allow).to(share.device)
     if sampling.guidance != 1:
         model.check_guidance()
 
