@@ -189,6 +189,7 @@ class Prior(nn.Module):
         super().__init__()
         self._shape: PriorShape | None = None
         self._waiting = self.register_forward_pre_hook(_refuse_without_shape)
+        self.register_load_state_dict_pre_hook(_rename_older)
 
     @property
     def has_shape(self) -> bool:
@@ -318,6 +319,26 @@ def describe(value: Any) -> str:
         kind = str(value.dtype).removeprefix("torch.")
         return f"{kind} {tuple(value.shape)}"
     return f"a {type(value).__name__}"
+
+
+OLDER_NAMES = {  # of modules, which stand in checkpoints of earlier versions
+    "heard": "condition_map",
+    "spread": "smooth",
+    "hear": "condition",
+    "hear_vertical": "condition_vertical",
+    "hear_horizontal": "condition_horizontal",
+    "left": "beside",
+}
+
+
+def current_name(name: str) -> str:
+    """Of a tensor in a state dict."""
+    return ".".join(OLDER_NAMES.get(word, word) for word in name.split("."))
+
+
+def _rename_older(prior: nn.Module, state: dict, prefix: str, *_: Any) -> None:
+    for name in [name for name in state if name.startswith(prefix)]:
+        state[current_name(name)] = state.pop(name)
 
 
 def _refuse_without_shape(prior: nn.Module, _: Any) -> None:
