@@ -2,163 +2,152 @@
 their model.
 
 Two containers, one content: `.ckpt` (what training writes: everything that an exact resume needs)
-and `.safetensors` (weights and config only, for passing on). Published checkpoints are read too,
-with the YAML that came with them (published.py).
+and `.safetensors` (weights and configuration only, for passing on). Published checkpoints are read
+too, with the YAML that came with them (compvis/).
 """
 
 import json
-import os
 import zipfile
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from taming.errors import UserError
+from taming.files import write_atomically
+from taming.formats.checksums import (
+    compare_checksums,
+    damaged,
+    damaged_record,
+    parsed,
+    write_checksums,
+)
+from taming.formats.content import Content, content_of, malformed
+from taming.formats.fitting import non_finite
 from taming.formats.unpickler import read_restricted
-
-
-@dataclass
-class Content:
-    """What a file of ours holds, before anything is built."""
-
-    stage: str  # first or second
-    config: dict  # a whole Experiment, plain
-    weights: dict[str, Tensor]  # of the model; averaged weights where the run kept them
-    batches: int  # seen in training
-    figures: dict  # what validation said last
-    # Of the loss: the discriminator, for going on with training
-    loss: dict[str, Tensor] = field(default_factory=dict)
-    # Of a published file: what was not taken, and why
-    left: dict[str, str] = field(default_factory=dict)
-    # On the translation of a published configuration
-    notes: list[str] = field(default_factory=list)
-    # Tensors of a published file that no published model has
-    unknown: list[str] = field(default_factory=list)
-    source: str = "taming"  # who wrote the file: taming, or published
+from taming.weights import is_safetensors, read_safetensors
 
 
 def read_raw(path: str | Path) -> dict:
     """The dictionary in a .ckpt, memory-mapped: by torch's safe loader, or, where that refuses, by
     one that rebuilds tensors and leaves all else inert.
+
+    Raises:
+        UserError: it can't be read, a checksum of a file of ours differs, or it is no dictionary;
+            where the last checkpoint is damaged and a best one lies beside it, that is named.
     """
+    path = Path(path)
     try:
-        raw = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception:  # torch raises many kinds
-        raw = read_restricted(Path(path))
+        if is_safetensors(path):
+            raise UserError(f"'{path}' is a safetensors file, which holds no state of a training")
+        raw = _read_archive(path)
+    except UserError as error:
+        best = path.with_name("best.ckpt")
+        if path.name != "last.ckpt" or not best.is_file():
+            raise
+        raise UserError(f"{error}; '{best}' is there too") from None
     if not isinstance(raw, dict):
         raise UserError(f"'{path}' holds a {type(raw).__name__}, not a checkpoint")
     return raw
 
 
-def compare(own: dict[str, Tensor], weights: dict[str, Tensor], source: str | Path) -> None:
-    """Raises UserError for a missing, spare or misshapen tensor, and names it."""
-    for what, names in (
-        ("lacks", own.keys() - weights.keys()),
-        ("has, but the model does not,", weights.keys() - own.keys()),
-    ):
-        if names:
-            raise UserError(
-                f"'{source}' {what} {len(names)} tensors, the first '{min(names)}'; does its"
-                " configuration belong to these weights?"
-            )
-    for name, tensor in own.items():
-        if tensor.shape != weights[name].shape:
-            raise UserError(
-                f"'{source}': '{name}' has shape {tuple(weights[name].shape)}, but its"
-                f" configuration says {tuple(tensor.shape)}{_meaning(name)}"
-            )
+def read_ours(path: Path, allow: Iterable[str] = ()) -> tuple[Content | None, dict]:
+    """The Content of a file of ours; None, with what is in it, where somebody else wrote it.
 
-
-def load_weights(model: nn.Module, weights: dict[str, Tensor], source: str | Path) -> None:
-    """Strictly: see `compare`."""
-    compare(model.state_dict(), weights, source)
-    _refuse_other_order(model, weights, source)
-    model.load_state_dict(weights)
-
-
-def load_fitting(model: nn.Module, weights: dict[str, Tensor], source: str | Path) -> list[str]:
-    """Takes what has the model's names and shapes; returns the names of what was left, on either
-    side. Frozen tokenizers come whole or not at all: half of one and half of another would make
-    codes of neither.
+    Args:
+        path: a .ckpt or .safetensors file; its content counts, not its ending.
+        allow: packages whose classes the caller admits.
     """
-    _refuse_other_order(model, weights, source)
-    own = model.state_dict()
-    fitting = {
-        name: tensor
-        for name, tensor in weights.items()
-        if name in own and own[name].shape == tensor.shape
-    }
-    for part in ("first_stage.", "conditioner."):
-        names = {name for name in own.keys() | weights.keys() if name.startswith(part)}
-        if not names <= fitting.keys():
-            fitting = {name: tensor for name, tensor in fitting.items() if name not in names}
-    if not fitting:
-        raise UserError(f"nothing in '{source}' fits this model; is it of the other stage?")
-    model.load_state_dict(fitting, strict=False)
-    return sorted((own.keys() | weights.keys()) - fitting.keys())
-
-
-def _refuse_other_order(model: nn.Module, weights: dict[str, Tensor], source: str | Path) -> None:
-    for name, tensor in model.state_dict().items():
-        if (
-            name.endswith("permutation")
-            and name in weights
-            and not torch.equal(weights[name], tensor)
-        ):
-            raise UserError(
-                f"'{source}' reads codes in another order than the configuration says; set"
-                " model.params.prior.params.order to its own"
-            )
-
-
-def _meaning(name: str) -> str:
-    """What a shape stands for, where a user is likely to have changed it."""
-    if name.endswith(("quantizer.embedding.weight", "inner.embedding.weight", "proj.weight")):
-        return " (number of codes, and their dimension)"
-    if name.endswith(
-        ("encoder.conv_in.weight", "decoder.conv_out.weight", "decoder.conv_out.bias")
-    ):
-        return " (channels of the picture, or labels)"
-    if name.endswith(("tok_emb.weight", "head.weight", "cond_emb.weight")):
-        return " (codes or condition tokens)"
-    return ""
+    if not is_safetensors(path):
+        raw = read_raw(path)
+        return (_from_state(raw, path, allow) if "taming" in raw else None), raw
+    metadata, weights = read_safetensors(path)
+    if "taming" not in metadata:
+        return None, {"state_dict": weights}
+    if "taming.checksums" in metadata:
+        compare_checksums(metadata["taming.checksums"], metadata["taming"], weights, path)
+    loss = _take(weights, "loss.")
+    weights = {name: weights[name] for name in weights if not name.startswith("loss.")}
+    return content_of(parsed(metadata["taming"], path), weights, loss, path, allow), {}
 
 
 def save_safetensors(path: str | Path, content: Content, half: bool = False) -> None:
     """Writes weights and configuration for passing on.
 
-    half: floats in half precision, and in a quarter (float8) the decoder of a condition's
-    tokenizer, which no sample needs.
+    Args:
+        path: the file.
+        content: what it is to hold.
+        half: floats in half precision, and in a quarter (float8) the decoder of a condition's
+            tokenizer, which no sample needs.
+
+    Raises:
+        UserError: a number is too large for half precision, or the file can't be written.
     """
     from safetensors.torch import save_file
 
-    def stored(name: str, tensor: Tensor) -> Tensor:
-        if not half or not tensor.is_floating_point():
-            return tensor.contiguous().clone()
-        unneeded = name.startswith("conditioner.first_stage.decoder.")
-        return tensor.to(torch.float8_e4m3fn if unneeded else torch.float16).contiguous()
+    sources = {**content.weights, **{f"loss.{k}": v for k, v in content.loss.items()}}
+    tensors = {name: _stored(name, tensor, half) for name, tensor in sources.items()}
+    if half:
+        overflowing = set(non_finite(tensors)) - set(non_finite(sources))
+        if overflowing:
+            name = min(overflowing)
+            raise UserError(
+                f"'{name}' reaches {sources[name].abs().max():.3g}, which {tensors[name].dtype}"
+                " can't hold; convert without --half"
+            )
+    text = json.dumps(
+        {
+            "stage": content.stage,
+            "config": content.config,
+            "batches": content.batches,
+            "figures": content.figures,
+        }
+    )
+    metadata = {"taming": text, "taming.checksums": write_checksums(text, tensors)}
+    write_atomically(path, lambda file: save_file(tensors, file, metadata=metadata))
 
-    everything = content.weights | {f"loss.{k}": v for k, v in content.loss.items()}
-    tensors = {name: stored(name, tensor) for name, tensor in everything.items()}
-    about = {
-        "stage": content.stage,
-        "config": content.config,
-        "batches": content.batches,
-        "figures": content.figures,
-    }
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    save_file(tensors, temporary, metadata={"taming": json.dumps(about)})
-    os.replace(temporary, path)
 
-
-def read_safetensors(path: Path) -> tuple[dict, dict[str, Tensor]]:
-    from safetensors import SafetensorError, safe_open
-
+def _read_archive(path: Path) -> object:
+    """What torch wrote, whichever of its formats."""
+    zipped = zipfile.is_zipfile(path)
+    record = damaged_record(path) if zipped else None
     try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}, {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dictionary)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"'{path}' can't be read as safetensors: {error}") from None
+        try:
+            raw = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        except Exception:  # torch raises many kinds
+            raw = read_restricted(path)
+    except UserError:
+        if record:
+            raise damaged(path, f"'{record}'") from None
+        raise
+    # Torch can be told to write no checksums, so that those of others' files prove nothing
+    if record and isinstance(raw, dict) and "taming" in raw:
+        raise damaged(path, f"'{record}'")
+    return raw
+
+
+def _from_state(raw: dict, path: Path, allow: Iterable[str]) -> Content:
+    metadata, state = raw["taming"], raw.get("state_dict")
+    averaged = metadata.get("averaged") if isinstance(metadata, dict) else None
+    for name, tensors in (("state_dict", state), ("averaged", averaged or {})):
+        if not isinstance(tensors, dict) or not all(isinstance(key, str) for key in tensors):
+            raise malformed(path, f"{name} is a {type(tensors).__name__}, not tensors by name")
+    weights = {**_take(state, "model."), **_take(averaged or {}, "averaged.")}
+    return content_of(metadata, weights, _take(state, "loss."), path, allow)
+
+
+def _take(tensors: dict, prefix: str) -> dict[str, Tensor]:
+    """Those whose names start with the prefix, without it."""
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def _stored(name: str, tensor: Tensor, half: bool) -> Tensor:
+    if not half or not tensor.is_floating_point():
+        return tensor.contiguous().clone()
+    unneeded = name.startswith("conditioner.first_stage.decoder.")
+    return tensor.to(torch.float8_e4m3fn if unneeded else torch.float16).contiguous()

@@ -1,40 +1,53 @@
-"""A first stage from a checkpoint, as a target in a configuration."""
+"""A first stage from a checkpoint, as a target in a configuration of one's own."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from taming import config as configs
+from taming.config.names import ALIASES, PRETRAINED
 from taming.errors import UserError
 from taming.first_stage.interface import FirstStage
 from taming.formats.load import load, read_checkpoint
 
+NAMES = {PRETRAINED, *(alias for alias, name in ALIASES.items() if name == PRETRAINED)}
 
-def pretrained(checkpoint: str, config: str | None = None, yaml: str | None = None) -> FirstStage:
-    """The first stage in `checkpoint`. `config` names the file it is trained by: for the message
-    where the checkpoint is missing, and to build the model without weights on the meta device.
-    yaml: what came with a published checkpoint, if it does not lie beside it.
+
+def pretrained(
+    checkpoint: str, config: str | None = None, yaml: str | None = None, allow: Sequence[str] = ()
+) -> FirstStage:
+    """The first stage in a checkpoint.
+
+    Args:
+        checkpoint: its path, that of its run folder, or a shipped model's name.
+        config: the file that it is trained by: for the message where the checkpoint is missing, and
+            to build the model without weights on the meta device.
+        yaml: what came with a published checkpoint, if it does not lie beside it.
+        allow: packages whose classes the checkpoint may name; `build` hands down its caller's.
     """
     if torch.get_default_device().type == "meta" and config:
         experiment = configs.load(config)
-        return configs.build(experiment.model, experiment.allow)
+        return configs.build(experiment.model, [*experiment.allow, *allow])
     if config and not Path(checkpoint).exists():
         raise UserError(
             f"first stage '{checkpoint}' does not exist; train it first: taming train -b {config}"
         )
-    return load(checkpoint, yaml, stage="first")
+    model = load(checkpoint, yaml, stage="first", allow=allow)
+    if not isinstance(model, FirstStage):
+        raise UserError(f"'{checkpoint}' is a {type(model).__name__}, which has no codes")
+    return model
 
 
-def inlined(node):
+def inlined(node, allow: Sequence[str] = ()):
     """The same configuration tree with every `pretrained` replaced by the model's own tree, so that
     it needs no other file.
     """
     if isinstance(node, list):
-        return [inlined(item) for item in node]
+        return [inlined(item, allow) for item in node]
     if not isinstance(node, dict):
         return node
-    if node.get("target") == "taming.first_stage.pretrained":
-        return read_checkpoint(node["params"]["checkpoint"], node["params"].get("yaml")).config[
-            "model"
-        ]
-    return {key: inlined(value) for key, value in node.items()}
+    if node.get("target") in NAMES:
+        params = node["params"]
+        return read_checkpoint(params["checkpoint"], params.get("yaml"), allow).config["model"]
+    return {key: inlined(value, allow) for key, value in node.items()}

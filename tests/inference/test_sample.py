@@ -11,9 +11,10 @@ from PIL import Image
 
 from taming import config, images
 from taming.cli.main import main
-from taming.data.transforms import read_image, to_tensor
+from taming.data.reading import read_image, to_tensor
+from taming.formats.content import Content
 from taming.formats.load import load, read_checkpoint
-from taming.formats.ours import Content, save_safetensors
+from taming.formats.ours import save_safetensors
 from taming.inference import memory, sample
 from taming.inference.conditions import conditions_of, files_of
 from taming.inference.sample import jobs_of
@@ -158,7 +159,7 @@ def test_a_png_is_drawn_again_bitwise(here, capsys):
     for name in ("m0-0", "m1-0", "m2-0"):
         assert run("--from-png", f"out/{name}.png", out="again") == 0
         assert np.array_equal(pixels(f"again/{name}.png"), pixels(f"out/{name}.png"))
-        about = images.read_about(f"again/{name}.png")
+        about = images.read_metadata(f"again/{name}.png")
         assert about["seed"] == 3 and about["top_k"] == 5 and len(about["sha256"]) == 16
     assert run("--from-png", "out/m0-0.png", out="out") == 2
     assert run("--from-png", "out/m0-0.png", "--seed", "4", out="third") == 2
@@ -189,7 +190,7 @@ def test_a_png_repeats_guided_known_and_odd_ones_and_notes_changed_files(here, c
 def test_long_descriptions_are_kept(here):
     about = {"text": "".join(chr(65 + i % 26) for i in range(1_700_000))}
     images.save(torch.zeros(3, 4, 4), here / "long.png", about)
-    assert images.read_about(here / "long.png") == about
+    assert images.read_metadata(here / "long.png") == about
 
 
 @pytest.mark.parametrize("ranks", ["01", "10", "0110"])
@@ -201,9 +202,9 @@ def test_processes_share_the_pictures_out(here, monkeypatch, ranks):
     monkeypatch.setattr(
         sample.images,
         "save",
-        lambda image, path, about=None, save=images.save: (
+        lambda image, path, metadata=None, save=images.save: (
             seen.append(path.name),
-            save(image, path, about),
+            save(image, path, metadata),
         ),
     )
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -409,7 +410,7 @@ def test_folders_of_conditions_are_listed_whole_and_not_held(tmp_path):
     """Depth maps as arrays count too, and a job keeps what a PNG keeps, not a tensor."""
     from types import SimpleNamespace
 
-    from taming.data.transforms import EXTENSIONS
+    from taming.data.reading import EXTENSIONS
 
     for name in ("a.npy", "b.png"):
         (tmp_path / name).touch()

@@ -8,7 +8,9 @@ import torch
 import taming
 from taming.errors import UserError
 from taming.first_stage import VQVAE2, VectorQuantizer
-from taming.formats.load import describe, read_checkpoint, save_published
+from taming.formats.compvis.checkpoint import save_published
+from taming.formats.describe import describe
+from taming.formats.load import read_checkpoint
 from taming.second_stage import (
     GPT,
     ClassLabel,

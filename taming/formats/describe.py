@@ -1,0 +1,62 @@
+"""What a file is, in a few lines, without building anything that it names."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from torch import Tensor
+
+from taming.formats.content import Content
+from taming.formats.fitting import count, non_finite
+from taming.formats.load import find_checkpoint, read_checkpoint
+
+UNKNOWN_NAMES = 20  # so many are listed
+
+
+def describe(path: str | Path, config: str | Path | None = None, allow: Iterable[str] = ()) -> str:
+    """Stage, class, sizes, codebooks, figures and oddities of a checkpoint; `config` and `allow` as
+    for `load`.
+    """
+    content = read_checkpoint(path, config, allow)
+    by = "" if content.source == "taming" else " of the published code"
+    target = content.config["model"]["target"]
+    lines = [
+        f"{find_checkpoint(path)}: {content.stage} stage{by}, {target}, {content.batches} batches",
+        *_parts(content),
+        *_codebooks(content.weights),
+        *_oddities(content),
+        *(f"  note: {note}" for note in content.notes),
+        *(f"  validation {name}: {value:.5g}" for name, value in content.figures.items()),
+    ]
+    train = content.config["data"]["train"]
+    if content.source == "taming" and train:
+        lines.append(f"  trained on {train.get('target')} with seed {content.config['seed']}")
+    return "\n".join(line.replace("\n", " ") for line in lines)
+
+
+def _parts(content: Content) -> Iterator[str]:
+    """How large each part of the model, and of the loss, is."""
+    depth = 2 if content.stage == "second" else 1
+    tensors = {**content.weights, **{f"loss.{k}": v for k, v in content.loss.items()}}
+    parts: dict[str, list[Tensor]] = {}
+    for name, tensor in tensors.items():
+        parts.setdefault(".".join(name.split(".")[:depth]), []).append(tensor)
+    for part, members in parts.items():
+        millions = sum(tensor.numel() for tensor in members) / 1e6
+        yield f"  {part:<28} {len(members):>4} tensors {millions:>9.3f} M parameters"
+
+
+def _codebooks(weights: dict[str, Tensor]) -> Iterator[str]:
+    for name, tensor in weights.items():
+        if name.endswith("embedding.weight") and "quantizer" in name and tensor.ndim == 2:
+            part = name.removesuffix(".embedding.weight")
+            yield f"  codebook {part}: {tensor.shape[0]} codes of {tensor.shape[1]} numbers"
+
+
+def _oddities(content: Content) -> Iterator[str]:
+    names = non_finite(content.weights)
+    if names:
+        yield f"  NaN or infinity in {count(names, 'tensor')}"
+    for name in sorted(content.unknown)[:UNKNOWN_NAMES]:
+        yield f"  unknown: {name}"
+    for name, reason in content.unused.items():
+        yield f"  unused {name}: {reason}"
