@@ -62,8 +62,7 @@ def systems(codes: int = CODES) -> dict[str, tuple[dict, dict]]:
         "adversarial": 0.3,
         "adversarial_start": 0.5,
         "adversarial_ramp": 50,
-        "width": 32,
-        "layers": 2,
+        "discriminator": target("PatchDiscriminator", width=32, layers=2),
     }
     gumbel = target(
         "GumbelQuantizer",
@@ -133,8 +132,7 @@ def data_sets(root: str) -> dict:
                 "params": {
                     "root": root,
                     "list": f"{name}.txt",
-                    "size": SIZE,
-                    "flip": name == "train",
+                    "view": {"size": SIZE, "flip": name == "train"},
                 },
             }
             for name in ("train", "validation")

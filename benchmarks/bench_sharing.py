@@ -30,7 +30,7 @@ def experiment(root: str, seed: int, steps: int, share: bool, threads: int) -> c
     sets = {
         name: {
             "target": "taming.data.SegmentedImages",
-            "params": {"root": root, "list": f"{name}.txt", "size": 32},
+            "params": {"root": root, "list": f"{name}.txt", "view": 32},
         }
         for name in ("train", "validation")
     }
@@ -60,8 +60,10 @@ def experiment(root: str, seed: int, steps: int, share: bool, threads: int) -> c
                     "perceptual": "none",
                     "adversarial": 0.3,
                     "adversarial_start": 100,
-                    "width": 32,
-                    "layers": 2,
+                    "discriminator": {
+                        "target": "taming.first_stage.PatchDiscriminator",
+                        "params": {"width": 32, "layers": 2},
+                    },
                 },
             },
             "optimizer": {"learning_rate": 1e-3, "discriminator_learning_rate": 5e-4},

@@ -154,6 +154,17 @@ def make_writable(folder: str | Path) -> None:
         ) from None
 
 
+def read_text(path: str | Path) -> str:
+    """A text file of UTF-8 whatever the locale, without a byte order mark. Raises UserError."""
+    try:
+        return Path(path).read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(f"'{path}', line {line}, is not UTF-8; save the text as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"'{path}' can't be read ({error.strerror})") from None
+
+
 def file_hash(path: str | Path) -> str:
     """The first 16 hexadecimal digits of a file's SHA-256. Raises UserError where it can't be
     read.

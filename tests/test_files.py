@@ -329,7 +329,8 @@ def test_a_killed_process_leaves_neither_a_lock_nor_half_a_file(tmp_path):
 import os
 from taming.files import run_lock, write_atomically
 with run_lock({str(tmp_path)!r}):
-    write_atomically({str(tmp_path / "sub" / "f")!r}, lambda f: f.touch() or os.kill(os.getpid(), 9))
+    write = lambda file: file.touch() or os.kill(os.getpid(), 9)
+    write_atomically({str(tmp_path / "sub" / "f")!r}, write)
 """
     subprocess.run([sys.executable, "-c", code], cwd=ROOT)
     assert len(temporaries(tmp_path)) == 1

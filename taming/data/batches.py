@@ -1,5 +1,5 @@
-"""Batches without end, each a function of (seed, batch number), so that an interrupted run goes on
-with the very pictures it would have seen.
+"""Batches without end, each a function of (seed, batch number), so that an interrupted run resumes
+with the very pictures that it would have had.
 """
 
 import sys
@@ -8,18 +8,25 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import Dataset, Sampler, default_collate
 
-from taming.data.transforms import CorruptImage
+from taming.data.reading import CorruptImage
 from taming.errors import UserError
 
 MOST_BROKEN = 0.01  # of the pictures; more stop the run
+MOST_NAMED = 8  # in one message
 
 
 class EndlessBatches(Sampler):
-    """Lists of (index, view): every epoch a new order, drawn from (seed, epoch); view is the
-    epoch's number, or cycles through `views` of them.
+    """Lists of (index, view): every epoch a new order, random by (seed, epoch); view is the epoch's
+    number, or cycles through `views` of them.
 
-    Starts at micro-batch `start`. With several processes, each takes its slice of the batch that
-    all see together.
+    Args:
+        length: of the data set.
+        batch_size: of one process.
+        seed: of the order.
+        start: the micro-batch to begin with.
+        rank, world: which of how many processes; each takes its slice of the batch that all have
+            together.
+        views: how many views there are; None: without end.
     """
 
     def __init__(
@@ -36,7 +43,7 @@ class EndlessBatches(Sampler):
         self.start, self.rank, self.world, self.views = start, rank, world, views
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch, order = -1, None
+        epoch, order = -1, []
         number = self.start
         while True:
             keys = []
@@ -44,20 +51,20 @@ class EndlessBatches(Sampler):
             for position in range(first, first + self.batch_size):
                 if position // self.length != epoch:
                     epoch = position // self.length
-                    order = torch.randperm(
-                        self.length,
-                        generator=torch.Generator().manual_seed(self.seed * 1_000_003 + epoch),
-                    ).tolist()
-                keys.append(
-                    (order[position % self.length], epoch % self.views if self.views else epoch)
-                )
+                    order = self._order(epoch)
+                view = epoch % self.views if self.views else epoch
+                keys.append((order[position % self.length], view))
             yield keys
             number += 1
 
+    def _order(self, epoch: int) -> list[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        return torch.randperm(self.length, generator=generator).tolist()
+
 
 class SkippingBroken(Dataset):
-    """A data set in which another picture stands in for one that can't be read; the item then names
-    the broken one under "skipped".
+    """A data set in which the next usable picture stands in for one that can't be used; the item
+    then has the messages about the broken ones under "skipped".
     """
 
     def __init__(self, dataset: Dataset):
@@ -75,38 +82,46 @@ class SkippingBroken(Dataset):
                 return {**item, "skipped": skipped}
             except CorruptImage as error:
                 skipped.append(str(error))
-        raise UserError(
-            f"none of the {len(self.dataset)} pictures can be read; first: {skipped[0]}"
-        )
+            if step > max(100, 2 * MOST_BROKEN * len(self.dataset)):
+                break  # so many in a row are enough to stop
+        raise UserError(f"none of {len(skipped)} pictures can be used; first: {skipped[0]}")
 
 
 class BrokenPictures:
-    """Names the unreadable pictures of a set of `total`, each once, and stops when they are too many."""
+    """Names the unusable pictures of a set of `total`, each once, and stops when they are too
+    many.
+    """
 
     def __init__(self, total: int):
         self.total = total
         self.named: set[str] = set()
 
     def note(self, skipped: list[str]) -> None:
-        """Raises UserError with the list when more than 1 % can't be read."""
+        """Raises UserError with the list when more than 1 % can't be used."""
         for message in skipped:
             if message not in self.named:
                 print(f"skipped: {message}", file=sys.stderr)
                 self.named.add(message)
-        if len(self.named) > MOST_BROKEN * self.total:
-            raise UserError(
-                f"{len(self.named)} of {self.total} pictures can't be read, more than 1 %:"
-                f" {'; '.join(sorted(self.named))}"
-            )
+        refuse_too_many(sorted(self.named), self.total)
+
+
+def refuse_too_many(messages: list[str], total: int) -> None:
+    """Raises UserError where there are more messages about pictures than 1 % of `total`."""
+    if len(messages) > MOST_BROKEN * total:
+        rest = len(messages) - MOST_NAMED
+        more = f"; and {rest} more" if rest > 0 else ""
+        raise UserError(
+            f"{len(messages)} of {total} pictures can't be used, more than 1 %:"
+            f" {'; '.join(messages[:MOST_NAMED])}{more}"
+        )
 
 
 def collate(items: list[dict]) -> dict:
-    """Stacks tensors and numbers; names become a list."""
-    lists = {
-        key: [item[key] for item in items]
-        for key in items[0]
-        if isinstance(items[0][key], str | list)
-    }
-    stacked = default_collate([{k: v for k, v in item.items() if k not in lists} for item in items])
-    skipped = [s for found in lists.pop("skipped", []) for s in found]
-    return {**stacked, **lists, "skipped": skipped}
+    """Stacks tensors and numbers; names become a list, messages about skipped pictures one list."""
+    stacked = [{k: v for k, v in item.items() if not isinstance(v, str | list)} for item in items]
+    batch = default_collate(stacked)
+    for key, value in items[0].items():
+        if isinstance(value, str | list):
+            batch[key] = [item[key] for item in items]
+    batch["skipped"] = [message for messages in batch.get("skipped", []) for message in messages]
+    return batch

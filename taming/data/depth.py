@@ -1,5 +1,7 @@
 """Pictures with depth maps: `root/images` and `root/depth` with matching names."""
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,64 +9,117 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from taming.data.folder import ImageFolder
-from taming.data.transforms import read_image, to_tensor
-from taming.errors import UserError
+from taming.data.folder import ImageFolder, path_inside
+from taming.data.reading import CorruptImage, image_size, read_image, to_tensor
+from taming.data.segmentation import IMAGES, refuse_other_size
+from taming.errors import UserError, first_line
+
+LARGEST = 1e30  # beyond, differences leave what 32 bits hold
 
 
 class DepthImages(ImageFolder):
     """Item (index, view) -> {"image": float (3, H, W), "depth": float (1, H, W), "name": str}, both
-    in [-1, 1]; each picture's depth spans all of it.
+    in [-1, 1]; each picture's depth extends over all of it.
 
     Depth maps are greyscale PNGs of 8 or 16 bits, larger values further or nearer as you like, or
     .npy arrays (H, W). Crops and flips are those of the picture.
+
+    Args:
+        root: the folder with images/ and depth/.
+        view, list, split, seed: as of ImageFolder.
     """
 
     def picture_folder(self) -> Path:
-        return self.root / "images"
+        return self.root / IMAGES
 
     def depth_path(self, picture: Path) -> Path:
-        stem = self.root / "depth" / picture.resolve().relative_to(self.picture_folder().resolve())
+        inside = path_inside(picture, self.picture_folder())
+        if inside is None:
+            raise UserError(
+                f"picture '{picture}' is not in '{self.picture_folder()}', so it has no depth map;"
+                " list pictures of that folder"
+            )
+        expected = self.root / "depth" / inside
         for ending in (".png", ".npy"):
-            if stem.with_suffix(ending).is_file():
-                return stem.with_suffix(ending)
+            path = expected.with_suffix(ending)
+            if os.path.isfile(path) or os.path.islink(path):
+                return path
         raise UserError(
-            f"picture '{picture}' has no depth map '{stem.with_suffix('.png')}' or .npy; add it, or"
-            " leave the picture out with a list"
+            f"picture '{picture}' has no depth map '{expected.with_suffix('.png')}' or .npy; add"
+            " it, or leave the picture out with a list"
         )
 
-    def files(self, index: int):
+    def files(self, index: int) -> Sequence[Path]:
         return [self.paths[index], self.depth_path(self.paths[index])]
+
+    def check(self, index: int) -> str | None:
+        super().check(index)
+        path = self.paths[index]
+        depth = self.depth_path(path)
+        refuse_other_size(image_size(path), depth_size(depth), depth, path)
 
     def __getitem__(self, key: int | tuple[int, int | None]) -> dict:
         index, view = key if isinstance(key, tuple) else (key, None)
         path = self.paths[index]
         image, depth = read_image(path), read_depth(self.depth_path(path))
-        if image.size != depth.size:
-            raise UserError(
-                f"depth map of '{path}' is {depth.width}x{depth.height}, but the picture is"
-                f" {image.width}x{image.height}; make them equal"
-            )
+        refuse_other_size(image.size, depth.size, self.depth_path(path), path)
         box, flipped = self.view.box(*image.size, index, view, str(path))
+        cropped = np.array(self.view.image(depth, box, flipped))
         return {
             "image": to_tensor(self.view.image(image, box, flipped)),
-            "depth": spread(torch.from_numpy(np.array(self.view.image(depth, box, flipped)))[None]),
+            "depth": normalise_depth(torch.from_numpy(cropped)[None]),
             "name": self.name(index),
         }
 
 
 def read_depth(path: Path) -> Image.Image:
-    """A depth map as a PIL picture of mode F."""
+    """A depth map as a PIL picture of mode F.
+
+    Raises:
+        CorruptImage: not readable, not one channel, no numbers, NaN or infinite values.
+    """
+    values = np.asarray(_open_depth(path, header=False))
+    if not values.size:
+        raise CorruptImage(f"depth map '{path}' has shape {values.shape}; it is empty")
+    finite = np.isfinite(values) & (np.abs(values.astype(np.float64)) < LARGEST)
+    if not finite.all():
+        raise CorruptImage(
+            f"depth map '{path}' holds {np.count_nonzero(~finite)} values that are NaN or infinite;"
+            " fill them in (with the largest depth, say), or leave the picture out"
+        )
+    return Image.fromarray(values.astype(np.float32))
+
+
+def depth_size(path: Path) -> tuple[int, int]:
+    """(width, height) of a depth map, from its header. Raises CorruptImage."""
+    depth = _open_depth(path, header=True)
+    return depth.size if isinstance(depth, Image.Image) else (depth.shape[1], depth.shape[0])
+
+
+def _open_depth(path: Path, header: bool) -> Image.Image | np.ndarray:
+    """A picture with one channel, or an array (H, W); their values may still be on disk."""
     try:
-        values = np.load(path) if path.suffix == ".npy" else np.array(Image.open(path))
-    except (OSError, ValueError) as error:
-        raise UserError(f"depth map '{path}' can't be read: {error}") from None
-    if values.ndim != 2:
-        raise UserError(f"depth map '{path}' has shape {values.shape}; one channel is wanted")
-    return Image.fromarray(values.astype(np.float32), mode="F")
+        if path.suffix == ".npy":
+            depth = np.load(path, mmap_mode="r" if header else None)
+        else:
+            with Image.open(path) as depth:
+                if not header:
+                    depth.load()
+    except Exception as error:  # Pillow and NumPy raise many kinds
+        raise CorruptImage(
+            f"depth map '{path}' can't be read: {first_line(error) or type(error).__name__}"
+        ) from None
+    if isinstance(depth, Image.Image):
+        if depth.mode == "L" or depth.mode[0] in "IF":
+            return depth
+        raise CorruptImage(f"depth map '{path}' has mode {depth.mode}; one grey channel is wanted")
+    if not isinstance(depth, np.ndarray) or depth.ndim != 2 or depth.dtype.kind not in "uifb":
+        kind = f"{depth.dtype} {depth.shape}" if isinstance(depth, np.ndarray) else "an archive"
+        raise CorruptImage(f"depth map '{path}' is {kind}; an array (H, W) of numbers is wanted")
+    return depth
 
 
-def spread(depth: Tensor) -> Tensor:
+def normalise_depth(depth: Tensor) -> Tensor:
     """Least to -1, greatest to 1; a flat map to -1."""
     depth = depth - depth.min()
     return 2 * depth / depth.max().clamp(min=1e-12) - 1

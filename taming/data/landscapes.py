@@ -1,5 +1,5 @@
 """Drawn landscapes with exact masks, scene classes and captions: data without a download, as many
-as asked for, each a function of (seed, index).
+as a run wants, each a function of (seed, index).
 
 A scene is painted from far to near: sky, sun and clouds, mountain ranges behind haze, then water,
 grass, sand or snow up to the viewer, with trees and rocks. Whatever is painted last owns the pixel,
@@ -7,12 +7,14 @@ in the picture as in the mask.
 """
 
 import math
+from typing import Annotated
 
 import numpy as np
 import torch
 from PIL import Image
 
-from taming.data.transforms import as_pair
+from taming.config.ranges import Index, Range, Size
+from taming.data.views import as_pair
 from taming.errors import UserError
 
 CLASSES = ("sky", "tree", "sand", "grass", "water", "rock", "mountain", "sun", "cloud", "snow")
@@ -26,8 +28,9 @@ LIGHTS = {
     "dusk": ((70, 70, 130), (245, 155, 100), (0.95, 0.78, 0.70)),
     "grey": ((140, 150, 160), (200, 205, 208), (0.82, 0.85, 0.88)),
 }
-KEPT_BYTES = 256e6
-_KEPT: dict[tuple, tuple] = {}
+SMALLEST_SIDE = 16
+CACHE_BYTES = 256e6
+_CACHE: dict[tuple, tuple] = {}  # what one process has drawn
 GROUND = {
     "lake": "grass",
     "sea": "sand",
@@ -42,17 +45,24 @@ class DrawnLandscapes(torch.utils.data.Dataset):
     """Item (index, view) -> {"image": float (3, H, W) in [-1, 1], "segmentation": int64 (H, W),
     "class": int, "caption": str, "name": str}.
 
-    size: int or [height, width], at least 16. count: how many. Views above 0 are mirrored at
-    random, nothing else: there is always another scene.
+    Views above 0 are mirrored at random, nothing else: there is always another scene.
+
+    Args:
+        size: of the pictures, at least 16 on each side.
+        count: how many pictures there are.
+        seed: another seed, other pictures.
     """
 
     classes, scenes = list(CLASSES), list(SCENES)
 
-    def __init__(self, size: int | list[int], count: int = 2000, seed: int = 0):
+    def __init__(
+        self, size: Size | str, count: Annotated[int, Range(1, 10**7)] = 2000, seed: Index = 0
+    ):
         self.size, self.count, self.seed = as_pair(size), count, seed
-        if min(self.size) < 16 or count < 1:
+        if min(self.size) < SMALLEST_SIDE or count < 1:
             raise UserError(
-                f"size {self.size} should be at least 16 on each side, and count {count} at least 1"
+                f"size {self.size} should be at least {SMALLEST_SIDE} on each side, and count"
+                f" {count} at least 1"
             )
 
     def __repr__(self) -> str:
@@ -68,7 +78,7 @@ class DrawnLandscapes(torch.utils.data.Dataset):
         index, view = key if isinstance(key, tuple) else (key, None)
         if not 0 <= index < self.count:
             raise IndexError(index)
-        image, mask, scene, caption = self._scene(index)
+        image, mask, scene, caption = _cached(self.seed, index, *self.size)
         if view and np.random.default_rng([self.seed, index, view]).random() < 0.5:
             image, mask = image[:, ::-1].copy(), mask[:, ::-1].copy()
         tensor = torch.from_numpy(image).permute(2, 0, 1).contiguous().float() / 127.5 - 1
@@ -80,15 +90,15 @@ class DrawnLandscapes(torch.utils.data.Dataset):
             "name": self.name(index),
         }
 
-    def _scene(self, index: int) -> tuple:
-        """Drawn once in a process and kept, as far as the memory goes that drawn scenes may take."""
-        key = (self.seed, index, *self.size)
-        if key in _KEPT:
-            return _KEPT[key]
-        scene = draw(*key)
-        if (len(_KEPT) + 1) * math.prod(self.size) * 4 < KEPT_BYTES:
-            _KEPT[key] = scene
-        return scene
+
+def _cached(*key: int) -> tuple[np.ndarray, np.ndarray, int, str]:
+    """As `draw`; drawn once in a process, as far as the memory goes that scenes may take."""
+    if key in _CACHE:
+        return _CACHE[key]
+    scene = draw(*key)
+    if (len(_CACHE) + 1) * scene[1].size * 4 < CACHE_BYTES:
+        _CACHE[key] = scene
+    return scene
 
 
 def draw(seed: int, index: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray, int, str]:
@@ -105,10 +115,8 @@ class _Scene:
         self.key, self.fields = (seed, index), 0
         self.random = np.random.default_rng([seed, index])
         self.height, self.width = height, width
-        self.y, self.x = (
-            (np.arange(height) + 0.5)[:, None] / height,
-            (np.arange(width) + 0.5)[None] / height,
-        )
+        self.y = (np.arange(height) + 0.5)[:, None] / height
+        self.x = (np.arange(width) + 0.5)[None] / height
         self.span = width / height
         self.canvas = np.zeros((height, width, 3))
         self.mask = np.zeros((height, width), np.uint8)
@@ -240,10 +248,8 @@ class _Scene:
             size = (0.05 + 0.085 * i) * r.uniform(0.7, 1.3) * (1.5 if kind == "forest" else 1.0)
             full = kind == "forest"
             count = int(self.span / size * (3.0 if full else r.uniform(0.5, 2.0))) + 1
-            centres, heights = (
-                r.uniform(-0.1, self.span + 0.1, count),
-                size * r.uniform(0.7, 1.5, count),
-            )
+            centres = r.uniform(-0.1, self.span + 0.1, count)
+            heights = size * r.uniform(0.7, 1.5, count)
             slender = r.uniform(0.22, 0.4)
             outline = heights * (1 - np.abs(self.x.T - centres) / (slender * heights))
             profile = outline.max(axis=1).clip(0)
@@ -318,10 +324,10 @@ class _Scene:
             ((self.x + 0.05 * depth * ripple) * self.height).clip(0, self.width - 1).astype(int)
         )
         mirrored = above[rows, columns]
-        own = np.array([34, 78, 108.0]) * self.tint * (1 + 0.5 * ripple[..., None])
+        deep = np.array([34, 78, 108.0]) * self.tint * (1 + 0.5 * ripple[..., None])
         clear = (0.72 - 0.42 * depth)[..., None]
         glitter = np.exp(-np.abs(self.x - self.sun[0]) / 0.09) * (ripple > 0.12) * 55
-        return mirrored * clear + own * (1 - clear) + glitter[..., None] * self.tint
+        return mirrored * clear + deep * (1 - clear) + glitter[..., None] * self.tint
 
     # Tools
 
@@ -352,10 +358,8 @@ class _Scene:
             across = cells * 2**octave
             if octave and across > self.height / 2:
                 break
-            rows, columns = (
-                max(2, math.ceil(across)) + 3,
-                max(2, math.ceil(across * self.span / stretch)) + 3,
-            )
+            rows = max(2, math.ceil(across)) + 3
+            columns = max(2, math.ceil(across * self.span / stretch)) + 3
             grid = np.random.default_rng([*self.key, self.fields, octave]).random(
                 (rows, columns), dtype=np.float32
             )
@@ -398,14 +402,11 @@ def _caption(kind: str, light: str, cloudy: bool, ranges: int, water: bool, tree
         "winter": "a snowfield",
     }[kind]
     behind = " below mountains" if ranges else ""
-    extras = [
-        text
-        for text, there in (
-            ("with trees", trees and kind != "forest"),
-            ("beside water", water and kind not in ("lake", "sea")),
-        )
-        if there
-    ]
+    extras = []
+    if trees and kind != "forest":
+        extras.append("with trees")
+    if water and kind not in ("lake", "sea"):
+        extras.append("beside water")
     sky = (
         "under clouds" if cloudy else "under a clear sky" if light != "grey" else "under a grey sky"
     )

@@ -2,13 +2,26 @@
 `root/classes.txt`; optionally `root/scenes.txt` for a class per picture.
 """
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-
-from taming.data.folder import ImageFolder
-from taming.data.transforms import mask_to_tensor, read_image, read_mask, to_tensor
+from taming.config.ranges import Index
+from taming.data.folder import ImageFolder, Split, ViewParameters, path_inside
+from taming.data.reading import (
+    CorruptImage,
+    has_foreign_palette,
+    image_size,
+    mask_size,
+    mask_to_tensor,
+    read_image,
+    read_mask,
+    to_tensor,
+)
 from taming.errors import UserError
+from taming.files import read_text
+
+IMAGES, MASKS = "images", "segmentations"
 
 
 class SegmentedImages(ImageFolder):
@@ -16,64 +29,70 @@ class SegmentedImages(ImageFolder):
     "name": str}; with scenes.txt also "class": int.
 
     classes.txt: one class per line, the label's number first or implied by the line. scenes.txt:
-    class names, of which the part of a file's name before the first `_` is one. images,
-    segmentations: the folders' names. Crops and flips are the same for both; masks are resized by
-    nearest neighbour only.
+    class names, of which the part of a file's name before the first `_` is one. Crops and flips are
+    the same for picture and mask; masks are resized by nearest neighbour only.
+
+    Args:
+        root: the folder with images/, segmentations/ and classes.txt.
+        view, list, split, seed: as of ImageFolder.
     """
 
     def __init__(
         self,
         root: str,
-        size: int | list[int],
+        view: ViewParameters,
         list: str | None = None,
-        split: list | None = None,
-        scale: float = 1.5,
-        flip: bool = True,
-        upscale: bool = False,
-        seed: int = 0,
-        images: str = "images",
-        segmentations: str = "segmentations",
+        split: Split | None = None,
+        seed: Index = 0,
     ):
-        self.images_folder = images
-        self.masks_folder = Path(root) / segmentations
-        super().__init__(root, size, list, split, scale, flip, upscale, seed)
+        super().__init__(root, view, list, split, seed)
         self.classes = read_classes(self.root / "classes.txt")
         scenes = self.root / "scenes.txt"
-        self.scenes = scenes.read_text().split() if scenes.is_file() else []
+        self.scenes = read_text(scenes).split() if scenes.is_file() else []
         for path in self.paths:
-            if not self.mask_path(path).is_file():
+            mask = self.mask_path(path)
+            if not os.path.isfile(mask) and not os.path.islink(mask):
                 raise UserError(
-                    f"picture '{path}' has no mask '{self.mask_path(path)}'; add it, or leave the"
-                    " picture out with a list"
+                    f"picture '{path}' has no mask '{mask}'; {_jpeg_beside(mask)}add it, or leave"
+                    " the picture out with a list"
                 )
 
     def picture_folder(self) -> Path:
-        folder = self.root / self.images_folder
+        folder = self.root / IMAGES
         if not folder.is_dir():
             raise UserError(
-                f"'{self.root}' has no folder '{self.images_folder}'; pictures go there, masks of"
-                f" the same names into '{self.masks_folder.name}'"
+                f"'{self.root}' has no folder '{IMAGES}'; pictures go there, masks of the same"
+                f" names into '{MASKS}'"
             )
         return folder
 
     def mask_path(self, picture: Path) -> Path:
-        try:
-            inside = picture.resolve().relative_to(self.picture_folder().resolve())
-        except ValueError:
+        inside = path_inside(picture, self.picture_folder())
+        if inside is None:
             raise UserError(
-                f"picture '{picture}' is not in '{self.picture_folder()}', so its mask can't be"
-                " told; list pictures of that folder"
-            ) from None
-        return self.masks_folder / inside.with_suffix(".png")
+                f"picture '{picture}' is not in '{self.picture_folder()}', so it has no mask; list"
+                " pictures of that folder"
+            )
+        return self.root / MASKS / inside.with_suffix(".png")
 
-    def files(self, index: int):
+    def files(self, index: int) -> Sequence[Path]:
         return [self.paths[index], self.mask_path(self.paths[index])]
+
+    def check(self, index: int) -> str | None:
+        super().check(index)
+        path = self.paths[index]
+        mask = self.mask_path(path)
+        refuse_other_size(image_size(path), mask_size(mask, len(self.classes)), mask, path)
+        if self.scenes:
+            self._scene(path)
+        if has_foreign_palette(mask, len(self.classes)):
+            return "masks with palettes of their own: the indices count as labels, not the colours"
 
     def __getitem__(self, key: int | tuple[int, int | None]) -> dict:
         index, view = key if isinstance(key, tuple) else (key, None)
         path = self.paths[index]
         image, mask = read_image(path), read_mask(self.mask_path(path), len(self.classes))
-        refuse_other_size(image, mask, self.mask_path(path), path)
+        refuse_other_size(image.size, mask.size, self.mask_path(path), path)
         box, flipped = self.view.box(*image.size, index, view, str(path))
         item = {
             "image": to_tensor(self.view.image(image, box, flipped)),
@@ -93,12 +112,24 @@ class SegmentedImages(ImageFolder):
         return self.scenes.index(name)
 
 
-def refuse_other_size(image: Image.Image, mask: Image.Image, mask_path: Path, path: Path) -> None:
-    if image.size != mask.size:
-        raise UserError(
-            f"mask '{mask_path}' is {mask.width}x{mask.height}, but its picture '{path}' is"
-            f" {image.width}x{image.height}; make them equal"
+def refuse_other_size(
+    size: tuple[int, int], other: tuple[int, int], other_path: Path, path: Path
+) -> None:
+    """Raises CorruptImage where a picture and its mask (or depth map) differ in size (width,
+    height).
+    """
+    if size != other:
+        raise CorruptImage(
+            f"'{other_path}' is {other[0]}x{other[1]}, but its picture '{path}' is"
+            f" {size[0]}x{size[1]}; make them equal"
         )
+
+
+def _jpeg_beside(mask: Path) -> str:
+    for ending in (".jpg", ".jpeg"):
+        if mask.with_suffix(ending).is_file():
+            return f"'{mask.with_suffix(ending)}' is no mask, because JPEG changes labels; "
+    return ""
 
 
 def read_classes(path: Path) -> list[str]:
@@ -109,7 +140,7 @@ def read_classes(path: Path) -> list[str]:
             " labels"
         )
     names = []
-    for line in path.read_text().splitlines():
+    for line in read_text(path).splitlines():
         if line.strip():
             number, _, name = line.strip().partition(" ")
             if number.isdigit() and int(number) != len(names):
@@ -117,4 +148,6 @@ def read_classes(path: Path) -> list[str]:
                     f"class list '{path}': line '{line.strip()}' should have number {len(names)}"
                 )
             names.append(name if number.isdigit() and name else line.strip())
+    if not names:
+        raise UserError(f"class list '{path}' is empty; write one class per line")
     return names

@@ -4,7 +4,6 @@ with masks and lists, or any folder of pictures.
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,11 @@ from torch.utils.data import Dataset
 
 from taming import config
 from taming.data.folder import ClassFolders, ImageFolder, find_pictures
-from taming.data.segmentation import SegmentedImages
 from taming.data.reading import mask_to_tensor, read_image, to_tensor
+from taming.data.segmentation import SegmentedImages
 from taming.data.views import View
 from taming.errors import UserError
-from taming.formats.ours import Content
+from taming.formats.content import Content
 from taming.inference.conditions import _unpacked
 from taming.inference.record import Record, read_record
 
@@ -75,7 +74,9 @@ class Samples(Pictures):
             self.foreign = [
                 path for path, record in records if record is None and path.name != "sheet.png"
             ]
-        self.layouts = bool(drawn) and all("segmentation" in (r.condition or {}) for r in self.records)
+        self.layouts = bool(drawn) and all(
+            "segmentation" in (r.condition or {}) for r in self.records
+        )
         order = np.random.default_rng(0).permutation(len(self.paths))
         # Whose layout each is also compared with: never its own
         self.others = {int(one): int(other) for one, other in zip(order, np.roll(order, 1))}
@@ -163,7 +164,6 @@ def data_sets(
     train: str | None,
     size: Size | None,
     classes: bool = False,
-    allow: Sequence[str] = (),
 ) -> tuple[Dataset | None, Dataset]:
     """(training pictures or None, pictures to measure on).
 
@@ -174,12 +174,11 @@ def data_sets(
         train: another folder for the training pictures.
         size: (H, W) that pictures are brought to; None takes them as they are.
         classes: the folders right under `data` are classes.
-        allow: packages whose data sets the checkpoint may name.
     """
     if data is None:
         if content is None:
             raise UserError("--data DIR: give the pictures to compare with")
-        training, validation = _configured(content, allow)
+        training, validation = _configured(content)
         return _folder(Path(train), None, size, classes) if train else training, validation
     root = Path(data)
     if not root.is_dir():
@@ -193,16 +192,16 @@ def data_sets(
     return training, _folder(root, "validation.txt" if has_lists else None, size, classes)
 
 
-def _configured(content: Content, allow: Sequence[str]) -> tuple[Dataset | None, Dataset]:
+def _configured(content: Content) -> tuple[Dataset | None, Dataset]:
     """The data sets that the checkpoint's configuration names."""
-    data = config.from_plain(content.config, allow=allow, trusted=False).data
+    data = content.experiment().data
     if not data.validation:
         raise UserError(
-            "the checkpoint's configuration names no validation pictures, or only some of a package"
-            " that is not allowed (--allow PACKAGE); give --data DIR"
+            "the checkpoint's configuration names no validation pictures, or some of a package that"
+            " is not allowed (--allow PACKAGE); give --data DIR"
         )
     training, validation = (
-        config.build(node, allow, "data", trusted=False) if node else None
+        config.build(node, content.allow, "data", trusted=False) if node else None
         for node in (data.train, data.validation)
     )
     return training, validation
@@ -211,12 +210,14 @@ def _configured(content: Content, allow: Sequence[str]) -> tuple[Dataset | None,
 def _folder(root: Path, names: str | None, size: Size | None, classes: bool) -> Dataset:
     if not root.is_dir():
         raise UserError(f"picture folder '{root}' does not exist")
-    if classes and size and not (root / "scenes.txt").is_file():
-        return ClassFolders(str(root), list(size), names, flip=False, upscale=True)
-    if (root / "segmentations").is_dir() and (root / "images").is_dir() and size:
-        return SegmentedImages(str(root), list(size), names, flip=False, upscale=True)
-    if names and size is None:
-        raise UserError(f"'{root}' has lists of pictures of many sizes; give --size HxW")
+    if size:
+        view = View(size, flip=False, upscale=True)
+        if classes and not (root / "scenes.txt").is_file():
+            return ClassFolders(str(root), view, names)
+        if (root / "segmentations").is_dir() and (root / "images").is_dir():
+            return SegmentedImages(str(root), view, names)
+        if names:
+            return ImageFolder(str(root), view, names)
     if names:
-        return ImageFolder(str(root), list(size), names, flip=False, upscale=True)
+        raise UserError(f"'{root}' has lists of pictures of many sizes; give --size HxW")
     return Pictures(root / "images" if (root / "images").is_dir() else root, size)

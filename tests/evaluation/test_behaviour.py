@@ -29,7 +29,7 @@ def photographs():
         pytest.skip(
             "../shared is not here: photographs and VGG16 are for the project's own machines"
         )
-    folder = ImageFolder(str(SHARED / "data" / "intel_landscapes" / "images"), 64, flip=False)
+    folder = ImageFolder(str(SHARED / "data" / "intel_landscapes" / "images"), {"size": 64, "flip": False})
     network = feature_network(str(SHARED / "weights" / "vgg16_imagenet_features_fp16.safetensors"))
     chosen = [i * len(folder) // (2 * COUNT) for i in range(2 * COUNT)]
     scenes = np.array([folder.name(i).split("_")[0] for i in chosen])

@@ -7,14 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from taming.data.transforms import (
-    CorruptImage,
-    View,
-    mask_to_tensor,
-    read_image,
-    read_mask,
-    to_tensor,
-)
+from taming.data.reading import CorruptImage, mask_to_tensor, read_image, read_mask, to_tensor
+from taming.data.views import View
 from taming.errors import UserError
 
 RED = (200, 30, 60)

@@ -1,0 +1,84 @@
+"""What is looked at before a run starts: the header of every picture, or all of it on request."""
+
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from taming.data.batches import refuse_too_many
+from taming.data.folder import ImageFolder
+from taming.data.reading import CorruptImage
+
+THREADS = 8
+
+
+def check_pictures(sets: Mapping[str, Dataset | None], full: bool = False) -> None:
+    """Prints one line for each data set of files: how many pictures, how many are skipped and why.
+
+    Args:
+        sets: data sets by the names that messages use, such as `data.train`; others than those of
+            files are passed over.
+        full: reads whole files, labels and depths too, instead of headers.
+
+    Raises:
+        UserError: more than 1 % of the pictures can't be used.
+    """
+    folders = {name: data for name, data in sets.items() if isinstance(data, ImageFolder)}
+    for name, dataset in folders.items():
+        broken, remarks = _examine(dataset, full, name)
+        line = f"{name}: {_count(len(dataset), 'picture')} in '{dataset.root}'"
+        if broken:
+            line += f", {len(broken)} skipped: {broken[0]}"
+            line += f" (and {len(broken) - 1} more)" if broken[1:] else ""
+        for remark, count in remarks.items():
+            line += f"; {count} {remark}"
+        print(line, file=sys.stderr)
+        refuse_too_many(broken, len(dataset))
+    _report_shared(folders)
+
+
+def _examine(dataset: ImageFolder, full: bool, name: str) -> tuple[list[str], Counter]:
+    """Messages about the pictures that can't be used, and how often each remark was made."""
+
+    def examine(index: int) -> tuple[str | None, str | None]:
+        try:
+            remark = dataset.check(index)
+            if full:
+                dataset[(index, None)]
+        except CorruptImage as error:
+            return str(error), None
+        return None, remark
+
+    broken, remarks = [], Counter()
+    doubled = len(dataset) - len(set(dataset.paths))
+    if doubled:
+        remarks["listed more than once"] = doubled
+    with ThreadPoolExecutor(THREADS) as threads:
+        results = threads.map(examine, range(len(dataset)))
+        for error, remark in tqdm(
+            results, name, len(dataset), leave=False, disable=None, file=sys.stderr
+        ):
+            if error:
+                broken.append(error)
+            if remark:
+                remarks[remark] += 1
+    return broken, remarks
+
+
+def _report_shared(folders: Mapping[str, ImageFolder]) -> None:
+    """Says where pictures are in two sets."""
+    for i, (name, dataset) in enumerate(folders.items()):
+        for other, another in list(folders.items())[i + 1 :]:
+            shared = {p.absolute() for p in dataset.paths} & {p.absolute() for p in another.paths}
+            if shared:
+                print(
+                    f"{_count(len(shared), 'picture')} of {other} are in {name} too",
+                    file=sys.stderr,
+                )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
