@@ -1,8 +1,8 @@
 """What a file of weights holds, before anything is built: the schema that files are held to.
 
 A file is not trusted. Its metadata are plain types of a bounded size, its tensors dense and backed
-by the file; the classes that its configuration names come from a closed table (taming/config/names),
-and what else may be named says the caller, never the file.
+by the file. Its configuration names classes of a closed table (taming/config/names); what else may
+be named says the caller, never the file.
 """
 
 from collections.abc import Iterable
@@ -16,6 +16,7 @@ from torch import Tensor
 from taming.config import Experiment, from_plain, to_plain
 from taming.config.older import upgrade
 from taming.errors import UserError, did_you_mean
+from taming.second_stage.interface import current_name
 
 STAGES = ("first", "second", "segmenter")
 DEPTH, ENTRIES = 60, 100_000  # of a configuration; ours have about 10 levels and 200 entries
@@ -88,6 +89,11 @@ def content_of(
         raise malformed(path, f"figures is {brief(figures)}, not numbers by name")
     check_tensors({**weights, **{f"loss.{name}": tensor for name, tensor in loss.items()}}, path)
     config = _checked_config(metadata.get("config"), path)
+    if stage == "second":
+        weights = {
+            current_name(name) if name.startswith("priors.") else name: tensor
+            for name, tensor in weights.items()
+        }
     return Content(
         stage, config, weights, batches, figures, loss, path=str(path), allow=tuple(allow)
     )

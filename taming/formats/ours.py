@@ -25,7 +25,7 @@ from taming.formats.checksums import (
 )
 from taming.formats.content import Content, content_of, malformed
 from taming.formats.fitting import non_finite
-from taming.formats.unpickler import read_restricted
+from taming.formats.unpickler import load_torch, read_restricted
 from taming.weights import is_safetensors, read_safetensors
 
 
@@ -114,7 +114,7 @@ def _read_archive(path: Path) -> object:
     record = damaged_record(path) if zipped else None
     try:
         try:
-            raw = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+            raw = load_torch(path, zipped, weights_only=True)
         except Exception:  # torch raises many kinds
             raw = read_restricted(path)
     except UserError:

@@ -1,6 +1,7 @@
-"""Pickled checkpoints, read without running anything: tensors are rebuilt, all else stays inert."""
+"""Pickled checkpoints that torch's safe loader refuses, read without running anything: tensors are
+rebuilt, all else stays inert.
+"""
 
-import codecs
 import pickle
 import types
 from collections import OrderedDict
@@ -9,9 +10,6 @@ from pathlib import Path
 import torch
 
 from taming.errors import UserError
-
-# Reading pickles that torch's safe loader refuses
-
 
 DATA_MODULES = (  # packages whose objects old checkpoints carry along; they become inert
     "pytorch_lightning",
@@ -33,7 +31,9 @@ DATA_MODULES = (  # packages whose objects old checkpoints carry along; they bec
 
 
 class _Rebuilder:
-    """Calls a function, and lets pickle's BUILD set nothing on it, as it could on the function itself."""
+    """Calls a function, and lets pickle's BUILD set nothing on it, as it could on the function
+    itself.
+    """
 
     __slots__ = ("_function",)
 
@@ -53,12 +53,19 @@ class _Rebuilder:
         self.state = state
 
 
+def _latin1(text: str, encoding: str = "latin1") -> bytes:
+    """Bytes of a numpy scalar. Python would import the codec that a file names."""
+    if encoding not in ("latin1", "latin-1"):
+        raise UserError(f"it asks for text in '{str(encoding)[:40]}', which weights do not use")
+    return text.encode("latin1")
+
+
 REBUILDERS = {
     ("collections", "OrderedDict"): OrderedDict,
     ("torch._utils", "_rebuild_tensor"): _Rebuilder(torch._utils._rebuild_tensor),
     ("torch._utils", "_rebuild_tensor_v2"): _Rebuilder(torch._utils._rebuild_tensor_v2),
     ("torch._utils", "_rebuild_parameter"): _Rebuilder(torch._utils._rebuild_parameter),
-    ("_codecs", "encode"): _Rebuilder(codecs.encode),  # bytes of a numpy scalar
+    ("_codecs", "encode"): _Rebuilder(_latin1),
     ("torch", "Size"): torch.Size,
     ("torch", "device"): _Rebuilder(torch.device),
     ("builtins", "set"): set,
@@ -106,11 +113,21 @@ class _Unpickler(pickle.Unpickler):
         return REBUILDERS.get((module, name)) or _stand_in(module, name)
 
 
-RESTRICTED = types.SimpleNamespace(
-    __name__="restricted",
-    Unpickler=_Unpickler,
-    load=lambda file, **how: _Unpickler(file, **how).load(),
-)
+def _load(file, **options) -> object:
+    return _Unpickler(file, **options).load()
+
+
+RESTRICTED = types.SimpleNamespace(__name__="restricted", Unpickler=_Unpickler, load=_load)
+
+
+def load_torch(path: Path, zipped: bool, **options) -> object:
+    """torch.load on the CPU, memory-mapped where it is an archive; of a path torch would go by the
+    ending, so that one of safetensors is opened here.
+    """
+    if path.suffix != ".safetensors":
+        return torch.load(path, map_location="cpu", mmap=zipped, **options)
+    with open(path, "rb") as file:
+        return torch.load(file, map_location="cpu", **options)
 
 
 def read_restricted(path: Path) -> object:
@@ -121,9 +138,7 @@ def read_restricted(path: Path) -> object:
             zipped = file.read(4) == b"PK\x03\x04"
         if zipped and "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records():
             raise UserError("it is a TorchScript program, not weights")
-        return torch.load(
-            path, map_location="cpu", weights_only=False, pickle_module=RESTRICTED, mmap=zipped
-        )
+        return load_torch(path, zipped, weights_only=False, pickle_module=RESTRICTED)
     except UserError as error:
         raise UserError(f"'{path}' is refused: {error}") from None
     except Exception as error:  # pickle raises many kinds
