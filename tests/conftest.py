@@ -54,8 +54,10 @@ def first_stage_plain(**trainer) -> dict:
                 "perceptual": "none",
                 "adversarial_start": 3,
                 "adversarial_ramp": 2,
-                "width": 8,
-                "layers": 2,
+                "discriminator": {
+                    "target": "taming.first_stage.PatchDiscriminator",
+                    "params": {"width": 8, "layers": 2},
+                },
             },
         },
         "optimizer": {"warmup": 2},

@@ -2,35 +2,63 @@
 Parameter names as published: `main.{n}`.
 """
 
+from typing import Annotated, Literal
+
 import torch
 from torch import Tensor, nn
 
+from taming.config.ranges import Range
+from taming.errors import UserError
+from taming.first_stage.ranges import Channels, Width
+
 
 class PatchDiscriminator(nn.Module):
-    """(B, in_channels, H, W) -> logits (B, 1, about H / 2^layers, about W / 2^layers), positive for
-    real. normalization: batch, or act (see ActNorm).
+    """Images (B, in_channels, H, W) -> logits (B, 1, about H / 2^layers, about W / 2^layers),
+    positive for real.
+
+    Args:
+        in_channels: of the images.
+        width: channels after the first convolution; each layer has twice as many, up to 8 times.
+        layers: convolutions between the first and the last, each but one halves the picture.
+        normalization: batch, or act (see ActNorm).
     """
 
     def __init__(
-        self, in_channels: int = 3, width: int = 64, layers: int = 3, normalization: str = "batch"
+        self,
+        in_channels: Channels = 3,
+        width: Width = 64,
+        layers: Annotated[int, Range(1, 8)] = 3,
+        normalization: Literal["batch", "act"] = "batch",
     ):
         super().__init__()
-        norm = {"batch": nn.BatchNorm2d, "act": ActNorm}[normalization]
+        self.in_channels, self.layers = in_channels, layers
+        act = normalization == "act"
         widths = [width * min(2**n, 8) for n in range(layers + 1)]
         main = [nn.Conv2d(in_channels, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         for n in range(1, layers + 1):
+            before, after = widths[n - 1 : n + 1]
             stride = 2 if n < layers else 1
             main += [
-                nn.Conv2d(
-                    widths[n - 1], widths[n], 4, stride=stride, padding=1, bias=norm is ActNorm
-                ),
-                norm(widths[n]),
+                nn.Conv2d(before, after, 4, stride=stride, padding=1, bias=act),
+                ActNorm(after) if act else nn.BatchNorm2d(after),
                 nn.LeakyReLU(0.2),
             ]
         self.main = nn.Sequential(*main, nn.Conv2d(widths[-1], 1, 4, stride=1, padding=1))
         self.apply(_initialise)
 
     def forward(self, image: Tensor) -> Tensor:
+        smallest = 3 * 2**self.layers
+        if min(image.shape[-2:]) < smallest:
+            height, width = image.shape[-2:]
+            raise UserError(
+                f"loss.params.discriminator.params.layers: {self.layers} need pictures of at least"
+                f" {smallest}x{smallest}, not {height}x{width}; take fewer layers, or larger crops"
+            )
+        if image.shape[1] != self.in_channels:
+            raise UserError(
+                f"loss.params.discriminator.params.in_channels: {self.in_channels}, but the"
+                f" pictures have {image.shape[1]}; make them equal"
+            )
         return self.main(image)
 
 
@@ -38,6 +66,8 @@ class ActNorm(nn.Module):
     """scale (x + loc) per channel, which the first batch in training sets to mean 0 and deviation
     1, and which is then learned (Kingma and Dhariwal 2018, arXiv 1807.03039, section 3.1).
     """
+
+    initialized: Tensor
 
     def __init__(self, channels: int):
         super().__init__()
@@ -47,13 +77,15 @@ class ActNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training and not self.initialized:
-            with torch.no_grad():
-                self.loc.copy_(-x.mean(dim=(0, 2, 3), keepdim=True))
-                self.scale.copy_(
-                    1 / (x.transpose(0, 1).flatten(1).std(dim=1).view_as(self.scale) + 1e-6)
-                )
-                self.initialized.fill_(1)
+            self._start(x)
         return self.scale * (x + self.loc)
+
+    @torch.no_grad()
+    def _start(self, x: Tensor) -> None:
+        deviation = x.transpose(0, 1).flatten(1).std(dim=1).view_as(self.scale)
+        self.loc.copy_(-x.mean(dim=(0, 2, 3), keepdim=True))
+        self.scale.copy_(1 / (deviation + 1e-6))
+        self.initialized.fill_(1)
 
 
 def _initialise(layer: nn.Module) -> None:

@@ -2,30 +2,40 @@
 arXiv 2102.12092, section 2.1 and appendix A).
 """
 
+from typing import Annotated
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from taming.config.ranges import Range
 from taming.first_stage.interface import FirstStage, Quantized, Quantizer
 from taming.first_stage.likelihood import Likelihood
+from taming.first_stage.ranges import Channels
 
 
 class DVAE(FirstStage):
     """Images (B, in_channels, H, W) in [-1, 1] <-> codes (B, H / 8, W / 8).
 
-    width: of the finest scale; the three coarser ones have 2, 4 and 8 times as much. blocks:
-    bottleneck blocks per scale. The quantizer's `dim` must be 8 width (its 1x1 convolution makes
-    the logits); its `code_dim` is what the decoder begins with. The KL term counts once per
-    position and is divided by the numbers of the image, as the likelihood is: a kl_weight of 6.6
-    means the paper's beta.
+    The KL term counts once per position and is divided by the numbers of the image, as the
+    likelihood is: a kl_weight of 6.6 means the paper's beta.
+
+    Args:
+        width: of the finest scale; the three coarser ones have 2, 4 and 8 times as much.
+        quantizer: its `dim` must be 8 width (its 1x1 convolution makes the logits); its `code_dim`
+            is what the decoder begins with.
+        likelihood: what the decoder's numbers mean; None for a loss that reads the image itself.
+        blocks: bottleneck blocks per scale.
+        in_channels: of the images.
+        key: the entry of a batch that is read.
     """
 
     def __init__(
         self,
-        width: int,
+        width: Annotated[int, Range(4, 2**12)],
         quantizer: Quantizer,
         likelihood: Likelihood | None = None,
-        blocks: int = 2,
-        in_channels: int = 3,
+        blocks: Annotated[int, Range(1, 128)] = 2,
+        in_channels: Channels = 3,
         key: str = "image",
     ):
         super().__init__(quantizer, quantizer.num_codes, 8, in_channels, key, likelihood)

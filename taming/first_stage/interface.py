@@ -77,7 +77,7 @@ class Autoencoder(nn.Module):
     in_channels: int
     labels: int | None = None  # of the label maps it reads, where it reads label maps
     num_codes: tuple[int, ...] = ()  # per level
-    likelihood: Likelihood | None = None  # what the decoder's numbers mean; None: the image itself
+    likelihood: Likelihood | None  # what the decoder's numbers mean; None: the image itself
 
     @property
     def multiple(self) -> int:

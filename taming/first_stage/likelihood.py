@@ -1,9 +1,11 @@
-"""p(image | latent): what a decoder's numbers say about a picture, and how probable that makes it."""
+"""p(image | latent): what a decoder's numbers mean, and how probable they make an image."""
 
 import math
 
 import torch
 from torch import Tensor, nn
+
+from taming.config.ranges import Positive
 
 BIN = 1 / 255  # half the distance of two grey levels on [-1, 1]
 INSET = 0.1  # of logit-Laplace: pixels are mapped to [INSET, 1 - INSET]
@@ -32,19 +34,19 @@ class Likelihood(nn.Module):
 
 
 class GaussianLikelihood(Likelihood):
-    """Independent normal distributions around what the decoder gives, of one variance (on pictures
-    in [-1, 1]); None learns it.
+    """Independent normal distributions around what the decoder gives, of one variance.
 
     The squared error counts 1 / (2 variance) against the other terms of a loss, so with a variance
     of its own a weight such as beta means the same on any data.
+
+    Args:
+        variance: of each number of the image, in [-1, 1]; None learns it.
     """
 
     maps = 1
 
-    def __init__(self, variance: float | None = None):
+    def __init__(self, variance: Positive | None = None):
         super().__init__()
-        if variance is not None and not variance > 0:
-            raise ValueError(f"variance {variance} should be above 0, or null, which learns it")
         self.log_variance = nn.Parameter(
             torch.full((), math.log(variance or 0.1)), requires_grad=variance is None
         )

@@ -1,46 +1,87 @@
 """What a first stage is trained for: L1 + perceptual + adversarial with the adaptive weight (Esser
-et al. 2021, eq. 4 to 7), and the loss of a mask tokenizer.
+et al. 2021, eq. 4 to 7), a likelihood, and the loss of a mask tokenizer.
 
 A loss object has two methods: `autoencoder` for the generator's step, `adversary` for the
 discriminator's. Steps are batches.
 """
 
+from typing import Annotated, Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from taming.config.ranges import Decay, Range, Weight
 from taming.errors import UserError, did_you_mean
 from taming.first_stage.discriminator import PatchDiscriminator
 from taming.first_stage.interface import Reconstruction
 from taming.first_stage.perceptual import perceptual_distance
+from taming.first_stage.ranges import Batches
 
 DELTA, LARGEST = 1e-4, 1e4  # of the adaptive weight, as published (the paper has 1e-6 and no limit)
+Terms = dict[str, Tensor]
+"""The parts of a loss by name, each (), as they are logged."""
 
 
-class VQGANLoss(nn.Module):
+class FirstStageLoss(nn.Module):
+    """The seam: what an autoencoder is trained for. Without a discriminator it is what
+    `reconstruction` says, plus the quantizer's part.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.discriminator: nn.Module | None = None
+
+    def set_length(self, max_steps: int) -> None:
+        """Before training: the batches it will have, for schedules that are shares of them."""
+
+    def adversary_weight(self, step: int) -> float:
+        """Of the discriminator's part at this batch; 0 where there is none yet."""
+        return 0.0
+
+    def reconstruction(self, image: Tensor, reconstruction: Reconstruction) -> tuple[Tensor, Terms]:
+        """The distance () of an image to its reconstruction, and its terms."""
+        raise NotImplementedError(f"{type(self).__name__} compares nothing")
+
+    def autoencoder(
+        self, image: Tensor, reconstruction: Reconstruction, last_layer: nn.Parameter, step: int
+    ) -> tuple[Tensor, Terms]:
+        """The generator's loss (), to call backward on once, and its terms."""
+        loss, terms = self.reconstruction(image, reconstruction)
+        quantizer = reconstruction.quantizer_loss
+        return loss + quantizer, {**terms, "quantizer": quantizer}
+
+    def adversary(self, image: Tensor, output: Tensor) -> tuple[Tensor, Terms]:
+        """The discriminator's loss () on real images and (detached) reconstructions."""
+        raise NotImplementedError(f"{type(self).__name__} has no discriminator")
+
+
+class VQGANLoss(FirstStageLoss):
     """|x - x'| + perceptual_weight P(x, x') + adversarial * lambda * G + quantizer loss.
 
-    perceptual: lpips, stlpips, the path of a VGG16 weights file, or none. adversarial: weight of
-    the generator's loss on top of the adaptive lambda. adversarial_start: the first batch with a
-    discriminator, or below 1 a share of the run. adversarial_ramp: over so many batches from there
-    on, the generator's part grows from 0 to its weight, while the discriminator learns in full: one
-    that has seen nothing has nothing to say. form: hinge or vanilla. width, layers, normalization
-    (batch or act), in_channels: of the discriminator.
+    Args:
+        perceptual: lpips, lpips-alex, stlpips, the path of a VGG16 weights file, or none.
+        perceptual_weight: of the perceptual distance P.
+        perceptual_blocks: of VGG16's five blocks, where the weights are a file's.
+        adversarial: weight of the generator's loss G on top of the adaptive lambda.
+        adversarial_start: the first batch with a discriminator, or below 1 a share of the run.
+        adversarial_ramp: over so many batches from there on, the generator's part grows from 0 to
+            its weight, while the discriminator learns in full: a new one has nothing to say.
+        form: of the discriminator's loss.
+        discriminator: images -> logits, positive for real; by default, and where `adversarial` is
+            above 0, a PatchDiscriminator.
     """
 
     def __init__(
         self,
         perceptual: str = "lpips",
-        perceptual_weight: float = 1.0,
-        perceptual_blocks: int = 3,
-        adversarial: float = 0.8,
-        adversarial_start: int | float = 0,
-        adversarial_ramp: int = 0,
-        form: str = "hinge",
-        width: int = 64,
-        layers: int = 3,
-        normalization: str = "batch",
-        in_channels: int = 3,
+        perceptual_weight: Weight = 1.0,
+        perceptual_blocks: Annotated[int, Range(1, 5)] = 3,
+        adversarial: Weight = 0.8,
+        adversarial_start: Batches | Decay = 0,
+        adversarial_ramp: Batches = 0,
+        form: Literal["hinge", "vanilla"] = "hinge",
+        discriminator: nn.Module | None = None,
     ):
         super().__init__()
         if form not in FORMS:
@@ -50,9 +91,8 @@ class VQGANLoss(nn.Module):
         # In a tuple, so that its weights stay out of the checkpoint and `.train()` leaves its
         # dropout alone.
         self._perceptual = (perceptual_distance(perceptual, perceptual_blocks),)
-        self.discriminator = (
-            PatchDiscriminator(in_channels, width, layers, normalization) if adversarial else None
-        )
+        if adversarial:
+            self.discriminator = discriminator or PatchDiscriminator()
 
     def _apply(self, fn, recurse: bool = True):
         if self.perceptual is not None:
@@ -64,7 +104,7 @@ class VQGANLoss(nn.Module):
         return self._perceptual[0]
 
     def set_length(self, max_steps: int) -> None:
-        """A start given as a share of the run becomes a batch."""
+        """A start that is a share of the run becomes a batch."""
         if isinstance(self.start, float) and 0 < self.start < 1:
             self.start = round(self.start * max_steps)
 
@@ -74,28 +114,24 @@ class VQGANLoss(nn.Module):
             return 0.0
         return self.adversarial * min(1.0, (step - self.start + 1) / (self.ramp + 1))
 
-    def reconstruction(
-        self, image: Tensor, reconstruction: Reconstruction
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def reconstruction(self, image: Tensor, reconstruction: Reconstruction) -> tuple[Tensor, Terms]:
         return self.distance(image, reconstruction.output)
 
-    def distance(self, image: Tensor, output: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """L1 and perceptual part, means over pictures and pixels."""
+    def distance(self, image: Tensor, output: Tensor) -> tuple[Tensor, Terms]:
+        """L1 and perceptual part, means over images and pixels."""
+        check_images(self, image)
         l1 = (image - output).abs().mean()
         terms = {"l1": l1}
         if self.perceptual is None or not self.perceptual_weight:
             return l1, terms
-        shown = (
-            (image, output)
-            if image.shape[1] == 3
-            else (image.expand(-1, 3, -1, -1), output.expand(-1, 3, -1, -1))
-        )
-        terms["perceptual"] = self.perceptual(*shown).mean()
+        if image.shape[1] == 1:
+            image, output = image.expand(-1, 3, -1, -1), output.expand(-1, 3, -1, -1)
+        terms["perceptual"] = self.perceptual(image, output).mean()
         return l1 + self.perceptual_weight * terms["perceptual"], terms
 
     def autoencoder(
         self, image: Tensor, reconstruction: Reconstruction, last_layer: nn.Parameter, step: int
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    ) -> tuple[Tensor, Terms]:
         """The generator's loss (), to call backward on once, and its terms.
 
         The perceptual net and the discriminator are run backward to the reconstruction only, each
@@ -103,32 +139,25 @@ class VQGANLoss(nn.Module):
         weighted sum is sent through the decoder in one pass. The gradient is that of the published
         total, which runs backward through everything twice.
         """
-        output = reconstruction.output
+        output, quantizer = reconstruction.output, reconstruction.quantizer_loss
         weight = self.adversary_weight(step)
         if not (weight and output.requires_grad):
-            nll, terms = self.distance(image, output)
-            return nll + reconstruction.quantizer_loss, {
-                **terms,
-                "quantizer": reconstruction.quantizer_loss,
-            }
+            return super().autoencoder(image, reconstruction, last_layer, step)
+        # 1. gradients of both parts at the reconstruction
         leaf = output.detach().requires_grad_()
         nll, terms = self.distance(image, leaf)
         adversarial = -self.discriminator(leaf).mean()
         nll_gradient = torch.autograd.grad(nll, leaf)[0]
         adversarial_gradient = torch.autograd.grad(adversarial, leaf)[0]
+        # 2. their weighted sum, to go backward from there
         adaptive = adaptive_weight(output, nll_gradient, adversarial_gradient, last_layer)
         gradient = nll_gradient + weight * adaptive * adversarial_gradient
         value = (nll + weight * adaptive * adversarial).detach()
-        total = _with_gradient(output, gradient, value) + reconstruction.quantizer_loss
-        terms.update(
-            quantizer=reconstruction.quantizer_loss,
-            adversarial=adversarial,
-            adaptive_weight=adaptive,
-        )
+        total = _with_gradient(output, gradient, value) + quantizer
+        terms |= {"quantizer": quantizer, "adversarial": adversarial, "adaptive_weight": adaptive}
         return total, terms
 
-    def adversary(self, image: Tensor, output: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The discriminator's loss () on real pictures and (detached) reconstructions."""
+    def adversary(self, image: Tensor, output: Tensor) -> tuple[Tensor, Terms]:
         real, fake = self.discriminator(image), self.discriminator(output.detach())
         loss = FORMS[self.form](real, fake)
         return loss, {"discriminator": loss, "real": real.mean(), "fake": fake.mean()}
@@ -159,87 +188,72 @@ def adaptive_weight(
 
 
 def _with_gradient(output: Tensor, gradient: Tensor, value: Tensor) -> Tensor:
-    """A scalar worth `value` whose derivative by `output` is `gradient`."""
+    """A scalar equal to `value` whose derivative by `output` is `gradient`."""
     carrier = (output * gradient.detach()).sum()
     return carrier + (value - carrier).detach()
 
 
-class WithoutDiscriminator(nn.Module):
-    """A loss for the autoencoder alone: what `reconstruction` says, and the quantizer's part."""
-
-    discriminator = None
-
-    def set_length(self, max_steps: int) -> None:
-        """Nothing here depends on the length of the run."""
-
-    def adversary_weight(self, step: int) -> float:
-        return 0.0
-
-    def reconstruction(
-        self, image: Tensor, reconstruction: Reconstruction
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        raise NotImplementedError(f"{type(self).__name__} compares nothing")
-
-    def autoencoder(
-        self, image: Tensor, reconstruction: Reconstruction, last_layer: nn.Parameter, step: int
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, terms = self.reconstruction(image, reconstruction)
-        return loss + reconstruction.quantizer_loss, {
-            **terms,
-            "quantizer": reconstruction.quantizer_loss,
-        }
-
-
-class LikelihoodLoss(WithoutDiscriminator):
+class LikelihoodLoss(FirstStageLoss):
     """weight * -log p(x | z), nats per number of the image, + quantizer loss; the model's
     `likelihood` says what p is.
 
     With weight 1 this is the negative ELBO of a VAE, VQ-VAE's eq. 3 with all three terms as means
     over what they sum over, and dVAE's objective.
+
+    Args:
+        weight: of the likelihood against the quantizer loss.
     """
 
-    def __init__(self, weight: float = 1.0):
+    def __init__(self, weight: Weight = 1.0):
         super().__init__()
         self.weight = weight
 
-    def reconstruction(
-        self, image: Tensor, reconstruction: Reconstruction
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def reconstruction(self, image: Tensor, reconstruction: Reconstruction) -> tuple[Tensor, Terms]:
+        check_images(self, image)
         if reconstruction.likelihood is None:
             raise UserError(
                 "loss: LikelihoodLoss reads a likelihood, and the model has none; add"
                 " model.params.likelihood, or take VQGANLoss"
             )
         nll = reconstruction.likelihood.negative_log(image, reconstruction.output).mean()
-        return self.weight * nll, {
-            "nll": nll,
-            "mse": (image - reconstruction.image).square().mean(),
-        }
+        mse = (image - reconstruction.image).square().mean()
+        return self.weight * nll, {"nll": nll, "mse": mse}
 
 
-class MaskLoss(WithoutDiscriminator):
-    """For a mask tokenizer: cross-entropy over the labels of a pixel, or `bce`, the published
-    binary cross-entropy of each label by itself; no discriminator.
+class MaskLoss(FirstStageLoss):
+    """For a mask tokenizer.
+
+    Args:
+        form: cross-entropy over the labels of a pixel, or `bce`, the published binary cross-entropy
+            of each label by itself.
     """
 
-    def __init__(self, form: str = "cross_entropy"):
+    def __init__(self, form: Literal["cross_entropy", "bce"] = "cross_entropy"):
         super().__init__()
-        if form not in ("cross_entropy", "bce"):
-            raise UserError(
-                f"loss.params.form: '{form}' is"
-                f" unknown{did_you_mean(form, ['cross_entropy', 'bce'])}"
-            )
+        forms = ["cross_entropy", "bce"]
+        if form not in forms:
+            raise UserError(f"loss.params.form: '{form}' is unknown{did_you_mean(form, forms)}")
         self.form = form
 
-    def reconstruction(
-        self, labels: Tensor, reconstruction: Reconstruction
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """labels int64 (B, H, W); of logits (B, labels, H, W)."""
-        output = reconstruction.output
-        if self.form == "bce":
-            loss = F.binary_cross_entropy_with_logits(
-                output, F.one_hot(labels, output.shape[1]).permute(0, 3, 1, 2).to(output)
+    def reconstruction(self, image: Tensor, reconstruction: Reconstruction) -> tuple[Tensor, Terms]:
+        """image: labels int64 (B, H, W); of logits (B, labels, H, W)."""
+        if image.is_floating_point():
+            raise UserError(
+                "loss: MaskLoss compares label maps, but the model reads images; take MaskVQGAN as"
+                " the model, or VQGANLoss"
             )
+        labels, output = image.long(), reconstruction.output
+        if self.form == "bce":
+            onehot = F.one_hot(labels, output.shape[1]).permute(0, 3, 1, 2)
+            loss = F.binary_cross_entropy_with_logits(output, onehot.to(output))
         else:
             loss = F.cross_entropy(output, labels)
         return loss, {self.form: loss}
+
+
+def check_images(loss: nn.Module, image: Tensor) -> None:
+    if not image.is_floating_point():
+        raise UserError(
+            f"loss: {type(loss).__name__} compares images, but the model reads label maps; take"
+            " MaskLoss"
+        )

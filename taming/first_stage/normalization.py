@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class GroupNorm(nn.GroupNorm):
-    """nn.GroupNorm with 32 groups, as published, or the most that divide a narrow layer; eps 1e-6."""
+    """nn.GroupNorm with 32 groups, as published, or the most that divide a narrow layer."""
 
     def __init__(self, channels: int):
         super().__init__(math.gcd(32, channels), channels, eps=1e-6)

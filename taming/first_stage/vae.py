@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from taming.first_stage.inputs import check_latent
 from taming.first_stage.interface import Autoencoder, Reconstruction, evaluating
 from taming.first_stage.likelihood import Likelihood
+from taming.first_stage.ranges import Blocks, Channels, Halvings, Width
 from taming.first_stage.strided import Decoder, Encoder
 
 
@@ -39,17 +40,27 @@ class VAE(Autoencoder):
 
     With LikelihoodLoss the total is the negative ELBO in nats per number of the image:
     `quantizer_loss` of a reconstruction is the KL term.
+
+    Args:
+        width: of encoder and decoder.
+        residual_width: inside a residual block.
+        dim: D, width of the latent.
+        likelihood: what the decoder's numbers mean.
+        blocks: residual blocks of encoder and decoder.
+        halvings: strided convolutions of the encoder.
+        in_channels: of the images.
+        key: the entry of a batch that is read.
     """
 
     def __init__(
         self,
-        width: int,
-        residual_width: int,
-        dim: int,
+        width: Width,
+        residual_width: Width,
+        dim: Width,
         likelihood: Likelihood,
-        blocks: int = 2,
-        halvings: int = 2,
-        in_channels: int = 3,
+        blocks: Blocks = 2,
+        halvings: Halvings = 2,
+        in_channels: Channels = 3,
         key: str = "image",
     ):
         super().__init__()
@@ -72,7 +83,7 @@ class VAE(Autoencoder):
         return self.likelihood.picture(self.likelihood(self.decoder(latent)))
 
     def forward(self, image: Tensor) -> Reconstruction:
-        """In evaluation the latent is random too, as the ELBO has it, always with the same noise."""
+        """In evaluation too the latent is random, as the ELBO has it, but with fixed noise."""
         posterior = self.encode(image)
         latent = posterior.sample(None if self.training else torch.Generator().manual_seed(0))
         parameters = self.likelihood(self.decoder(latent))
@@ -98,8 +109,8 @@ class VAE(Autoencoder):
 
     @torch.no_grad()
     def interpolate(self, first: Tensor, last: Tensor, steps: int) -> Tensor:
-        """Pictures (steps, in_channels, H, W) on the straight line between the latents of two
-        pictures (in_channels, H, W).
+        """Images (steps, in_channels, H, W) on the straight line between the latents of two
+        images (in_channels, H, W).
         """
         ends = self.encode(torch.stack([first, last])).mean
         shares = torch.linspace(0, 1, steps, device=ends.device)[:, None, None, None]

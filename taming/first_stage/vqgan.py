@@ -3,12 +3,15 @@ and decoder around a codebook; and the same on label maps.
 """
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from taming.config.ranges import Decay, Index, Range
 from taming.first_stage.inputs import check_labels
 from taming.first_stage.interface import FirstStage, Quantizer
+from taming.first_stage.ranges import Channels, Multipliers, Width
 from taming.first_stage.resnet import Decoder, Encoder
 from taming.images import colour_labels
 
@@ -17,22 +20,29 @@ class VQGAN(FirstStage):
     """Images (B, in_channels, H, W) in [-1, 1] <-> one grid of codes (B, H / f, W / f), f =
     2^(len(multipliers) - 1).
 
-    channels, multipliers: width of each scale, fine to coarse. blocks: residual blocks per scale
-    (the decoder has one more). attention: indices of scales with attention; middle_attention: the
-    middle of encoder and decoder has it too. latent_channels: width on either side of the
-    quantizer's 1x1 convolutions. key: the entry of a batch that is read.
+    Args:
+        channels: width of the first convolution.
+        multipliers: width of each scale, fine to coarse, in units of `channels`.
+        quantizer: between two 1x1 convolutions.
+        blocks: residual blocks per scale; the decoder has one more.
+        attention: indices of scales with attention.
+        latent_channels: width on the outer side of these 1x1 convolutions.
+        in_channels: of the images.
+        dropout: probability, in residual blocks.
+        key: the entry of a batch that is read.
+        middle_attention: between the two middle blocks of encoder and decoder.
     """
 
     def __init__(
         self,
-        channels: int,
-        multipliers: Sequence[int],
+        channels: Width,
+        multipliers: Multipliers,
         quantizer: Quantizer,
-        blocks: int = 2,
-        attention: Sequence[int] = (),
-        latent_channels: int = 256,
-        in_channels: int = 3,
-        dropout: float = 0.0,
+        blocks: Annotated[int, Range(1, 128)] = 2,
+        attention: Sequence[Index] = (),
+        latent_channels: Width = 256,
+        in_channels: Channels = 3,
+        dropout: Decay = 0.0,
         key: str = "image",
         middle_attention: bool = True,
     ):
@@ -71,18 +81,30 @@ class VQGAN(FirstStage):
 class MaskVQGAN(VQGAN):
     """The same on label maps: int64 (B, H, W) in [0, labels) in, one-hot inside, logits (B, labels,
     H, W) out of `decode` and in `Reconstruction.output`.
+
+    Args:
+        labels: number of classes.
+        channels: width of the first convolution.
+        multipliers: width of each scale, fine to coarse, in units of `channels`.
+        quantizer: between two 1x1 convolutions.
+        blocks: residual blocks per scale; the decoder has one more.
+        attention: indices of scales with attention.
+        latent_channels: width on the outer side of these 1x1 convolutions.
+        dropout: probability, in residual blocks.
+        key: the entry of a batch that is read.
+        middle_attention: between the two middle blocks of encoder and decoder.
     """
 
     def __init__(
         self,
-        labels: int,
-        channels: int,
-        multipliers: Sequence[int],
+        labels: Channels,
+        channels: Width,
+        multipliers: Multipliers,
         quantizer: Quantizer,
-        blocks: int = 2,
-        attention: Sequence[int] = (),
-        latent_channels: int = 256,
-        dropout: float = 0.0,
+        blocks: Annotated[int, Range(1, 128)] = 2,
+        attention: Sequence[Index] = (),
+        latent_channels: Width = 256,
+        dropout: Decay = 0.0,
         key: str = "segmentation",
         middle_attention: bool = True,
     ):

@@ -9,25 +9,33 @@ from torch import Tensor, nn
 
 from taming.first_stage.interface import FirstStage, Quantizer
 from taming.first_stage.likelihood import Likelihood
+from taming.first_stage.ranges import Blocks, Channels, Halvings, Width
 from taming.first_stage.strided import Decoder, Encoder
 
 
 class VQVAE(FirstStage):
     """Images (B, in_channels, H, W) in [-1, 1] <-> codes (B, H / f, W / f), f = 2^halvings.
 
-    width, residual_width, blocks: of encoder and decoder (paper: 256, 256, 2). likelihood: None for
-    a loss that reads the picture itself.
+    Args:
+        width: of encoder and decoder; 256 in the paper.
+        residual_width: inside a residual block; 256 in the paper.
+        quantizer: of the encoder's features, after a 1x1 convolution.
+        blocks: residual blocks of encoder and decoder.
+        halvings: strided convolutions of the encoder.
+        likelihood: what the decoder's numbers mean; None for a loss that reads the image itself.
+        in_channels: of the images.
+        key: the entry of a batch that is read.
     """
 
     def __init__(
         self,
-        width: int,
-        residual_width: int,
+        width: Width,
+        residual_width: Width,
         quantizer: Quantizer,
-        blocks: int = 2,
-        halvings: int = 2,
+        blocks: Blocks = 2,
+        halvings: Halvings = 2,
         likelihood: Likelihood | None = None,
-        in_channels: int = 3,
+        in_channels: Channels = 3,
         key: str = "image",
     ):
         super().__init__(quantizer, quantizer.num_codes, 2**halvings, in_channels, key, likelihood)

@@ -2,12 +2,16 @@
 section 3.1).
 """
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 
+from taming.config.ranges import Length
 from taming.errors import UserError
 from taming.first_stage.interface import Codes, FirstStage, Quantized, Quantizer
 from taming.first_stage.likelihood import Likelihood
+from taming.first_stage.ranges import Blocks, Channels, Halvings, Width
 from taming.first_stage.strided import Decoder, Encoder
 
 
@@ -15,27 +19,33 @@ class VQVAE2(FirstStage):
     """Images (B, in_channels, H, W) in [-1, 1] <-> one grid of codes per quantizer, the finest (B,
     H / f, W / f) with f = 2^halvings, each coarser one half as high and wide.
 
-    quantizers: coarse to fine, two or more. Each level quantizes the encoder's features together
-    with what the coarser levels' codes say; the decoder hears all levels. width, residual_width,
-    blocks: of all encoders and decoders (paper: 128, 64, 2; halvings 2).
+    Each level quantizes the encoder's features together with what the coarser levels' codes say;
+    the decoder reads all levels.
+
+    Args:
+        width: of all encoders and decoders; 128 in the paper.
+        residual_width: inside a residual block; 64 in the paper.
+        quantizers: coarse to fine, two or more.
+        blocks: residual blocks of each encoder and decoder.
+        halvings: strided convolutions of the first encoder.
+        likelihood: what the decoder's numbers mean; None for a loss that reads the image itself.
+        in_channels: of the images.
+        key: the entry of a batch that is read.
     """
 
     def __init__(
         self,
-        width: int,
-        residual_width: int,
-        quantizers: list[Quantizer],
-        blocks: int = 2,
-        halvings: int = 2,
+        width: Width,
+        residual_width: Width,
+        quantizers: Annotated[list[Quantizer], Length(2, 6)],
+        blocks: Blocks = 2,
+        halvings: Halvings = 2,
         likelihood: Likelihood | None = None,
-        in_channels: int = 3,
+        in_channels: Channels = 3,
         key: str = "image",
     ):
         if len(quantizers) < 2:
-            raise ValueError(
-                f"quantizers: {len(quantizers)} level; a hierarchy has two or more, and VQVAE"
-                " has one"
-            )
+            raise ValueError("quantizers: a hierarchy has two or more levels; VQVAE has one")
         if any(len(quantizer.num_codes) != 1 for quantizer in quantizers):
             raise ValueError(
                 "quantizers with several codes per position can't be levels of a hierarchy"

@@ -6,7 +6,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from taming.first_stage import VQGAN, MaskLoss, MaskVQGAN, VectorQuantizer, VQGANLoss
+from taming.first_stage import (
+    VQGAN,
+    MaskLoss,
+    MaskVQGAN,
+    PatchDiscriminator,
+    VectorQuantizer,
+    VQGANLoss,
+)
 
 
 def golden(shared, name):
@@ -27,20 +34,20 @@ def weights(tensors):
     }
 
 
-def built(shared, name, made=VQGAN, **how):
+def built(shared, name, network=VQGAN, **options):
     tensors, about = golden(shared, name)
     shape = about["ddconfig"]
     quantizer = VectorQuantizer(
         about["n_embed"], about["embed_dim"], codebook_weight=0.25, commitment_weight=1.0
     )
-    model = made(
+    model = network(
         channels=shape["ch"],
         multipliers=shape["ch_mult"],
         quantizer=quantizer,
         blocks=shape["num_res_blocks"],
         attention=[2],
         latent_channels=shape["z_channels"],
-        **how,
+        **options,
     )
     model.load_state_dict(weights(tensors))
     return model, tensors
@@ -83,7 +90,9 @@ def test_mask_tokenizer(shared):
 def test_losses_adaptive_weight_and_gradients(shared, name, form, weight, layers):
     model, _ = built(shared, "vqmodel")
     tensors, _ = golden(shared, "losses")
-    loss = VQGANLoss("none", adversarial=weight, form=form, width=16, layers=layers)
+    loss = VQGANLoss(
+        "none", adversarial=weight, form=form, discriminator=PatchDiscriminator(3, 16, layers)
+    )
     prefix = f"{form}.disc."
     state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     loss.discriminator.load_state_dict({**loss.discriminator.state_dict(), **state})
@@ -109,7 +118,7 @@ def test_losses_adaptive_weight_and_gradients(shared, name, form, weight, layers
 def test_before_the_discriminator_starts(shared):
     model, _ = built(shared, "vqmodel")
     tensors, _ = golden(shared, "losses")
-    loss = VQGANLoss("none", adversarial=0.8, adversarial_start=10, width=16, layers=2)
+    loss = VQGANLoss("none", adversarial=0.8, adversarial_start=10)
     total, terms = loss.autoencoder(tensors["x"], model(tensors["x"]), model.last_layer, 5)
     gradients = torch.autograd.grad(total, [model.last_layer, model.encoder.conv_in.weight])
     assert relative(total.detach(), tensors["hinge_before_start.generator_loss"]) < 1e-5

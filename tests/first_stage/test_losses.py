@@ -3,15 +3,15 @@ import torch
 from torch import nn
 
 from taming.errors import UserError
-from taming.first_stage import VQGAN, MaskLoss, VectorQuantizer, VQGANLoss
+from taming.first_stage import VQGAN, MaskLoss, PatchDiscriminator, VectorQuantizer, VQGANLoss
 from taming.first_stage.interface import Reconstruction
 from taming.first_stage.losses import DELTA
 
 
-def model_and_loss(**how):
+def model_and_loss(**options):
     torch.manual_seed(0)
     model = VQGAN(8, [1, 2], VectorQuantizer(16, 4), blocks=1, latent_channels=8)
-    return model, VQGANLoss("none", width=8, layers=2, **how)
+    return model, VQGANLoss("none", discriminator=PatchDiscriminator(width=8, layers=2), **options)
 
 
 def published_gradients(model, loss, image, weight):
@@ -58,9 +58,7 @@ def test_the_discriminators_step_leaves_no_gradient_in_the_generator():
 
 
 def test_start_and_ramp_in_batches_or_as_a_share_of_the_run():
-    loss = VQGANLoss(
-        "none", adversarial=1.0, adversarial_start=10, adversarial_ramp=3, width=8, layers=1
-    )
+    loss = VQGANLoss("none", adversarial=1.0, adversarial_start=10, adversarial_ramp=3)
     assert [loss.adversary_weight(s) for s in (0, 9, 10, 11, 12, 13, 99)] == [
         0,
         0,
@@ -70,7 +68,7 @@ def test_start_and_ramp_in_batches_or_as_a_share_of_the_run():
         1,
         1,
     ]
-    share = VQGANLoss("none", adversarial_start=0.25, width=8, layers=1)
+    share = VQGANLoss("none", adversarial_start=0.25)
     share.set_length(400)
     assert share.adversary_weight(99) == 0 and share.adversary_weight(100) > 0
 
@@ -89,7 +87,7 @@ def test_before_the_start_the_loss_is_reconstruction_alone():
 
 
 def test_perceptual_weights_stay_out_of_the_checkpoint_and_out_of_train_mode():
-    loss = VQGANLoss("stlpips", width=8, layers=1).train()
+    loss = VQGANLoss("stlpips").train()
     assert not loss.perceptual.training and not any(
         p.requires_grad for p in loss.perceptual.parameters()
     )

@@ -30,7 +30,7 @@ class VectorQuantizer(Quantizer):
         num_codes: K, vectors in the codebook.
         dim: D, numbers in a vector.
         codebook_weight: of the term that moves codes; 1 in the paper, 0.25 in published VQ-GANs.
-        commitment_weight: of the term that moves latents; 0.25 in the paper, 1 in published VQ-GANs.
+        commitment_weight: of the term that moves latents; 0.25 in the paper, 1 in those.
         normalize: latents and codes lie on the unit sphere.
         restart: in training, every so many batches, codes not chosen for that long are put on
             latents of the current batch; 0 never does.
