@@ -55,8 +55,9 @@ def evaluate(words: list[str]) -> None:
         store_reference=arguments.store_reference,
         seed=arguments.seed,
         batch_size=arguments.batch_size,
-        yaml=arguments.config,
-        drawing=sampling_of(arguments, NOT_MEASURED),
+        config=arguments.config,
+        allow=arguments.allow,
+        sampling=sampling_of(arguments, NOT_MEASURED),
         **options,
     )
     print(figures.table())

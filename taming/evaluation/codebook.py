@@ -8,19 +8,73 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from taming.errors import UserError
+from taming.evaluation import reconstruction
 from taming.evaluation.intervals import Estimate, bootstrap
+from taming.evaluation.protocol import array_writer
+from taming.evaluation.session import Session
+from taming.files import write_atomically
 from taming.first_stage.interface import FirstStage
 from taming.images import contact_sheet
 
-SHOWN = 64  # single codes in the picture
+MOST = 64  # single codes in the picture
+
+
+def evaluate(session: Session) -> None:
+    """used, perplexity, dead, position_entropy, neighbour_distance; codes.npz and codes.png."""
+    first = session.first
+    if not isinstance(first, FirstStage):
+        return
+    rows, arrays = reconstruction.measured(session), {}
+    is_single = len(first.num_codes) == 1
+    # 1. each level
+    for level, size in enumerate(first.num_codes):
+        suffix = "" if is_single else f"_{level}"
+        codes = np.asarray(rows[f"codes_{level}"])
+        figures = usage(codes, size, session.request.seed)
+        session.add({f"{name}{suffix}": value for name, value in figures.items()}, session.stamp())
+        arrays[f"counts{suffix}"] = counts(codes, size)
+        entropies = arrays[f"position_entropy{suffix}"] = position_entropy(codes, size)
+        session.figures.add(
+            f"position_entropy{suffix}",
+            float(entropies.mean()),
+            session.stamp(),
+            "nats, mean over places",
+        )
+    # 2. the codebook itself
+    nearest = neighbour_distances(first)
+    if nearest is not None:
+        arrays["neighbour_distances"] = nearest
+        session.figures.add(
+            "neighbour_distance",
+            float(np.median(nearest)),
+            session.stamp(),
+            "median over codes of the distance to the nearest other one",
+        )
+    # 3. files beside the figures
+    if is_single and first.key == "image":
+        session.save("codes.png", gallery(first, arrays["counts"]))
+    if session.store.rank == 0:
+        write_atomically(session.folder / "codes.npz", array_writer(arrays))
 
 
 def counts(codes: np.ndarray, size: int, weights: np.ndarray | None = None) -> np.ndarray:
-    """How often each of `size` codes occurs in (N, h, w), pictures weighted."""
+    """How often each code occurs, (K,).
+
+    Args:
+        codes: (N, h, w) in [0, K).
+        size: K.
+        weights: of each picture, (N,).
+    """
     flat = codes.reshape(len(codes), -1)
-    return np.bincount(
-        flat.ravel(), None if weights is None else np.repeat(weights, flat.shape[1]), minlength=size
-    ).astype(np.float64)
+    if flat.size and not 0 <= flat.min() <= flat.max() < size:
+        raise UserError(
+            f"codes go from {flat.min()} to {flat.max()}, but the codebook has {size}; if an"
+            " interrupted evaluation left damaged rows, delete the folder work-... beside the"
+            " figures"
+        )
+    repeated = None if weights is None else np.repeat(weights, flat.shape[1])
+    return np.bincount(flat.ravel(), repeated, minlength=size).astype(np.float64)
 
 
 def entropy(frequencies: np.ndarray) -> float:
@@ -33,29 +87,31 @@ def usage(codes: np.ndarray, size: int, seed: int) -> dict[str, Estimate]:
     """used: share of the K codes that occur; perplexity: exp of their entropy; dead: how many never
     occur.
     """
-    told = (
+    method = (
         "bootstrap over pictures, 50 draws, percentiles; biased downwards, for a draw leaves"
         " pictures out"
     )
-    measured = {
-        "used": lambda w: float((counts(codes, size, w) > 0).mean()),
-        "perplexity": lambda w: math.exp(entropy(counts(codes, size, w))),
+
+    def used(weights: np.ndarray) -> float:
+        return float((counts(codes, size, weights) > 0).mean())
+
+    def perplexity(weights: np.ndarray) -> float:
+        return math.exp(entropy(counts(codes, size, weights)))
+
+    dead = float((counts(codes, size) == 0).sum())
+    return {
+        "used": bootstrap(len(codes), used, seed, method, draws=50),
+        "perplexity": bootstrap(len(codes), perplexity, seed, method, draws=50),
+        "dead": Estimate(dead, n=len(codes)),
     }
-    found = {
-        name: bootstrap(len(codes), statistic, seed, told, draws=50)
-        for name, statistic in measured.items()
-    }
-    return found | {"dead": Estimate(float((counts(codes, size) == 0).sum()), n=len(codes))}
 
 
 def position_entropy(codes: np.ndarray, size: int) -> np.ndarray:
-    """Nats (h, w): of the codes at each place. With N pictures it can't exceed log N."""
-    return np.array(
-        [
-            [entropy(counts(codes[:, i, j], size)) for j in range(codes.shape[2])]
-            for i in range(codes.shape[1])
-        ]
-    )
+    """Nats (h, w): of the codes (N, h, w) at each place. With N pictures it can't exceed log N."""
+    entropies = np.zeros(codes.shape[1:])
+    for place in np.ndindex(*entropies.shape):
+        entropies[place] = entropy(counts(codes[(slice(None), *place)], size))
+    return entropies
 
 
 @torch.no_grad()
@@ -79,13 +135,14 @@ def neighbour_distances(model: FirstStage) -> np.ndarray | None:
 def gallery(model: FirstStage, frequencies: np.ndarray) -> Tensor:
     """What the most frequent codes decode to, (3, H, W): the middle of a field of one code, the
     most frequent first. One level only.
+
+    Args:
+        model: whose codes.
+        frequencies: how often each code occurs, (K,).
     """
-    chosen = torch.from_numpy(np.argsort(-frequencies, kind="stable")[:SHOWN].copy())
+    chosen = torch.from_numpy(np.argsort(-frequencies, kind="stable")[:MOST].copy())
     fields = model.decode((chosen[:, None, None].expand(-1, 4, 4).contiguous(),)).clamp(-1, 1)
-    patches = fields[..., model.stride : 3 * model.stride, model.stride : 3 * model.stride].expand(
-        -1, 3, -1, -1
-    )
-    return contact_sheet(
-        torch.nn.functional.interpolate(patches, scale_factor=max(1, 32 // patches.shape[-1])),
-        columns=16,
-    )
+    middle = slice(model.stride, 3 * model.stride)
+    patches = fields[..., middle, middle].expand(-1, 3, -1, -1)
+    scale = max(1, 32 // patches.shape[-1])
+    return contact_sheet(torch.nn.functional.interpolate(patches, scale_factor=scale), columns=16)

@@ -5,7 +5,9 @@ the file's hash decides, not its name.
 """
 
 import hashlib
+import io
 import re
+from http.client import HTTPException
 from pathlib import Path
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from taming.errors import UserError, did_you_mean
 from taming.first_stage.perceptual import VGG_BLOCKS, VGGDistance
 from taming.images import to_uint8
+from taming.weights import read_weights
 
 # How the SHA-256 of the weights that everybody uses begins; their file is named for it
 INCEPTION_HASH = "6726825d"
@@ -27,37 +30,36 @@ WITHOUT = (
     "without it: reconstruction (PSNR, SSIM, ST-LPIPS), codes and likelihood, or --features FILE"
     " with other weights"
 )
+Size = tuple[int, int]
 
 
 class FeatureNetwork(nn.Module):
-    """Pictures (B, 3, H, W) in [-1, 1], rounded to the 8 bits that they are stored with ->
-    {"features": (B, D) float32} and, where the network classifies, "logits". size: what pictures
-    are resized to first; None takes them as they are.
+    """Pictures (B, 3 or 1, H, W) in [-1, 1], rounded to the 8 bits that they are stored with ->
+    {"features": (B, D) float32} and, where the network classifies, "logits" (B, K).
+
+    Args:
+        name: of the network and its file.
+        layer: where the features are taken.
+        sha256: of the weights.
+        size: (H, W) that pictures are resized to first; None takes them as they are.
+        resize: how.
     """
 
     canonical = False  # whether this is Inception-2015
 
-    def __init__(
-        self, name: str, layer: str, sha256: str, size: tuple[int, int] | None, resize: str
-    ):
+    def __init__(self, name: str, layer: str, sha256: str, size: Size | None, resize: str):
         super().__init__()
-        self.name, self.layer, self.sha256, self.size, self.resize = (
-            name,
-            layer,
-            sha256,
-            size,
-            resize,
-        )
+        self.name, self.layer, self.sha256 = name, layer, sha256
+        self.size, self.resize = size, resize
 
     def stamp(self) -> dict:
-        """For the stamp."""
-        size = list(self.size) if self.size else "as given"
+        """What a stamp says of the features."""
         return {
             "features": self.name,
             "features_sha256": self.sha256,
             "layer": self.layer,
             "resize": self.resize,
-            "feature_size": size,
+            "feature_size": list(self.size) if self.size else "as given",
         }
 
     @torch.no_grad()
@@ -79,25 +81,28 @@ class FeatureNetwork(nn.Module):
 
 
 class Inception(FeatureNetwork):
-    """The Inception of FID: torch-fidelity's network, whose resizing to 299 x 299 is TensorFlow 1's."""
+    """The Inception of FID: torch-fidelity's network, whose resizing to 299 x 299 is TensorFlow
+    1's.
+    """
 
     def __init__(self, path: Path):
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-        found = sha256(path)
-        known = found.startswith(INCEPTION_HASH)
-        name = "inception-2015" if known else f"inception with other weights ({path.name})"
-        super().__init__(name, "pool3 (2048)", found, (299, 299), "bilinear, TensorFlow 1")
-        self.canonical = known
+        digits = sha256(path)
+        canonical = digits.startswith(INCEPTION_HASH)
+        name = "inception-2015" if canonical else f"inception with other weights ({path.name})"
+        super().__init__(name, "pool3 (2048)", digits, (299, 299), "bilinear, TensorFlow 1")
+        self.canonical = canonical
+        # Torch-fidelity unpickles whatever it is given, so it is given what we wrote ourselves
+        file = io.BytesIO()
+        torch.save(read_weights(path), file)
+        file.seek(0)
         try:
             self.network = FeatureExtractorInceptionV3(
-                "inception", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path)
+                "inception", ["2048", "logits_unbiased"], feature_extractor_weights_path=file
             )
         except (RuntimeError, KeyError, AttributeError, TypeError) as error:
-            raise UserError(
-                f"'{path}' does not hold the weights of FID's Inception"
-                f" ({' '.join(str(error).split())[:120]})"
-            ) from None
+            raise _other_weights(path, "FID's Inception", error) from None
         self.eval().requires_grad_(False)
 
     def read(self, images: Tensor) -> dict[str, Tensor]:
@@ -107,22 +112,26 @@ class Inception(FeatureNetwork):
 
 class Classifier(FeatureNetwork):
     """A torchvision classifier: what goes into its last linear layer, resized and normalised as its
-    weights want (without the crop).
+    weights expect (without the crop).
     """
 
-    def __init__(self, name: str, path: Path | None = None, size: tuple[int, int] | None = None):
+    def __init__(self, name: str, path: Path | None = None, size: Size | None = None):
         from torchvision import models
 
-        wanted = models.get_model_weights(name).DEFAULT
-        network, path = models.get_model(name), path or _hub_file(wanted.url, name)
+        weights = models.get_model_weights(name).DEFAULT
+        transform = weights.transforms()
+        network, path = models.get_model(name), path or _hub_file(weights.url, name)
+        state = read_weights(path)
         try:
-            network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        except (RuntimeError, OSError) as error:
+            network.load_state_dict(state)
+        except RuntimeError as error:
+            raise _other_weights(path, f"torchvision's {name}", error) from None
+        layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
+        if not layers or not hasattr(transform, "crop_size"):
             raise UserError(
-                f"'{path}' does not hold the weights of torchvision's {name}"
-                f" ({' '.join(str(error).split())[:120]})"
-            ) from None
-        transform = wanted.transforms()
+                f"torchvision's {name} has no linear layer to take features from; take resnet50 or"
+                " vgg16"
+            )
         super().__init__(
             f"torchvision {name} ({path.name})",
             "before the last linear layer",
@@ -130,32 +139,25 @@ class Classifier(FeatureNetwork):
             size or (transform.crop_size[0],) * 2,
             "bilinear",
         )
-        layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
-        if not layers:
-            raise UserError(
-                f"torchvision's {name} has no linear layer to take features from; take resnet50 or"
-                " vgg16"
-            )
-        self.network, self.seen = network.eval().requires_grad_(False), {}
-        layers[-1].register_forward_pre_hook(lambda _, given: self.seen.update(features=given[0]))
-        self.register_buffer(
-            "mean", torch.tensor(transform.mean).view(1, 3, 1, 1) * 255, persistent=False
+        self.network, self.inputs = network.eval().requires_grad_(False), {}
+        layers[-1].register_forward_pre_hook(
+            lambda _, inputs: self.inputs.update(features=inputs[0])
         )
-        self.register_buffer(
-            "deviation", torch.tensor(transform.std).view(1, 3, 1, 1) * 255, persistent=False
-        )
+        for buffer, values in (("mean", transform.mean), ("deviation", transform.std)):
+            scale = torch.tensor(values).view(1, 3, 1, 1) * 255
+            self.register_buffer(buffer, scale, persistent=False)
 
     def read(self, images: Tensor) -> dict[str, Tensor]:
         logits = self.network((self.fitted(images) - self.mean) / self.deviation)
-        return {"features": self.seen.pop("features").flatten(1), "logits": logits}
+        return {"features": self.inputs.pop("features").flatten(1), "logits": logits}
 
 
 class VGGFile(FeatureNetwork):
     """VGG16's convolutions from a file (see VGGDistance): the mean over positions of the last map
-    of a block.
+    of a block, 1 to 5.
     """
 
-    def __init__(self, path: Path, block: int = 5, size: tuple[int, int] | None = None):
+    def __init__(self, path: Path, block: int = 5, size: Size | None = None):
         super().__init__(
             f"VGG16 ({path.name})",
             f"block{block}_conv{len(VGG_BLOCKS[block - 1])}, mean over positions",
@@ -163,42 +165,44 @@ class VGGFile(FeatureNetwork):
             size,
             "bilinear",
         )
-        self.network = (
-            VGGDistance(path, block)
-            .eval()
-            .requires_grad_(False)
-            .to(memory_format=torch.channels_last)
-        )
+        network = VGGDistance(path, block).eval().requires_grad_(False)
+        self.network = network.to(memory_format=torch.channels_last)
 
     def read(self, images: Tensor) -> dict[str, Tensor]:
         return {"features": self.network.maps(self.fitted(images) / 127.5 - 1)[-1].mean(dim=(2, 3))}
 
 
-class Own(FeatureNetwork):
+class ModuleFeatures(FeatureNetwork):
     """Any module from pictures (B, 3, H, W) in [-1, 1] to features (B, D), or to maps (B, D, h, w),
     which are averaged.
     """
 
-    def __init__(self, network: nn.Module, size: tuple[int, int] | None = None):
+    def __init__(self, network: nn.Module, size: Size | None = None):
         super().__init__(type(network).__name__, "output", digest(network), size, "bilinear")
         self.network = network.eval()
 
     def read(self, images: Tensor) -> dict[str, Tensor]:
-        found = self.network(self.fitted(images) / 127.5 - 1)
-        return {"features": found.mean(dim=(2, 3)) if found.ndim == 4 else found}
+        features = self.network(self.fitted(images) / 127.5 - 1)
+        return {"features": features.mean(dim=(2, 3)) if features.ndim == 4 else features}
 
 
-def feature_network(what: str | nn.Module, size: tuple[int, int] | None = None) -> FeatureNetwork:
-    """what: `inception` (from torch's cache, or downloaded) or `inception:FILE`; a torchvision name
-    such as `resnet50`, or `resnet50:FILE`; a VGG16 file (.safetensors), or `FILE@3` for another
-    block than the last; or a module. Raises UserError that names the file that is missing and where
-    it goes.
+def feature_network(features: str | nn.Module, size: Size | None = None) -> FeatureNetwork:
+    """The network that `--features` names.
+
+    Args:
+        features: `inception` (from torch's cache, or downloaded) or `inception:FILE`; a torchvision
+            name such as `resnet50`, or `resnet50:FILE`; a VGG16 file (.safetensors), or `FILE@3`
+            for another block than the last; or a module.
+        size: (H, W) that pictures are resized to first.
+
+    Raises:
+        UserError: names the file that is missing and where it goes.
     """
-    if isinstance(what, FeatureNetwork):
-        return what
-    if isinstance(what, nn.Module):
-        return Own(what, size)
-    name, _, file = what.partition(":")
+    if isinstance(features, FeatureNetwork):
+        return features
+    if isinstance(features, nn.Module):
+        return ModuleFeatures(features, size)
+    name, _, file = features.partition(":")
     if name == "inception":
         if size:
             raise UserError(
@@ -209,11 +213,11 @@ def feature_network(what: str | nn.Module, size: tuple[int, int] | None = None) 
 
     if name in models.list_models(models):
         return Classifier(name, _existing(file) if file else None, size)
-    match = re.fullmatch(r"(.*\.(?:safetensors|pt|pth))(?:@([1-5]))?", what)
+    match = re.fullmatch(r"(.*\.(?:safetensors|pt|pth))(?:@([1-5]))?", features)
     if match:
         return VGGFile(_existing(match[1]), int(match[2] or 5), size)
     raise UserError(
-        f"--features {what}: neither inception, nor a torchvision model, nor a weights file"
+        f"--features {features}: neither inception, nor a torchvision model, nor a weights file"
         + did_you_mean(name, ["inception", "resnet50", "vgg16"])
     )
 
@@ -224,6 +228,11 @@ def _existing(file: str) -> Path:
             f"weights file '{file}' does not exist; give its path, or measure {WITHOUT}"
         )
     return Path(file)
+
+
+def _other_weights(path: Path, network: str, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())[:120]
+    return UserError(f"'{path}' does not hold the weights of {network} ({reason})")
 
 
 def _inception_file() -> Path:
@@ -240,10 +249,10 @@ def _hub_file(url: str, what: str) -> Path:
     """The file of a URL, from torch's cache or downloaded into it."""
     cached = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     if not cached.is_file():
-        cached.parent.mkdir(parents=True, exist_ok=True)
         try:
+            cached.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(cached), progress=False)
-        except OSError as error:
+        except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", error)
             raise UserError(
                 f"{what}: the weights {cached.name} are not in '{cached.parent}' and can't be"
@@ -254,12 +263,16 @@ def _hub_file(url: str, what: str) -> Path:
 
 def digest(network: nn.Module) -> str:
     """Of a module's weights."""
-    found = hashlib.sha256()
+    total = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
-        found.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
+        total.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()
 
 
 def sha256(path: str | Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Of a file, all 64 digits."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"'{path}' can't be read ({error.strerror})") from None

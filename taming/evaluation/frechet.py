@@ -1,6 +1,5 @@
-"""What sets of features say about pictures: Frechet and kernel distances, manifolds, copying, and
-intervals for all of them. In float64, but for distances between the single pictures of large sets,
-which take twice as long in it.
+"""Frechet distance between two sets of features, its bias and intervals; and the Inception score.
+In float64.
 
 Letters: N, M pictures; D features; K classes.
 """
@@ -18,9 +17,13 @@ BLOCKS = 10  # of the jackknife
 
 
 class Moments:
-    """Mean and covariance of features, streamed: `add` (N, D) in any pieces. Memory is D x D,
-    however many come; pieces are centred before they are squared, and joined as Chan, Golub and
-    LeVeque 1983 do, so that nothing cancels.
+    """Mean and covariance of features, streamed: `add` (N, D) in any pieces.
+
+    Memory is D x D, however many come; pieces are centred before they are squared, and joined as
+    Chan, Golub and LeVeque 1983 do, so that nothing cancels.
+
+    Args:
+        dim: D.
     """
 
     def __init__(self, dim: int):
@@ -30,10 +33,11 @@ class Moments:
         piece = np.asarray(features, dtype=np.float64)
         if piece.ndim != 2 or piece.shape[1] != len(self.mean):
             raise UserError(
-                f"features of shape {piece.shape} were given, (N, {len(self.mean)}) is wanted"
+                f"features have shape {piece.shape}, and (N, {len(self.mean)}) is expected"
             )
-        if not np.isfinite(piece).all():
-            row = int(np.flatnonzero(~np.isfinite(piece).all(axis=1))[0])
+        finite = np.isfinite(piece).all(axis=1)
+        if not finite.all():
+            row = int(np.flatnonzero(~finite)[0])
             raise UserError(
                 f"features of picture {self.count + row} are not finite (NaN or infinity); does the"
                 " network fit these pictures?"
@@ -57,16 +61,13 @@ class Moments:
         self.count = total
 
     def without(self, block: "Moments") -> "Moments":
-        """What is left when a part is taken out again."""
+        """The moments of all pictures but those of `block`."""
         rest = Moments(len(self.mean))
         rest.count = self.count - block.count
         rest.mean = (self.count * self.mean - block.count * block.mean) / rest.count
         shift = block.mean - rest.mean
-        rest.scatter = (
-            self.scatter
-            - block.scatter
-            - np.outer(shift, shift) * (rest.count * block.count / self.count)
-        )
+        between = np.outer(shift, shift) * (rest.count * block.count / self.count)
+        rest.scatter = self.scatter - block.scatter - between
         return rest
 
     @property
@@ -81,33 +82,40 @@ class Moments:
 
 
 class BlockedMoments:
-    """Moments of `BLOCKS` interleaved parts (picture i goes to part i mod BLOCKS), for a jackknife
-    over what was streamed and not kept.
+    """Moments of interleaved blocks (picture i goes to block i mod `blocks`), for a jackknife over
+    features that are streamed and not stored.
+
+    Args:
+        dim: D.
+        blocks: how many.
     """
 
     def __init__(self, dim: int, blocks: int = BLOCKS):
-        self.parts, self.seen = [Moments(dim) for _ in range(blocks)], 0
+        self.parts, self.count = [Moments(dim) for _ in range(blocks)], 0
 
     def add(self, features: np.ndarray) -> "BlockedMoments":
-        which = (self.seen + np.arange(len(features))) % len(self.parts)
-        for number, part in enumerate(self.parts):
-            part.add(np.asarray(features)[which == number])
-        self.seen += len(features)
+        """Features (N, D), in any pieces."""
+        for start in range(0, len(features), TILE):
+            piece = np.asarray(features[start : start + TILE])
+            blocks = (self.count + np.arange(len(piece))) % len(self.parts)
+            for number, part in enumerate(self.parts):
+                part.add(piece[blocks == number])
+            self.count += len(piece)
         return self
 
     def total(self) -> Moments:
-        whole = Moments(len(self.parts[0].mean))
+        total = Moments(len(self.parts[0].mean))
         for part in self.parts:
-            whole.merge(part)
-        return whole
+            total.merge(part)
+        return total
 
 
 def moments(features: np.ndarray) -> Moments:
     """Of stored features (N, D), in pieces."""
-    found = Moments(features.shape[1])
+    total = Moments(features.shape[1])
     for start in range(0, len(features), TILE):
-        found.add(features[start : start + TILE])
-    return found
+        total.add(features[start : start + TILE])
+    return total
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
@@ -118,9 +126,9 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     """
     first, second = a.covariance, b.covariance
     values, vectors = np.linalg.eigh(first)
-    kept = values > values[-1] * 1e-15 * len(values)
-    factor = vectors[:, kept] * np.sqrt(values[kept])
-    cross = np.linalg.eigvalsh(factor.T @ second @ factor) if kept.any() else np.zeros(1)
+    positive = values > values[-1] * 1e-15 * len(values)
+    factor = vectors[:, positive] * np.sqrt(values[positive])
+    cross = np.linalg.eigvalsh(factor.T @ second @ factor) if positive.any() else np.zeros(1)
     distance = (
         np.square(a.mean - b.mean).sum()
         + np.trace(first)
@@ -131,47 +139,56 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 
 
 def frechet(real: np.ndarray, fake: np.ndarray, seed: int = 0, bootstraps: int = 50) -> Estimate:
-    """Of stored features, with a bootstrap over the pictures of both sides; where one distance
-    takes seconds (D above 1,024, or more than 20,000 pictures), a jackknife over blocks instead.
+    """The Frechet distance of stored features (N, D), (M, D), with a bootstrap over the pictures of
+    both sides; where one distance takes seconds (D above 1,024, or more than 20,000 pictures), a
+    jackknife over blocks instead.
     """
     if real.shape[1] > 1024 or max(len(real), len(fake)) > 20_000:
-        blocked = [BlockedMoments(side.shape[1]) for side in (real, fake)]
-        for side, target in zip((real, fake), blocked):
-            for start in range(0, len(side), TILE):
-                target.add(side[start : start + TILE])
+        blocked = [BlockedMoments(side.shape[1]).add(side) for side in (real, fake)]
         return frechet_streamed(*blocked)
     value = frechet_distance(moments(real), moments(fake))
     generator = np.random.default_rng(seed)
-    drawn = [
-        frechet_distance(
-            *(moments(side[generator.integers(0, len(side), len(side))]) for side in (real, fake))
+    draws = []
+    for _ in range(bootstraps):
+        first, second = (
+            moments(side[generator.integers(0, len(side), len(side))]) for side in (real, fake)
         )
-        for _ in range(bootstraps)
-    ]
-    half, shift = 1.96 * float(np.std(drawn, ddof=1)), float(np.mean(drawn)) - value
-    told = (
+        draws.append(frechet_distance(first, second))
+    half, shift = 1.96 * float(np.std(draws, ddof=1)), float(np.mean(draws)) - value
+    method = (
         f"bootstrap of both sides, {bootstraps} draws, value +- 1.96 deviations; the draws lie"
         f" {shift:+.3g} from the value: about the bias of the value itself"
     )
-    return Estimate(value, max(0.0, value - half), value + half, told, len(fake))
+    return Estimate(value, max(0.0, value - half), value + half, method, len(fake), shift)
 
 
 def frechet_streamed(real: BlockedMoments, fake: BlockedMoments) -> Estimate:
-    """With a jackknife over blocks of both sides."""
-    whole = real.total(), fake.total()
-    value = frechet_distance(*whole)
-    left = [frechet_distance(whole[0].without(part), whole[1]) for part in real.parts if part.count]
-    right = [
-        frechet_distance(whole[0], whole[1].without(part)) for part in fake.parts if part.count
-    ]
-    variance = sum((len(v) - 1) * np.var(v) for v in (left, right))
-    bias = sum((len(v) - 1) * (float(np.mean(v)) - value) for v in (left, right))
-    half = 1.96 * math.sqrt(variance)
-    told = (
-        f"jackknife over {len(left)} and {len(right)} blocks, value +- 1.96 deviations; its"
-        f" estimate of the value's bias is {bias:+.3g}"
+    """The Frechet distance, with a jackknife over blocks of both sides."""
+    x, y = real.total(), fake.total()
+    value = frechet_distance(x, y)
+    leave_out = (
+        [frechet_distance(x.without(part), y) for part in real.parts if part.count],
+        [frechet_distance(x, y.without(part)) for part in fake.parts if part.count],
     )
-    return Estimate(value, max(0.0, value - half), value + half, told, whole[1].count)
+    variance, bias = map(sum, zip(*(jackknife(values, value) for values in leave_out)))
+    half = 1.96 * math.sqrt(variance)
+    blocks = " and ".join(str(len(values)) for values in leave_out)
+    method = (
+        f"jackknife over {blocks} blocks, value +- 1.96 deviations; its estimate of the value's"
+        f" bias is {bias:+.3g}"
+    )
+    return Estimate(value, max(0.0, value - half), value + half, method, y.count, bias)
+
+
+def jackknife(values: list[float], value: float) -> tuple[float, float]:
+    """(variance, bias) of a statistic.
+
+    Args:
+        values: the statistic with each block left out in turn.
+        value: the statistic of all.
+    """
+    blocks = len(values)
+    return (blocks - 1) * float(np.var(values)), (blocks - 1) * (float(np.mean(values)) - value)
 
 
 def frechet_extrapolated(
@@ -205,28 +222,30 @@ def too_few(n: int, dim: int) -> str | None:
         return None
     what = "its covariance is singular" if n <= dim else "it is too large"
     return (
-        f"{n} pictures for {dim} features: {what} and the Frechet distance biased upwards; compare"
-        " only at equal N, or take the kernel distance"
+        f"{n} picture{'' if n == 1 else 's'} for {dim} features: {what} and the Frechet distance"
+        " biased upwards; compare only at equal N, or take the kernel distance"
     )
 
 
 def classifier_score(logits: np.ndarray, splits: int = 10) -> Estimate:
     """exp of the mean KL(p(y | x) || p(y)), mean over parts (Salimans et al. 2016, arXiv
     1606.03498; the Inception score where Inception gives the logits).
+
+    Args:
+        logits: (N, K).
+        splits: how many parts.
     """
     logs = torch.from_numpy(np.asarray(logits, dtype=np.float64)).log_softmax(dim=1)
     scores = []
     for part in logs.tensor_split(min(splits, len(logs))):
         mean = part.exp().mean(dim=0)
         scores.append(float((part.exp() * (part - mean.log())).sum(dim=1).mean().exp()))
-    half = (
-        1.96 * float(np.std(scores, ddof=1)) / math.sqrt(len(scores))
-        if len(scores) > 1
-        else math.nan
-    )
     value = float(np.mean(scores))
-    told = (
+    method = (
         f"over {len(scores)} parts of {len(logs) // len(scores)} pictures; small parts bias the"
         " score downwards"
     )
-    return Estimate(value, value - half, value + half, told, len(logs))
+    if len(scores) < 2:
+        return Estimate(value, interval=f"none: {method}", n=len(logs))
+    half = 1.96 * float(np.std(scores, ddof=1)) / math.sqrt(len(scores))
+    return Estimate(value, value - half, value + half, method, len(logs))

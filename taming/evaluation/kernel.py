@@ -1,4 +1,7 @@
-"""Kernel distance between two sets of features (Binkowski et al. 2018, arXiv 1801.01401)."""
+"""Kernel distance between two sets of features (Binkowski et al. 2018, arXiv 1801.01401).
+
+Letters: N, M pictures; D features.
+"""
 
 import math
 
@@ -13,43 +16,40 @@ KERNEL_BLOCK = 5000  # pictures in one estimate of the kernel distance
 
 def kernel_distance(real: np.ndarray, fake: np.ndarray) -> Estimate:
     """Squared maximum mean discrepancy with the kernel (x . y / D + 1)^3, unbiased, so it may be
-    negative (Binkowski et al. 2018, arXiv 1801.01401): over all pictures, or where there are more
-    than 5,000, the mean over blocks. The interval is a jackknife over pictures, whose leave-one-out
-    values come from row sums.
+    negative: over all pictures, or where there are more than 5,000, the mean over blocks.
+
+    The interval is a jackknife over pictures, whose leave-one-out values come from row sums; fewer
+    than three pictures on a side have none.
+
+    Args:
+        real, fake: features (N, D), (M, D).
     """
     blocks = max(1, math.ceil(max(len(real), len(fake)) / KERNEL_BLOCK))
-    found = [_mmd(real[i::blocks], fake[i::blocks]) for i in range(blocks)]
-    value = float(np.mean([f[0] for f in found]))
-    half = 1.96 * math.sqrt(sum(f[1] for f in found)) / blocks
-    return Estimate(
-        value,
-        value - half,
-        value + half,
-        f"jackknife over pictures, {blocks} block{'s' if blocks > 1 else ''}; unbiased",
-        len(fake),
-    )
+    values, variances = zip(*(_mmd(real[i::blocks], fake[i::blocks]) for i in range(blocks)))
+    value = float(np.mean(values))
+    half = 1.96 * math.sqrt(sum(variances)) / blocks
+    if math.isnan(half):
+        return Estimate(value, interval="none: fewer than three pictures; unbiased", n=len(fake))
+    method = f"jackknife over pictures, {blocks} block{'s' if blocks > 1 else ''}; unbiased"
+    return Estimate(value, value - half, value + half, method, len(fake))
 
 
 def _mmd(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     """(unbiased estimate, its variance by the jackknife)."""
-    if min(len(x), len(y)) < 2:
-        raise UserError(
-            f"a kernel distance needs at least two pictures on each side; {len(x)} and {len(y)}"
-            " were given"
-        )
     n, m = len(x), len(y)
-    xx, yy, xy, yx = (
-        _kernel_rows(x, x, True),
-        _kernel_rows(y, y, True),
-        _kernel_rows(x, y),
-        _kernel_rows(y, x),
-    )
+    if min(n, m) < 2:
+        raise UserError(
+            f"a kernel distance needs at least two pictures on each side, and here are {n} and {m}"
+        )
+    xx, yy = _kernel_rows(x, x, True), _kernel_rows(y, y, True)
+    xy, yx = _kernel_rows(x, y), _kernel_rows(y, x)
     value = xx.sum() / (n * (n - 1)) + yy.sum() / (m * (m - 1)) - 2 * xy.sum() / (n * m)
     variance = 0.0
-    for own, cross, count, other in ((xx, xy, n, m), (yy, yx, m, n)):
+    for same, cross, count, other in ((xx, xy, n, m), (yy, yx, m, n)):
         if count < 3:
             return float(value), math.nan
-        within = (own.sum() - 2 * own) / ((count - 1) * (count - 2))  # of leave-one-out sets
+        # Of the sets with one picture left out
+        within = (same.sum() - 2 * same) / ((count - 1) * (count - 2))
         between = 2 * (cross.sum() - cross) / ((count - 1) * other)
         variance += (count - 1) * float(np.var(within - between))
     return float(value), variance
@@ -61,9 +61,8 @@ def _kernel_rows(x: np.ndarray, y: np.ndarray, same: bool = False) -> np.ndarray
     for start in range(0, len(x), TILE):
         rows = np.asarray(x[start : start + TILE], dtype=np.float64)
         for first in range(0, len(y), TILE):
-            kernel = (
-                rows @ np.asarray(y[first : first + TILE], dtype=np.float64).T / x.shape[1] + 1
-            ) ** 3
+            columns = np.asarray(y[first : first + TILE], dtype=np.float64)
+            kernel = (rows @ columns.T / x.shape[1] + 1) ** 3
             if same and first == start:
                 np.fill_diagonal(kernel, 0.0)
             sums[start : start + TILE] += kernel.sum(axis=1)

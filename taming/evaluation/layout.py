@@ -1,6 +1,7 @@
 """How faithful pictures are to the layout that they were drawn from, as a segmenter finds it."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,11 +9,70 @@ from torch import Tensor, nn
 
 from taming.errors import UserError
 from taming.evaluation.intervals import Estimate, bootstrap
+from taming.evaluation.rows import Measurer
+from taming.evaluation.session import Session
 from taming.first_stage.interface import Autoencoder
+
+Stamp = dict[str, Any]
+
+
+def evaluate(session: Session) -> None:
+    """layout_iou, layout_accuracy, and their floor and ceiling."""
+    samples = session.samples
+    if samples is None:
+        return
+    if session.segmenter is None:
+        session.figures.missing.append(
+            "faithfulness to the layout: give --segmenter CKPT (taming train -b"
+            " configs/segmenter/...)"
+        )
+        return
+    judge = Judge(session.segmenter, _number_of_labels(session.segmenter, samples[0]["image"]))
+    stamp, seed = session.segmenter_stamp, session.request.seed
+    # 1. the samples, beside what an unfaithful model would get
+    if samples.layouts:
+        rows = session.measure("layouts of samples", samples, judge.samples)
+        sampled = session.stamp(dataset=samples, sampling=samples.protocol(), **stamp)
+        session.add(
+            figures(rows["given"], "layout", seed),
+            sampled,
+            "the mask given against the mask found in the sample",
+        )
+        session.add(
+            figures(rows["other"], "layout_floor", seed),
+            sampled,
+            "against the mask of another sample, chosen at random",
+        )
+    else:
+        session.figures.missing.append(
+            "faithfulness to the layout: the samples do not say which masks they were drawn from"
+            " (PNGs of taming sample do)"
+        )
+    # 2. real pictures and their reconstructions
+    if not {"segmentation", "image"} <= session.data[0].keys():
+        session.figures.missing.append("the ceiling of faithfulness: the pictures have no masks")
+        return
+    rows = session.measure("layouts of pictures", session.data, judge.pictures(session.first))
+    for key, name, note in (
+        ("real", "layout_real", "ceiling: the mask found in real pictures"),
+        ("reconstructed", "layout_reconstructed", "the mask found in reconstructions"),
+    ):
+        if key in rows:
+            session.add(figures(rows[key], name, seed), session.stamp(**stamp), note)
+
+
+def _number_of_labels(segmenter: nn.Module, image: Tensor) -> int:
+    labels = getattr(segmenter, "labels", None)  # any module may be given
+    return labels if isinstance(labels, int) else int(segmenter(image[None]).shape[1])
 
 
 class Judge:
-    """segmenter: pictures (B, 3, H, W) in [-1, 1] -> logits (B, labels, H, W)."""
+    """Confusion matrices of layouts, for `rows.measure`.
+
+    Args:
+        segmenter: pictures (B, 3, H, W) in [-1, 1] -> logits (B, labels, H, W).
+        labels: how many.
+    """
 
     def __init__(self, segmenter: nn.Module, labels: int):
         self.segmenter, self.labels = segmenter, labels
@@ -24,50 +84,54 @@ class Judge:
         """With the mask that each was drawn from, and with another one's: what an unfaithful model
         would get.
         """
-        found = self.segmenter(batch["image"]).argmax(dim=1)
+        labels = self.segmenter(batch["image"]).argmax(dim=1)
         return {
-            name: confusions(batch[key], found, self.labels)
-            for name, key in (("given", "segmentation"), ("other", "other"))
+            "given": confusions(batch["segmentation"], labels, self.labels),
+            "other": confusions(batch["other"], labels, self.labels),
         }
 
-    def pictures(self, first: Autoencoder | None) -> Callable[[dict], dict[str, Tensor]]:
-        """Of real pictures, and, with a first stage of pictures, of what it makes of them."""
+    def pictures(self, first: Autoencoder | None) -> Measurer:
+        """Of real pictures, and, with a first stage of pictures, of their reconstructions."""
 
         def measured(batch: dict) -> dict[str, Tensor]:
-            found = {"real": self.confusion(batch["segmentation"], batch["image"])}
+            masks = batch["segmentation"]
+            rows = {"real": self.confusion(masks, batch["image"])}
             if first is not None and first.key == "image":
-                found["reconstructed"] = self.confusion(
-                    batch["segmentation"], first.reconstruct(batch["image"]).clamp(-1, 1)
-                )
-            return found
+                again = first.reconstruct(batch["image"]).clamp(-1, 1)
+                rows["reconstructed"] = self.confusion(masks, again)
+            return rows
 
         return measured
 
 
 def figures(confusion: np.ndarray, name: str, seed: int) -> dict[str, Estimate]:
     """NAME_accuracy, NAME_iou."""
-    found = label_figures(np.asarray(confusion), seed)
-    return {f"{name}_accuracy": found["accuracy"], f"{name}_iou": found["mean_iou"]}
+    estimates = label_figures(np.asarray(confusion), seed)
+    return {f"{name}_accuracy": estimates["accuracy"], f"{name}_iou": estimates["mean_iou"]}
 
 
-def confusions(given: Tensor, found: Tensor, labels: int) -> Tensor:
-    """How many pixels have label i in `given` and j in `found`, both (B, H, W): (B, labels, labels)."""
-    if given.shape != found.shape:
+def confusions(masks: Tensor, predictions: Tensor, labels: int) -> Tensor:
+    """How many pixels have label i in the mask and j in the prediction, (B, labels, labels).
+
+    Args:
+        masks, predictions: int64 (B, H, W) in [0, labels).
+        labels: how many.
+    """
+    if masks.shape != predictions.shape:
         raise UserError(
-            f"a mask of {tuple(given.shape[-2:])} was given for a picture of"
-            f" {tuple(found.shape[-2:])}"
+            f"masks are {masks.shape[-2]}x{masks.shape[-1]}, but their pictures"
+            f" {predictions.shape[-2]}x{predictions.shape[-1]} (height x width); make them equal"
         )
-    highest = int(torch.maximum(given.max(), found.max()))
-    if highest >= labels:
+    lowest = int(torch.minimum(masks.min(), predictions.min()))
+    highest = int(torch.maximum(masks.max(), predictions.max()))
+    if lowest < 0 or highest >= labels:
         raise UserError(
-            f"a mask holds label {highest}, but the segmenter knows 0 to {labels - 1}; was it"
-            " trained on other classes?"
+            f"a mask holds label {highest if highest >= labels else lowest}, but the segmenter"
+            f" knows 0 to {labels - 1}; was it trained on other classes?"
         )
-    joint = (given * labels + found).flatten(1)
-    counted = torch.zeros(
-        len(joint), labels * labels, dtype=torch.int64, device=joint.device
-    ).scatter_add_(1, joint, torch.ones_like(joint))
-    return counted.view(-1, labels, labels)
+    joint = (masks * labels + predictions).flatten(1)
+    counts = torch.zeros(len(joint), labels * labels, dtype=torch.int64, device=joint.device)
+    return counts.scatter_add_(1, joint, torch.ones_like(joint)).view(-1, labels, labels)
 
 
 def accuracy(confusion) -> float:
@@ -76,20 +140,26 @@ def accuracy(confusion) -> float:
 
 
 def mean_iou(confusion) -> float:
-    """Mean over the labels that occur, in `given` or `found`, of intersection over union."""
+    """Intersection over union, mean over the labels that occur in the mask or the prediction."""
     right = confusion.diagonal()
     union = confusion.sum(0) + confusion.sum(1) - right
-    there = union > 0
-    return float((right[there] / union[there]).mean())
+    occurs = union > 0
+    return float((right[occurs] / union[occurs]).mean())
 
 
 def label_figures(confusion: np.ndarray, seed: int) -> dict[str, Estimate]:
-    """Of confusion matrices per picture (N, labels, labels): accuracy over all pixels, mean IoU
-    over the labels that occur.
+    """accuracy over all pixels, mean_iou over the labels that occur.
+
+    Args:
+        confusion: a matrix for each picture, (N, labels, labels).
+        seed: of the bootstrap.
     """
     flat, labels = confusion.reshape(len(confusion), -1), confusion.shape[-1]
-    sums = lambda weights: (weights @ flat).reshape(labels, labels)  # noqa: E731
+
+    def weighted(figure: Callable) -> Callable[[np.ndarray], float]:
+        return lambda weights: figure((weights @ flat).reshape(labels, labels))
+
     return {
-        "accuracy": bootstrap(len(flat), lambda w: accuracy(sums(w)), seed),
-        "mean_iou": bootstrap(len(flat), lambda w: mean_iou(sums(w)), seed),
+        "accuracy": bootstrap(len(flat), weighted(accuracy), seed),
+        "mean_iou": bootstrap(len(flat), weighted(mean_iou), seed),
     }

@@ -1,8 +1,10 @@
-"""Numbers per picture, on disk: measured in batches of any size, by any number of processes,
-interrupted and taken up again, and read in the pictures' order.
+"""Numbers for each picture, on disk: measured in batches, by any number of processes, interrupted
+and resumed, and read in the pictures' order.
 """
 
+import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,19 +14,28 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset, default_collate
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from taming.errors import UserError
+from taming.data.batches import collate
+from taming.errors import UserError, first_line
 
 Rows = dict[str, np.ndarray]
 """What was measured, one row per picture; arrays live on disk."""
+Measurer = Callable[[dict], dict[str, Tensor]]
+"""A batch -> tensors (B, ...), each row of which depends on its own picture only."""
+
+SHAPES = "shapes.json"  # of all arrays of a folder: tells whether one is missing or damaged
 
 
 @dataclass
 class RowStore:
-    """Where rows are kept and how they are made. folder: one for each stamp, so that what was
-    measured otherwise is never taken up.
+    """Where rows are stored, and how they are made.
+
+    Args:
+        folder: one for each protocol, so that rows of another one are never taken.
+        batch_size: changes no number.
+        device: where batches are put.
     """
 
     folder: Path
@@ -40,122 +51,182 @@ class RowStore:
         return dist.get_world_size() if dist.is_initialized() else 1
 
     def wait(self) -> None:
+        """Until all processes are here."""
         if dist.is_initialized():
-            dist.barrier()
+            try:
+                dist.barrier()
+            except RuntimeError:
+                raise UserError(
+                    f"process {self.rank}: another process of this evaluation stopped; its message"
+                    " says why"
+                ) from None
 
 
-def processes() -> None:
+def join_processes() -> None:
     """Under torchrun: joins the others."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
+    text = os.environ.get("WORLD_SIZE", "1")
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(
+            f"WORLD_SIZE={text} in the environment should be a number of processes; torchrun sets"
+            " it, else unset it"
+        )
+    if int(text) == 1 or dist.is_initialized():
+        return
+    try:
         dist.init_process_group("gloo")
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"WORLD_SIZE={text} in the environment, but the processes can't meet"
+            f" ({first_line(error)[:120]}); start them with torchrun --nproc-per-node {text}, or"
+            " unset it"
+        ) from None
 
 
 def measure(
-    name: str,
-    dataset: Dataset,
-    function: Callable[[dict], dict[str, Tensor]],
-    place: RowStore,
-    mark: str = "",
+    name: str, dataset: Dataset, measurer: Measurer, store: RowStore, mark: str = ""
 ) -> Rows:
-    """function: a batch -> tensors (B, ...), each row of which depends on its own picture only.
-    mark: rows with another one are not taken up. Pictures that are done are not measured again.
+    """The rows of every picture of a data set; pictures that are done are not measured again.
+
     With several processes all return the same rows, so every figure is that of one.
+
+    Args:
+        name: of the part, for the folder and the progress bar.
+        dataset: of items with tensors of one size.
+        measurer: what is measured.
+        store: where rows are stored.
+        mark: rows with another one are not taken.
+
+    Raises:
+        UserError: no pictures, pictures of different sizes, a number that is NaN or infinite, a
+            full disk.
     """
     if not len(dataset):
         raise UserError(f"{name}: there are no pictures to measure")
-    folder = place.folder / f"{name} {mark}".strip()
-    if place.rank == 0 and not (folder / "done.npy").is_file():
-        first = _measured(function, dataset, [0], place)
-        folder.mkdir(parents=True, exist_ok=True)
-        for key, value in first.items():
-            np.lib.format.open_memmap(
-                folder / f"{key}.values.npy", "w+", value.dtype, (len(dataset), *value.shape[1:])
-            ).flush()
-        done = np.lib.format.open_memmap(folder / ".done.tmp", "w+", np.uint8, (len(dataset),))
-        done.flush()
-        # Last, so that a kill before it starts anew
-        (folder / ".done.tmp").rename(folder / "done.npy")
-    place.wait()
-    done = np.load(folder / "done.npy", mmap_mode="r+")
-    rows = {
-        path.name.removesuffix(".values.npy"): np.load(path, mmap_mode="r+")
-        for path in sorted(folder.glob("*.values.npy"))
-    }
-    left = np.flatnonzero(done == 0)
-    parts = [left[i : i + place.batch_size] for i in range(0, len(left), place.batch_size)]
-    place.wait()  # nobody marks a row before all have read which are left
+    # 1. arrays with room for all rows
+    folder = store.folder / f"{name} {mark}".strip()
+    first = dataset[0]
+    if store.rank == 0 and _stored(folder, len(dataset)) is None:
+        shutil.rmtree(folder, ignore_errors=True)
+        _reserve(folder, _measured(measurer, [first], first, store), len(dataset))
+    store.wait()
+    stored = _stored(folder, len(dataset))
+    if stored is None:
+        raise UserError(
+            f"{name}: process {store.rank} can't read the rows in '{folder}'; all processes must"
+            " see one disk"
+        )
+    done, rows = stored
+    # 2. the rows that are missing, each process its share of the batches
+    rest = np.flatnonzero(done == 0)
+    parts = [rest[i : i + store.batch_size] for i in range(0, len(rest), store.batch_size)]
+    store.wait()  # nobody marks a row before all have read which are missing
     bar = tqdm(
         total=len(dataset),
-        initial=len(dataset) - len(left),
+        initial=len(dataset) - len(rest),
         desc=name,
         unit="picture",
-        disable=None if place.rank == 0 else True,
+        disable=None if store.rank == 0 else True,
         file=sys.stderr,
     )
-    for number, part in enumerate(parts):
-        if number % place.world == place.rank:
-            for key, value in _measured(function, dataset, part.tolist(), place).items():
-                rows[key][part] = value
-                rows[key].flush()
-            done[part] = 1
-            done.flush()
-        bar.update(len(part))
-    bar.close()
-    place.wait()
+    with bar:
+        for number, part in enumerate(parts):
+            if number % store.world == store.rank:
+                items = [dataset[index] for index in part.tolist()]
+                for key, value in _measured(measurer, items, first, store).items():
+                    rows[key][part] = value
+                    rows[key].flush()
+                done[part] = 1
+                done.flush()
+            bar.update(len(part))
+    store.wait()
+    # 3. every number is one
     for key, values in rows.items():
-        finite = (
-            np.isfinite(values).reshape(len(values), -1).all(axis=1)
-            if np.issubdtype(values.dtype, np.floating)
-            else np.ones(1, bool)
-        )
-        if not finite.all():
-            which = int(np.flatnonzero(~finite)[0])
-            raise UserError(
-                f"{name}: {key} of picture {which} ({_name(dataset, which)}) is NaN or infinite;"
-                " does the network fit these pictures?"
-            )
+        _refuse_not_finite(values, f"{name}: {key}", dataset)
     return rows
+
+
+def _stored(folder: Path, count: int) -> tuple[np.ndarray, Rows] | None:
+    """Which pictures are done, and the rows; None where nothing is there, or something damaged."""
+    try:
+        shapes = json.loads((folder / SHAPES).read_text(encoding="utf-8"))
+        done = np.load(folder / "done.npy", mmap_mode="r+")
+        rows = {key: np.load(_values(folder, key), mmap_mode="r+") for key in sorted(shapes)}
+    except Exception:  # numpy raises many kinds
+        return None
+    is_whole = done.shape == (count,) and done.dtype == np.uint8 and _shapes(rows) == shapes
+    return (done, rows) if is_whole else None
+
+
+def _reserve(folder: Path, first: dict[str, np.ndarray], count: int) -> None:
+    """Arrays of `count` rows like the one in `first`, with room on disk: a page that finds the disk
+    full would kill the process.
+    """
+    arrays = {_values(folder, key): value for key, value in first.items()}
+    temporary = folder / ".done.tmp"
+    arrays[temporary] = np.zeros(1, np.uint8)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shapes = {}
+        for path, value in arrays.items():
+            shape = (count, *value.shape[1:])
+            np.lib.format.open_memmap(path, "w+", value.dtype, shape).flush()
+            if hasattr(os, "posix_fallocate"):  # not on macOS
+                with open(path, "r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        for key, value in first.items():
+            shapes[key] = [value.dtype.str, [count, *value.shape[1:]]]
+        (folder / SHAPES).write_text(json.dumps(shapes), encoding="utf-8")
+        # Last, so that a kill before it starts anew
+        temporary.rename(folder / "done.npy")
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise UserError(
+            f"rows in '{folder}' can't be written ({error.strerror or error}); make room there, or"
+            " choose another place with -o; the same command resumes with the parts that are done"
+        ) from None
+
+
+def _values(folder: Path, key: str) -> Path:
+    return folder / f"{key}.values.npy"
+
+
+def _shapes(rows: Rows) -> dict[str, list]:
+    return {key: [value.dtype.str, list(value.shape)] for key, value in rows.items()}
 
 
 @torch.no_grad()
 def _measured(
-    function: Callable, dataset: Dataset, indices: list[int], place: RowStore
+    measurer: Measurer, items: list[dict], first: dict, store: RowStore
 ) -> dict[str, np.ndarray]:
-    batch = next(
-        iter(
-            DataLoader(
-                Subset(dataset, indices),
-                batch_size=len(indices),
-                collate_fn=together,
-                generator=torch.Generator(),
-            )
+    """The rows of a batch whose items are of the first one's size."""
+    refuse_other_sizes([first, *items])
+    batch = collate(items)
+    batch = {k: v.to(store.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+    return {key: value.detach().cpu().numpy() for key, value in measurer(batch).items()}
+
+
+def refuse_other_sizes(items: list[dict]) -> None:
+    """Raises UserError for pictures or masks of different sizes."""
+    for key, value in items[0].items():
+        if not isinstance(value, Tensor) or value.ndim < 2:
+            continue
+        for item in items[1:]:
+            one, other = value.shape[-2:], item[key].shape[-2:]
+            if one != other:
+                raise UserError(
+                    f"'{items[0].get('name')}' is {one[0]}x{one[1]} and '{item.get('name')}'"
+                    f" {other[0]}x{other[1]} (height x width); give --size HxW to bring all to one"
+                    " size"
+                )
+
+
+def _refuse_not_finite(values: np.ndarray, what: str, dataset: Dataset) -> None:
+    if not np.issubdtype(values.dtype, np.floating):
+        return
+    finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    if not finite.all():
+        index = int(np.flatnonzero(~finite)[0])
+        raise UserError(
+            f"{what} of picture {index} ({dataset[index].get('name', 'no name')}) is NaN or"
+            " infinite; does the network fit these pictures?"
         )
-    )
-    batch = {k: v.to(place.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
-    return {key: value.detach().cpu().numpy() for key, value in function(batch).items()}
-
-
-def together(items: list[dict]) -> dict:
-    """Stacks tensors and numbers; names become a list. Raises UserError for pictures of different
-    sizes.
-    """
-    for key in items[0]:
-        sizes = {
-            tuple(item[key].shape[-2:]): item.get("name")
-            for item in items
-            if isinstance(item[key], Tensor) and item[key].ndim >= 2
-        }
-        if len(sizes) > 1:
-            (one, first), (other, second) = list(sizes.items())[:2]
-            raise UserError(
-                f"'{first}' is {one[0]}x{one[1]} and '{second}' {other[0]}x{other[1]} (height x"
-                " width); give --size HxW to bring all to one size"
-            )
-    names = [item["name"] for item in items if "name" in item]
-    batch = default_collate([{k: v for k, v in item.items() if k != "name"} for item in items])
-    return {**batch, "name": names} if names else batch
-
-
-def _name(dataset: Dataset, index: int) -> str:
-    name = dataset[index].get("name", "no name")
-    return str(name)

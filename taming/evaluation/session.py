@@ -1,0 +1,365 @@
+"""What the parts of one evaluation share: the request, the models, the data sets, the networks, the
+rows on disk, and the figures so far.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from taming import images
+from taming.data.views import as_pair
+from taming.errors import UserError, did_you_mean
+from taming.evaluation import rows
+from taming.evaluation.features import FeatureNetwork, digest, feature_network
+from taming.evaluation.frechet import Moments
+from taming.evaluation.intervals import Estimate
+from taming.evaluation.pictures import Samples, Subset, data_sets, list_hash
+from taming.evaluation.protocol import Figures, read_reference, stamp_id, stamp_of
+from taming.evaluation.rows import Measurer, Rows, RowStore
+from taming.files import check_output, file_hash, make_writable
+from taming.first_stage.interface import Autoencoder
+from taming.formats.load import find_checkpoint, load, read_checkpoint
+from taming.formats.content import Content
+from taming.inference.conditions import metadata_of
+from taming.inference.sample import sample
+from taming.second_stage.model import SecondStage
+from taming.second_stage.sampling import Sampling
+
+PARTS = ("reconstruction", "codes", "likelihood", "generation", "layout")
+FIRST = 16  # samples that the report shows
+# Of a request: what decides no number, or is in the stamps by its hash
+APART = ("batch_size", "only", "reference", "store_reference", "features", "segmenter", "allow")
+
+
+@dataclass
+class Request:
+    """What is to be measured.
+
+    Args:
+        checkpoint: anything that `taming.load` takes.
+        data: the pictures to measure on, see `pictures.data_sets`.
+        samples: a folder of drawn pictures; without, a second stage draws them.
+        train: the training pictures, see `pictures.data_sets`.
+        features: see `features.feature_network`; by default Inception, where its weights are at
+            hand.
+        feature_size: (H, W) that pictures are resized to for the features.
+        segmenter: a checkpoint, or a module from pictures to logits (B, labels, H, W).
+        size: (H, W) that pictures are brought to, by default the model's.
+        pictures: measure on at most so many, spread evenly; None: all.
+        train_pictures: at most so many training pictures, spread evenly.
+        only: some of PARTS.
+        sampling: how samples are drawn.
+        reference: statistics that take the real pictures' place (.npz).
+        store_reference: where to write the statistics of the real pictures (.npz).
+        batch_size: changes no figure.
+        seed: of the intervals.
+        config: the YAML that came with a published checkpoint.
+        allow: packages of one's own that the checkpoint may name.
+    """
+
+    checkpoint: str | None = None
+    data: str | None = None
+    samples: str | None = None
+    train: str | None = None
+    features: str | nn.Module | None = None
+    feature_size: tuple[int, int] | None = None
+    segmenter: str | nn.Module | None = None
+    size: tuple[int, int] | None = None
+    pictures: int | None = None
+    train_pictures: int = 2000
+    only: Sequence[str] = PARTS
+    sampling: Sampling = field(default_factory=Sampling)
+    reference: str | None = None
+    store_reference: str | None = None
+    batch_size: int = 32
+    seed: int = 0
+    config: str | None = None
+    allow: Sequence[str] = ()
+
+    def check(self) -> None:
+        """Raises UserError for a value that asks for nothing, or for what there is not."""
+        if not self.only:
+            raise UserError(f"--only: name at least one of {', '.join(PARTS)}")
+        for part in self.only:
+            if part not in PARTS:
+                raise UserError(f"--only {part}: no such part{did_you_mean(part, PARTS)}")
+        for flag, count in (
+            ("--batch-size", self.batch_size),
+            ("--pictures", self.pictures),
+            ("--train-pictures", self.train_pictures),
+        ):
+            if count is not None and count < 1:
+                raise UserError(f"{flag} {count} should be at least 1")
+        for flag, size in (("--size", self.size), ("--feature-size", self.feature_size)):
+            if size is not None and (len(size) != 2 or min(size) < 1):
+                raise UserError(f"{flag} {size} should be (height, width), both at least 1")
+        self.sampling.check()
+        if self.checkpoint is None and self.samples is None:
+            raise UserError(
+                "evaluate needs a checkpoint, or --data DIR and --samples DIR, or all of them; see:"
+                " taming evaluate --help"
+            )
+
+    def check_outputs(self, out: Path) -> None:
+        """Raises UserError where an output would destroy, or become, an input."""
+        folders = [self.data, self.train, self.samples]
+        files = [self.checkpoint, self.segmenter, self.reference, self.features, *folders]
+        inputs = [name for name in files if isinstance(name, str)]
+        check_output(out, inputs, (".json",))
+        check_output(self.store_reference, inputs, (".npz",))
+        montages = out.with_suffix("").resolve()
+        for name in folders:
+            if name is None:
+                continue
+            source = Path(name, "images") if Path(name, "images").is_dir() else Path(name)
+            if source.resolve() in (montages, *montages.parents):
+                raise UserError(
+                    f"-o {out}: its pictures would go into '{out.with_suffix('')}', which lies in"
+                    f" '{name}', where pictures are read; choose another place"
+                )
+
+
+class Session:
+    """One evaluation while it runs.
+
+    Args:
+        request: what is to be measured.
+        out: the .json of the figures; montages go into a folder of the same name.
+
+    Attributes:
+        model: what the checkpoint holds; `first` is its first stage.
+        data: the pictures to measure on; `train`, the training pictures, where there are some.
+        network: what gives features; None where no part needs any, or its weights are missing.
+        segmenter: what finds layouts.
+        figures: what has been measured so far.
+    """
+
+    def __init__(self, request: Request, out: Path):
+        self.request, self.out, self.folder = request, out, out.with_suffix("")
+        self.sampling = request.sampling.seeded()
+        self.figures = Figures()
+        self._hashes: dict[int, str] = {}
+        self._rows: dict[str, Rows] = {}
+        make_writable(out.parent)
+        # 1. the model
+        self.model: nn.Module | None = None
+        content = None
+        if request.checkpoint:
+            content = read_checkpoint(request.checkpoint, request.config, request.allow)
+            self.model = load(request.checkpoint, request.config, allow=request.allow)
+        self.first = _first_stage(self.model, str(request.checkpoint))
+        # 2. the pictures
+        classes = isinstance(self.model, SecondStage) and self.model.conditioner.key == "class"
+        self.size = self._size(content)
+        train, data = data_sets(content, request.data, request.train, self.size, classes)
+        self.train = None if train is None else Subset(train, request.train_pictures)
+        self.data = Subset(data, request.pictures)
+        if self.first is not None and self.first.key not in self.data[0]:
+            raise UserError(
+                f"the model reads '{self.first.key}', but the pictures to measure on have none;"
+                " give --data DIR with images/ and segmentations/"
+            )
+        # 3. the networks
+        self.network = self._network()
+        self.segmenter, self.segmenter_stamp = self._segmenter()
+        self.reference: Moments | None = None
+        if request.reference and self.network is not None:
+            self.reference = read_reference(request.reference, self.stamp(features=True))
+        # 4. the rows
+        self.store = RowStore(self.folder / f"work-{self._request_id()}", request.batch_size)
+
+    def _size(self, content: Content | None) -> tuple[int, int] | None:
+        """That pictures are brought to: as requested, as the prior was trained, or as the
+        configuration's data sets are.
+        """
+        if self.request.size or content is None:
+            return self.request.size
+        if isinstance(self.model, SecondStage):
+            return self.model.trained_size
+        size = _data_size(content)
+        if size is None and self.request.data:
+            raise UserError(
+                "the checkpoint does not say which size it was trained on; give --size HxW"
+            )
+        return size
+
+    def _network(self) -> FeatureNetwork | None:
+        request = self.request
+        needed = {"reconstruction", "generation"} & set(request.only)
+        if not needed or (self.first is not None and self.first.key == "segmentation"):
+            return None
+        try:
+            return feature_network(request.features or "inception", request.feature_size)
+        except UserError as error:
+            if request.features or self.model is None:  # two folders have no other figures
+                raise
+            self.figures.missing.append(f"distances between sets of features: {error}")
+            return None
+
+    def _segmenter(self) -> tuple[nn.Module | None, dict[str, str]]:
+        """The segmenter, and what stamps say of it."""
+        segmenter = self.request.segmenter
+        if segmenter is None:
+            return None, {}
+        if isinstance(segmenter, nn.Module):
+            return segmenter.eval(), {"segmenter_sha256": digest(segmenter)[:16]}
+        model = load(segmenter, stage="segmenter", allow=self.request.allow)
+        return model, {"segmenter_sha256": file_hash(find_checkpoint(segmenter))}
+
+    def _request_id(self) -> str:
+        """Of everything that decides what is measured; networks count by their hashes."""
+        request = {
+            name: str(value) for name, value in vars(self.request).items() if name not in APART
+        }
+        stamp = self.stamp(features=True, request=request, **self.segmenter_stamp)
+        return stamp_id(stamp)
+
+    def hash(self, dataset: Dataset) -> str:
+        """See `list_hash`; the disk is read once."""
+        if id(dataset) not in self._hashes:
+            self._hashes[id(dataset)] = list_hash(dataset)
+        return self._hashes[id(dataset)]
+
+    def stamp(
+        self, features: bool = False, dataset: Dataset | None = None, **more: Any
+    ) -> dict[str, Any]:
+        """The protocol of a figure.
+
+        Args:
+            features: whether the figure is one of features.
+            dataset: of the pictures that are measured; by default `data`.
+            more: further entries.
+        """
+        dataset = self.data if dataset is None else dataset
+        first = dataset[0]
+        is_fitted = self.request.size or self.model is not None
+        stamp = {
+            "size": list(first["image"].shape[-2:]) if "image" in first else None,
+            "pictures": len(dataset),
+            "data_sha256": self.hash(dataset),
+            "view": "fixed: shorter side to the size, middle crop" if is_fitted else "as they are",
+            "seed": self.request.seed,
+        }
+        if self.request.checkpoint:
+            stamp["checkpoint_sha256"] = file_hash(find_checkpoint(self.request.checkpoint))
+        if features and self.network is not None:
+            stamp |= self.network.stamp()
+        return stamp_of(**stamp, **more)
+
+    def measure(self, name: str, dataset: Dataset, measurer: Measurer) -> Rows:
+        """The rows of a part, see `rows.measure`; measured once."""
+        if name not in self._rows:
+            mark = self.hash(dataset)
+            self._rows[name] = rows.measure(name, dataset, measurer, self.store, mark)
+        return self._rows[name]
+
+    def rows(self, name: str) -> Rows:
+        """What is measured of a part already."""
+        return self._rows.get(name, {})
+
+    def add(self, estimates: dict[str, Estimate], stamp: dict[str, Any], note: str = "") -> None:
+        for name, estimate in estimates.items():
+            self.figures.add(name, estimate, stamp, note)
+
+    def save(self, name: str, montage: Tensor | Image.Image) -> None:
+        """A picture for the report."""
+        if self.store.rank == 0:
+            images.save(montage, self.folder / name)
+
+    @cached_property
+    def samples(self) -> Samples | None:
+        """The samples: those of the request, else drawn now, one for each picture of the data; None
+        where there are none to be had.
+        """
+        folder = self.request.samples
+        if folder is None:
+            if not isinstance(self.model, SecondStage):
+                return None
+            try:
+                folder = self._draw(self.model)
+            except _NoConditions as error:
+                self.figures.missing.append(f"generation: {error}")
+                return None
+        samples = Samples(folder, self.request.size if self.model is None else None)
+        if samples.foreign:
+            self.figures.warnings.append(
+                f"'{folder}' holds {len(samples.foreign)} that taming sample did not draw, such as"
+                f" '{samples.foreign[0].name}'; they are left out"
+            )
+        self._refuse_other_size(samples, folder)
+        self.save("samples.png", _montage(samples))
+        return samples
+
+    def _draw(self, model: SecondStage) -> str:
+        """The folder of samples, one for the condition of each picture of the data."""
+        try:
+            conditions = [
+                (f"{index:06d}", metadata_of(model, self.data[index]))
+                for index in range(len(self.data))
+            ]
+        except UserError as error:
+            raise _NoConditions(str(error)) from None
+        folder = self.folder / f"samples-{stamp_id(self.stamp(settings=asdict(self.sampling)))}"
+        sample(
+            str(self.request.checkpoint),
+            folder,
+            self.sampling,
+            config=self.request.config,
+            conditions=conditions,
+            batch_size=self.request.batch_size,
+            allow=self.request.allow,
+        )
+        self.store.wait()
+        return str(folder)
+
+    def _refuse_other_size(self, samples: Samples, folder: str) -> None:
+        if "image" not in self.data[0] or (self.network is not None and self.network.size):
+            return
+        one, other = (tuple(part[0]["image"].shape[-2:]) for part in (samples, self.data))
+        if one != other:
+            raise UserError(
+                f"samples in '{folder}' are {one[0]}x{one[1]}, the pictures they are compared with"
+                f" {other[0]}x{other[1]}; give --size HxW, or --feature-size HxW to resize both for"
+                " the features"
+            )
+
+
+def _montage(samples: Samples) -> Tensor:
+    """The first samples, each beside its layout where there is one."""
+    items = [samples[i] for i in range(min(FIRST, len(samples)))]
+    drawn = torch.stack([item["image"] for item in items])
+    if not samples.layouts:
+        return images.contact_sheet(drawn)
+    masks = torch.stack([item["segmentation"] for item in items])
+    columns = [images.colour_labels(masks, int(masks.max()) + 1), drawn]
+    return images.montage([column[half::2] for half in (0, 1) for column in columns])
+
+
+class _NoConditions(UserError):
+    """The pictures have nothing that the prior could be conditioned on."""
+
+
+def _first_stage(model: nn.Module | None, source: str) -> Autoencoder | None:
+    first = model.first_stage if isinstance(model, SecondStage) else model
+    if first is None or isinstance(first, Autoencoder):
+        return first
+    raise UserError(
+        f"'{source}' is a {type(first).__name__}; evaluate measures first and second stages (give a"
+        " segmenter as --segmenter)"
+    )
+
+
+def _data_size(content: Content) -> tuple[int, int] | None:
+    """Of the pictures that the configuration's data sets give."""
+    data = content.experiment().data
+    params = (data.validation or data.train or {}).get("params") or {}
+    view = params.get("view") or {}
+    size = params.get("size", view.get("size"))
+    return None if size is None else as_pair(size)
