@@ -21,12 +21,14 @@ class Range:
     def __contains__(self, value: float) -> bool:
         above = value > self.low if self.low_open else value >= self.low
         below = value < self.high if self.high_open else value <= self.high
-        return math.isfinite(value) and above and below
+        # Not math.isfinite, which fails on whole numbers that no float holds
+        return abs(value) < math.inf and above and below
 
     def __str__(self) -> str:
         low = f"{'above' if self.low_open else 'at least'} {self.low:g}"
         high = f"{'below' if self.high_open else 'at most'} {self.high:g}"
-        parts = [low] * math.isfinite(self.low) + [high] * math.isfinite(self.high)
+        # Bounds that only keep numbers representable are not worth a word
+        parts = [low] * (self.low > -(2**31)) + [high] * (self.high < 2**31)
         return " and ".join(parts) or "finite"
 
 

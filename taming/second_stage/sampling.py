@@ -5,12 +5,12 @@ import sys
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from numbers import Integral, Real
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
+from taming.config.hints import expectation, fits
 from taming.config.ranges import Count, Number, Range, Share, Weight
 from taming.errors import UserError, did_you_mean
 from taming.second_stage.interface import Condition, Conditioner, Decoder, Part, Prior
@@ -81,7 +81,9 @@ class Sampling:
     )
 
     def __post_init__(self) -> None:
-        """Lists (as in JSON) and numbers of numpy become what Python has."""
+        """One side, lists (as in JSON) and numbers of numpy become what Python has."""
+        if isinstance(self.size, int):
+            self.size = (self.size, self.size)
         if isinstance(self.size, list | tuple):
             self.size = tuple(_plain(side) for side in self.size)  # type: ignore[assignment]
         for name in (one.name for one in fields(self) if one.name != "size"):
@@ -102,9 +104,8 @@ class Sampling:
         """Raises UserError for a value of another kind or out of its range."""
         for name, hint in typing.get_type_hints(type(self), include_extras=True).items():
             value = getattr(self, name)
-            expectations = _expectations(value, hint)
-            if expectations:
-                raise UserError(f"{name} {value!r} should be {' or '.join(expectations)}")
+            if not fits(value, hint, type):
+                raise UserError(f"{name} {value!r:.60} should be {expectation(hint)}")
 
     def seeded(self) -> "Sampling":
         """The same with a seed: a fresh one, which is printed, where there is none."""
@@ -117,36 +118,6 @@ class Sampling:
 
 def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
-
-
-KINDS = {int: (Integral, "a whole number"), float: (Real, "a number"), str: (str, "a name")}
-
-
-def _expectations(value: Any, hint: Any) -> list[str]:
-    """What `value` should be instead; nothing where it fits the hint."""
-    arguments = typing.get_args(hint)
-    if hint is type(None):
-        return [] if value is None else ["None"]
-    if hint in KINDS:
-        kind, words = KINDS[hint]
-        return [] if isinstance(value, kind) and not isinstance(value, bool) else [words]
-    if typing.get_origin(hint) is Annotated:
-        return _expectations(value, arguments[0]) or (
-            [] if _contains(arguments[1], value) else [str(arguments[1])]
-        )
-    if typing.get_origin(hint) is tuple:
-        sides = list(value) if isinstance(value, tuple) else []
-        fits = len(sides) == len(arguments) and not any(map(_expectations, sides, arguments))
-        return [] if fits else ["(height, width), both at least 1"]
-    unions = [_expectations(value, option) for option in arguments]
-    return [] if [] in unions else [words for option in unions for words in option]
-
-
-def _contains(limits: Range, value: float) -> bool:
-    try:
-        return value in limits
-    except OverflowError:  # a whole number beyond all floats
-        return False
 
 
 def filter_logits(
