@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from taming.errors import UserError, first_line
 
-OWN_KINDS = (".png", ".gif", ".npz", ".tamg")  # what our commands write into a folder
+OUTPUT_ENDINGS = (".png", ".gif", ".npz", ".tamg")  # what our commands write into a folder
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # How the libraries that write weights say that a write stopped short, with no error number
 _STOPPED_SHORT = (
@@ -217,7 +217,7 @@ def _lies_under(folder: Path, source: Path) -> bool:
     inside = Path(os.path.realpath(source))
     if source.is_dir():
         return place in inside.parents
-    return place == inside.parent and inside.suffix.lower() in OWN_KINDS
+    return place == inside.parent and inside.suffix.lower() in OUTPUT_ENDINGS
 
 
 def _remove_abandoned(folder: Path) -> None:

@@ -3,6 +3,7 @@ one line.
 """
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,8 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Of what a broken EXIF block loses, only the orientation matters here
+warnings.filterwarnings("ignore", "Corrupt EXIF|Truncated File", module="PIL")
 _LOSSY = ("JPEG", "MPO", "JPEG2000")
 _GREY_STEPS = {"L;2": 85, "L;4": 17}  # Pillow stretches 2 and 4 bits to 0..255
 
