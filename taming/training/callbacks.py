@@ -1,5 +1,5 @@
-"""What happens around training: checkpoints and signals, the progress bar, pictures, the cost of a
-run, and the loggers.
+"""What happens around training: checkpoints and signals, the progress bar, pictures, and inputs
+that can't be read.
 """
 
 import math
@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,18 +16,20 @@ import torch
 import torch.distributed as dist
 
 from taming import images
-from taming.data.batches import SkippingBroken
-from taming.errors import UserError
-from taming.training.module import Training
+from taming.data.batches import SkippingBroken, collate
+from taming.errors import UserError, first_line
+from taming.files import write_atomically
+from taming.first_stage.interface import evaluating
+from taming.training.datamodule import raise_once, stop_together
+from taming.training.module import NotFinite, Training
 
-# Windows lacks the last
-SIGNALS = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
-]
+STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")
+# Windows lacks the last two
+SIGNALS = [getattr(signal, name) for name in (*STOPPING, "SIGUSR1") if hasattr(signal, name)]
 
 
 @contextmanager
-def signals_restored():
+def signals_restored() -> Iterator[None]:
     """Whatever handlers are installed inside are gone afterwards; Lightning leaves one that
     swallows SIGTERM.
     """
@@ -43,79 +46,124 @@ class Interrupted(UserError):
 
     def __init__(self, number: int, checkpoint: Path):
         super().__init__(
-            f"stopped by {signal.Signals(number).name}; the run is saved in '{checkpoint}'. Go on"
+            f"stopped by {signal.Signals(number).name}; the run is saved in '{checkpoint}'. Resume"
             f" with: taming train -r {checkpoint.parent.parent}"
         )
         self.code = 128 + number
 
 
 class Checkpoints(pl.Callback):
-    """last.ckpt every `checkpoint_every` batches, at the end and on signals; best.ckpt by
-    validation; and validation itself.
+    """last.ckpt every `checkpoint_every` batches, at the end, on signals and before an error stops
+    the run; best.ckpt by validation; and validation itself.
 
-    A file is written beside its place and renamed, so that a kill leaves the old one or the new
-    one. SIGUSR1 saves; SIGINT and SIGTERM save and stop.
+    SIGUSR1 saves; SIGINT, SIGTERM and SIGHUP save and stop. A SIGHUP that was ignored when the run
+    began (nohup) stays ignored.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.asked: int | None = None  # the signal that came
+        self.signal: int | None = None  # to act upon at the end of the batch
+        self.saved = 0  # the batch that last.ckpt holds; 0: there is none
+        self.failed = 0  # the batch that last.ckpt could not be written at
 
-    def on_train_start(self, trainer, module: Training) -> None:
+    @property
+    def last(self) -> Path:
+        return self.folder / "last.ckpt"
+
+    def on_train_start(self, trainer: pl.Trainer, module: Training) -> None:
+        self.saved = module.batches if module.last_checkpoint else 0
         for number in SIGNALS:
-            signal.signal(number, self._note)
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._note)
 
-    def on_train_batch_end(self, trainer, module: Training, *_) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Training, *_) -> None:
         if module.micro:
             return  # only where an accumulation ends
         self._agree(trainer)
         settings = module.experiment.trainer
         end = module.batches >= settings.max_steps
-        if trainer.datamodule.validation is not None and (
+        if module.data_module.validation is not None and (
             module.batches % settings.validate_every == 0 or end
         ):
-            figures = module.validate(trainer.datamodule.val_dataloader())
+            figures = module.validate(module.data_module.val_dataloader())
             if figures[module.monitor] < module.best:
                 module.best = figures[module.monitor]
                 self.save(trainer, module, "best.ckpt")
-        if module.batches % settings.checkpoint_every == 0 or end or self.asked:
+        if module.batches % settings.checkpoint_every == 0 or end or self.signal:
             self.save(trainer, module, "last.ckpt")
-        asked, self.asked = self.asked, None
-        if asked in (signal.SIGINT, signal.SIGTERM):
-            raise Interrupted(asked, self.folder / "last.ckpt")
+        number, self.signal = self.signal, None
+        if number and signal.Signals(number).name in STOPPING:
+            raise_once(trainer, Interrupted(number, self.last))
 
-    def save(self, trainer, module: Training, name: str) -> None:
-        path = self.folder / name
+    def on_exception(self, trainer: pl.Trainer, module: Training, error: BaseException) -> None:
+        """What is learned is saved, unless it is doubtful: no number, or one optimizer of two has
+        stepped. In the middle of an accumulation, the codebook's counts hold part of a batch.
+        """
+        if isinstance(error, NotFinite | Interrupted) or module.stepping:
+            return
+        if not isinstance(error, Exception):
+            return  # asked to leave at once
+        if trainer.is_global_zero and module.batches > max(self.saved, self.failed):
+            try:
+                self.write(module, self.last)
+            except UserError as full:
+                print(f"taming: {full}", file=sys.stderr)
+
+    def save(self, trainer: pl.Trainer, module: Training, name: str) -> None:
+        """Raises UserError, in the first process, where the disk is full."""
         if trainer.is_global_zero:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{name}.tmp")
-            torch.save(module.state(), temporary)
-            os.replace(temporary, path)
-        if name == "last.ckpt":
-            module.last_checkpoint = str(path)
+            self.write(module, self.folder / name)
         trainer.strategy.barrier()
 
+    def write(self, module: Training, path: Path) -> None:
+        if path == self.last:
+            self.failed = module.batches  # until it is written
+        write_atomically(path, lambda file: torch.save(module.state(), file))
+        if path == self.last:
+            self.saved, module.last_checkpoint = module.batches, str(path)
+
+    def way_on(self) -> str:
+        """What to do after an error, once its cause is mended."""
+        if not self.saved:
+            return "no checkpoint was saved yet: start the run again"
+        return (
+            f"the run is saved up to batch {self.saved}; resume with: taming train -r"
+            f" {self.folder.parent}"
+        )
+
     def _note(self, number: int, _frame) -> None:
-        if self.asked == number == signal.SIGINT:  # a second Ctrl-C does not wait
+        """The handler. A second Ctrl-C does not wait."""
+        if self.signal == number == signal.SIGINT:
+            _say("stopped at once; what came after the last checkpoint is lost")
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        if self.asked not in (signal.SIGINT, signal.SIGTERM):
-            self.asked = number
+        if number == signal.SIGINT:
+            _say("saving after this batch; Ctrl-C again stops at once, without saving")
+        if self.signal is None or signal.Signals(self.signal).name not in STOPPING:
+            self.signal = number
 
-    def _agree(self, trainer) -> None:
+    def _agree(self, trainer: pl.Trainer) -> None:
         """A signal to one process is one to all, or they would wait for each other."""
         if trainer.world_size > 1:
-            asked = torch.tensor(self.asked or 0, device=trainer.strategy.root_device)
-            dist.all_reduce(asked, op=dist.ReduceOp.MAX)
-            self.asked = int(asked) or None
+            number = torch.tensor(self.signal or 0, device=trainer.strategy.root_device)
+            dist.all_reduce(number, op=dist.ReduceOp.MAX)
+            self.signal = int(number) or None
+
+
+def _say(line: str) -> None:
+    """Safe in a signal handler, whose interrupted code may hold the lock of sys.stderr."""
+    try:
+        os.write(2, f"\ntaming: {line}\n".encode())
+    except OSError:
+        pass  # the terminal is gone
 
 
 class Progress(pl.Callback):
-    """One line: batches done, rate, time left, main losses, share of codes in use. After five
-    batches it says what the run will cost.
+    """One line: batches done, rate, time to go, main losses, share of codes in use. After six
+    batches it prints what the run will cost.
     """
 
-    def on_train_start(self, trainer, module: Training) -> None:
+    def on_train_start(self, trainer: pl.Trainer, module: Training) -> None:
         from tqdm import tqdm
 
         self.first = module.batches
@@ -129,88 +177,95 @@ class Progress(pl.Callback):
         )
         self.clock = time.monotonic()
 
-    def on_train_batch_end(self, trainer, module: Training, *_) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Training, *_) -> None:
         if module.micro:
             return
         done = module.batches - self.first
         if done == 1:
             self.clock = time.monotonic()  # the first batch also warms up
-        if done == 6:
-            seconds = (time.monotonic() - self.clock) / 5
-            left = module.experiment.trainer.max_steps - module.batches
-            self.bar.write(
-                f"measured: {seconds:.2f} s per batch, about {duration(left * seconds)} for the"
-                f" {left} batches left, peak memory {peak_memory():.1f} GB",
-                file=sys.stderr,
-            )
-        terms = list(module.latest.items())
-        shown = {k: f"{v:.3g}" for k, v in terms[:5] + [t for t in terms[5:] if t[0] == "used"]}
-        if module.validated:
-            shown[f"val_{module.monitor}"] = f"{module.validated[module.monitor]:.3g}"
-        self.bar.set_postfix(shown, refresh=False)
-        self.bar.update(1)
+        try:
+            if done == 6:
+                self.bar.write(self._cost(module), file=sys.stderr)
+            self.bar.set_postfix(_summary(module), refresh=False)
+            self.bar.update(1)
+        except OSError:
+            self.bar.disable = True  # the terminal is gone, the run is not
 
-    def on_train_end(self, trainer, module) -> None:
+    def on_train_end(self, trainer: pl.Trainer, module: Training) -> None:
         self.bar.close()
 
-    def on_exception(self, trainer, module, error) -> None:
+    def on_exception(self, trainer: pl.Trainer, module: Training, error: BaseException) -> None:
         if hasattr(self, "bar"):
             self.bar.close()
 
+    def _cost(self, module: Training) -> str:
+        seconds = (time.monotonic() - self.clock) / 5
+        rest = module.experiment.trainer.max_steps - module.batches
+        return (
+            f"measured: {seconds:.2f} s per batch, about {duration(rest * seconds)} for the"
+            f" remaining {rest}, peak memory {peak_memory():.1f} GB"
+        )
 
-class Skipped(pl.Callback):
-    """Names unreadable training pictures as they turn up; too many stop the run."""
 
-    def on_train_batch_start(self, trainer, module, batch: dict, _: int) -> None:
-        trainer.datamodule.broken.note(batch.get("skipped", []))
+def _summary(module: Training) -> dict[str, str]:
+    """The first five terms, the share of codes in use, and the figure of validation."""
+    terms = list(module.latest.items())
+    terms = terms[:5] + [term for term in terms[5:] if term[0] == "used"]
+    if module.validated:
+        terms.append((f"val_{module.monitor}", module.validated[module.monitor]))
+    return {name: f"{value:.3g}" for name, value in terms}
+
+
+class Inputs(pl.Callback):
+    """Names unreadable training pictures as they turn up; too many, or an item that is an error,
+    stop the run in all processes.
+    """
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, module: Training, batch: dict, _: int
+    ) -> None:
+        stop_together(trainer, module.data_module.refusal(batch))
 
 
 class Pictures(pl.Callback):
     """Every `pictures_every` batches, what the module draws of fixed validation pictures, as PNG
-    grids on disk and to the loggers.
+    montages on disk and to the loggers. A picture that can't be written does not stop the run.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def on_train_batch_end(self, trainer, module: Training, *_) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Training, *_) -> None:
         settings = module.experiment.trainer
-        if module.micro or not trainer.is_global_zero or trainer.datamodule.validation is None:
+        if module.micro or not trainer.is_global_zero or module.data_module.validation is None:
             return
-        if module.batches % settings.pictures_every == 0 or module.batches in (
-            1,
-            settings.max_steps,
-        ):
+        ends = (1, settings.max_steps)
+        if module.batches % settings.pictures_every == 0 or module.batches in ends:
             self.draw(trainer, module)
 
-    def draw(self, trainer, module: Training) -> None:
-        from torch.utils.data import default_collate
-
-        dataset = getattr(trainer.datamodule.validation, "source", trainer.datamodule.validation)
-        chosen = [SkippingBroken(dataset)[i] for i in spread(len(dataset), 6)]
-        batch = default_collate(
-            [
-                {k: v for k, v in item.items() if not isinstance(v, str | list | tuple)}
-                for item in chosen
-            ]
-        )
-        modes = [(m, m.training) for m in module.modules()]
-        module.eval()
-        with torch.no_grad():
-            picture = module.draw(module.to_device(batch))
-        for part, mode in modes:
-            part.training = mode
-        images.save(picture, self.folder / f"{module.batches:07d}.png")
-        for logger in trainer.loggers:
-            if hasattr(logger, "log_image"):
-                logger.log_image("pictures", [images.to_pil(picture)], step=module.batches)
-            elif hasattr(logger.experiment, "add_image"):
-                logger.experiment.add_image("pictures", images.to_uint8(picture), module.batches)
+    @torch.no_grad()
+    def draw(self, trainer: pl.Trainer, module: Training) -> None:
+        validation = module.data_module.validation
+        dataset = SkippingBroken(getattr(validation, "source", validation))
+        try:
+            items = [dataset[index] for index in evenly_spaced(len(dataset), 6)]
+            with evaluating(module):
+                montage = module.draw(module.to_device(collate(items)))
+            images.save(montage, self.folder / f"{module.batches:07d}.png")
+            for logger in trainer.loggers:
+                if hasattr(logger, "log_image"):
+                    logger.log_image("pictures", [images.to_pil(montage)], step=module.batches)
+                elif hasattr(logger.experiment, "add_image"):
+                    pixels = images.to_uint8(montage)
+                    logger.experiment.add_image("pictures", pixels, module.batches)
+        except (UserError, OSError) as error:
+            module.warn_unwritable("a picture of the validation set", first_line(error))
 
 
-def spread(length: int, count: int) -> list[int]:
-    """`count` indices spread evenly over a data set, the same at every call."""
-    return [i * length // min(count, length) for i in range(min(count, length))]
+def evenly_spaced(length: int, count: int) -> list[int]:
+    """`count` indices of a data set, the same at every call."""
+    count = min(count, length)
+    return [number * length // count for number in range(count)]
 
 
 def duration(seconds: float) -> str:
@@ -224,11 +279,7 @@ def peak_memory() -> float:
         return torch.cuda.max_memory_allocated() / 1e9
     try:
         import resource
-
-        return (
-            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            * (1 if sys.platform == "darwin" else 1024)
-            / 1e9
-        )
     except ImportError:  # Windows
         return float("nan")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

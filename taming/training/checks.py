@@ -1,41 +1,80 @@
 """What is checked before a run starts: data sets, labels, condition and hardware fit the model."""
 
+import hashlib
+import os
+
 import torch
+from torch import Tensor
+from torch.utils.data import Dataset
 
 from taming.config.experiment import Experiment
 from taming.data.batches import SkippingBroken
 from taming.errors import UserError
 from taming.first_stage.interface import Autoencoder
 from taming.second_stage.model import SecondStage
+from taming.training.codes import PartShape
+
+SETS = ("train", "validation")
 
 
-def check_sets(model: Autoencoder, sets: list, grids: list[tuple[int, int]] = ()) -> None:
-    """The first picture of each data set fits the model: entry, size, labels, and the prior's grid."""
-    for name, dataset in zip(("train", "validation"), sets):
+def check_sections(experiment: Experiment) -> None:
+    """What no run can do without."""
+    if not experiment.model:
+        raise UserError(
+            "model: missing; name one, for example {target: taming.first_stage.VQGAN, params:"
+            " {...}}"
+        )
+    if not experiment.data.train:
+        raise UserError(
+            "data.train: missing; name a data set, for example {target: taming.data.ImageFolder,"
+            " params: {root: my/pictures, size: 64}}"
+        )
+    for name in SETS:
+        node = getattr(experiment.data, name)
+        if node and "target" not in node:
+            raise UserError(
+                f"data.{name}.target: missing; name a data set, for example taming.data.ImageFolder"
+            )
+
+
+def check_sets(
+    model: Autoencoder, sets: list[Dataset | None], grids: list[tuple[int, int]] | None = None
+) -> None:
+    """The first picture of each data set fits the model: entry, size, labels.
+
+    Args:
+        grids: what the priors were built for, where there are priors.
+    """
+    for name, dataset in zip(SETS, sets):
         if dataset is None:
             continue
         item = SkippingBroken(dataset)[0]
         if model.key not in item:
+            entries = [key for key in item if key not in ("name", "skipped")]
             raise UserError(
-                f"the model reads '{model.key}', but data.{name} gives"
-                f" {', '.join(k for k in item if k not in ('name', 'skipped'))}"
+                f"the model reads '{model.key}', but data.{name} gives {', '.join(entries)}"
             )
         height, width = item[model.key].shape[-2:]
         try:
-            found = model.grids(height, width)
+            actual = model.grids(height, width)
         except UserError as error:
-            raise UserError(f"data.{name}.params.size: {error}") from None
-        for i, (own, given) in enumerate(zip(grids, found)):
-            if own != given:
-                place = "prior" if len(grids) == 1 else f"priors[{i}]"
-                raise UserError(
-                    f"model.params.{place}.params.grid: {list(own)}, but data.{name} of"
-                    f" {height}x{width} gives {list(given)} codes; make them equal"
-                )
+            raise UserError(f"data.{name}: size: {error}") from None
+        if grids is not None:
+            _check_grids(grids, actual, f"data.{name} of {height}x{width}")
         check_labels(model, dataset, name)
 
 
-def check_labels(model: Autoencoder, dataset, name: str) -> None:
+def _check_grids(grids: list[tuple[int, int]], actual: tuple, source: str) -> None:
+    for level, (prior, data) in enumerate(zip(grids, actual)):
+        if tuple(prior) != tuple(data):
+            place = "prior" if len(grids) == 1 else f"priors[{level}]"
+            raise UserError(
+                f"model.params.{place}.params.grid: {list(prior)}, but {source} gives {list(data)}"
+                " codes; make the size of the model and that of the data equal"
+            )
+
+
+def check_labels(model: Autoencoder, dataset: Dataset, name: str) -> None:
     labels, classes = getattr(model, "labels", None), getattr(dataset, "classes", None)
     if labels and classes and len(classes) > labels:
         raise UserError(
@@ -44,31 +83,65 @@ def check_labels(model: Autoencoder, dataset, name: str) -> None:
         )
 
 
-def check_condition(model: SecondStage, dataset) -> None:
-    """The conditioner gives what the prior was built to hear."""
+def check_condition(model: SecondStage, dataset: Dataset) -> list[PartShape]:
+    """The conditioner gives what the priors were built for. Returns vocabulary and grid of each
+    part of the condition.
+    """
     if hasattr(model.conditioner, "first_stage"):
         check_labels(model.conditioner.first_stage, dataset, "train")
-    item = SkippingBroken(dataset)[0]
-    batch = {
-        k: v[None] if isinstance(v, torch.Tensor) else torch.tensor([v])
-        for k, v in item.items()
-        if not isinstance(v, str | list)
-    }
-    condition = model.conditioner(batch)
+    condition = model.conditioner(single_batch(dataset))
     codes = tuple(torch.zeros(1, *prior.grid, dtype=torch.int64) for prior in model.priors)
     for level, prior in enumerate(model.priors):
-        prior.decoder(model.level_condition(condition, codes[:level]), prior.grid)
+        prior.decoder(model.with_coarser(condition, codes[:level]), prior.grid)
+    return [(part.vocabulary, part.grid) for part in condition]
+
+
+def single_batch(dataset: Dataset) -> dict:
+    """The first item as a batch of one, without names."""
+    item = SkippingBroken(dataset)[0]
+    return {
+        key: value[None] if isinstance(value, Tensor) else torch.tensor([value])
+        for key, value in item.items()
+        if not isinstance(value, str | list)
+    }
+
+
+def contents(dataset: Dataset | None) -> dict:
+    """Which images a data set has, to see on resuming whether it is another: their number and a
+    hash of their names. Folders may move, so paths don't count.
+    """
+    if dataset is None:
+        return {}
+    dataset = getattr(dataset, "source", dataset)
+    digest = hashlib.sha256()
+    for index in range(len(dataset) if hasattr(dataset, "name") else 0):
+        digest.update(f"{dataset.name(index)}\n".encode())
+    return {"count": len(dataset), "names": digest.hexdigest()[:16]}
 
 
 def check_hardware(experiment: Experiment) -> None:
-    asked = experiment.trainer.accelerator
-    if asked in ("gpu", "cuda") and not torch.cuda.is_available():
-        raise UserError(
-            "trainer.accelerator: a GPU is asked for, but torch sees none here; leave out --gpus,"
-            " or set trainer.accelerator=cpu"
-        )
-    if asked in ("gpu", "cuda") and experiment.trainer.devices > torch.cuda.device_count():
-        raise UserError(
-            f"trainer.devices: {experiment.trainer.devices} GPUs are asked for, but there are"
-            f" {torch.cuda.device_count()}"
-        )
+    """Refuses what this machine has not, before a process or a thread of it exists."""
+    trainer, processors = experiment.trainer, os.cpu_count() or 1
+    if trainer.accelerator in ("gpu", "cuda"):
+        devices = torch.cuda.device_count()
+        if not torch.cuda.is_available():
+            raise UserError(
+                "trainer.accelerator: torch sees no GPU here; leave out --gpus, or set"
+                " trainer.accelerator=cpu"
+            )
+        if trainer.devices > devices:
+            raise UserError(
+                f"trainer.devices: {trainer.devices}, but this machine has {devices}"
+                f" GPU{'s' if devices > 1 else ''}"
+            )
+    # A few more than there are cores is slow; many more bring the machine down
+    for key, value, most in (
+        ("trainer.devices", trainer.devices, max(8, processors)),
+        ("trainer.threads", trainer.threads or 1, max(64, 4 * processors)),
+        ("data.workers", experiment.data.workers, max(32, 4 * processors)),
+    ):
+        if value > most:
+            raise UserError(
+                f"{key}: {value} are too many for this machine with {processors}"
+                f" processor{'s' if processors > 1 else ''}; take at most {most}"
+            )

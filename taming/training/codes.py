@@ -4,8 +4,8 @@ kept on disk.
 
 import hashlib
 import json
-import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,11 +14,15 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from taming.data.batches import BrokenPictures, SkippingBroken, collate
-from taming.files import make_writable
+from taming.errors import UserError, first_line
+from taming.files import make_writable, write_atomically
+from taming.formats.checksums import damaged_record
 from taming.second_stage.interface import Part
 from taming.second_stage.model import SecondStage
 
 BATCH = 32
+PartShape = tuple[int, tuple[int, int] | None]
+"""Vocabulary and grid of a part of the condition."""
 
 
 class CachedCodes(Dataset):
@@ -46,27 +50,48 @@ class CachedCodes(Dataset):
 def cached_codes(
     model: SecondStage, source: Dataset, views: int | None, folder: str | Path
 ) -> CachedCodes:
-    """The codes of views 0 to views - 1 of each picture, or of the fixed view for None; read from
-    `folder` where they were computed for the same weights, files and views.
+    """The codes of each picture, read from `folder` where they were computed for the same weights,
+    files and views. A damaged file is computed anew.
+
+    Args:
+        views: views 0 to views - 1 of each picture; None: the fixed one.
     """
     path = Path(folder) / f"codes-{fingerprint(model, source, views)}.pt"
-    if not path.is_file():
-        make_writable(path.parent)  # said before the work, not after it
-        content = compute(model, source, views)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        torch.save(content, temporary)
-        os.replace(temporary, path)
-    return CachedCodes(source, torch.load(path, weights_only=True))
+    if path.is_file():
+        content = read_cache(path, model, len(source) * (views or 1))
+        if content is not None:
+            return CachedCodes(source, content)
+        print(f"code cache '{path}' is damaged; its codes are computed anew", file=sys.stderr)
+    make_writable(path.parent)  # said before the work, not after it
+    content = compute(model, source, views)
+    try:
+        write_atomically(path, lambda file: torch.save(content, file))
+    except UserError as error:
+        print(f"{first_line(error)}; training continues without a code cache", file=sys.stderr)
+    return CachedCodes(source, content)
+
+
+def read_cache(path: Path, model: SecondStage, rows: int) -> dict | None:
+    """The content of a cache; None where it is damaged or not of this many rows."""
+    try:
+        content = {} if damaged_record(path) else torch.load(path, weights_only=True)
+        levels = [*content["codes"], *content["tokens"]]
+        shapes = [tuple(level.shape) for level in content["codes"]]
+    except Exception:  # torch raises many kinds
+        return None
+    grids = [(rows, *prior.grid) for prior in model.priors]
+    complete = shapes == grids and all(len(level) == rows for level in levels)
+    return content if complete else None
 
 
 @torch.no_grad()
 def compute(model: SecondStage, source: Dataset, views: int | None) -> dict:
     broken = BrokenPictures(len(source))
-    keys = [(i, v) for i in range(len(source)) for v in (range(views) if views else [None])]
+    numbers = range(views) if views else [None]
     loader = DataLoader(
         SkippingBroken(source),
         batch_size=BATCH,
-        sampler=keys,
+        sampler=[(index, view) for index in range(len(source)) for view in numbers],
         collate_fn=collate,
         generator=torch.Generator(),
     )
@@ -76,12 +101,8 @@ def compute(model: SecondStage, source: Dataset, views: int | None) -> dict:
     for batch in tqdm(loader, desc="codes", unit="batch", disable=None, file=sys.stderr):
         broken.note(batch["skipped"])
         batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
-        codes.append(
-            [
-                c.to(torch.int32).cpu()
-                for c in model.first_stage.encode(batch[model.first_stage.key])
-            ]
-        )
+        levels = model.first_stage.encode(batch[model.first_stage.key])
+        codes.append([level.to(torch.int32).cpu() for level in levels])
         tokens.append([part.tokens.to(torch.int32).cpu() for part in model.conditioner(batch)])
     return {
         "views": views or 1,
@@ -90,21 +111,8 @@ def compute(model: SecondStage, source: Dataset, views: int | None) -> dict:
     }
 
 
-def parts_of(model: SecondStage, source: Dataset) -> list[tuple[int, tuple[int, int] | None]]:
-    """Vocabulary and grid of each part of the condition."""
-    item = SkippingBroken(source)[0]
-    batch = {
-        k: v[None] if isinstance(v, Tensor) else torch.tensor([v])
-        for k, v in item.items()
-        if not isinstance(v, str | list)
-    }
-    return [(part.vocabulary, part.grid) for part in model.conditioner(batch)]
-
-
-def as_condition(
-    tokens: list[Tensor], parts: list[tuple[int, tuple[int, int] | None]]
-) -> tuple[Part, ...]:
-    return tuple(Part(t, vocabulary, grid) for t, (vocabulary, grid) in zip(tokens, parts))
+def as_condition(tokens: list[Tensor], shapes: Sequence[PartShape]) -> tuple[Part, ...]:
+    return tuple(Part(t, vocabulary, grid) for t, (vocabulary, grid) in zip(tokens, shapes))
 
 
 def fingerprint(model: SecondStage, source: Dataset, views: int | None) -> str:
@@ -114,18 +122,17 @@ def fingerprint(model: SecondStage, source: Dataset, views: int | None) -> str:
         for name, tensor in sorted(module.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    files = (
-        [
-            (str(f), f.stat().st_size, f.stat().st_mtime_ns)
-            for i in range(len(source))
-            for f in source.files(i)
-        ]
-        if hasattr(source, "files")
-        else repr(source)
-    )
-    digest.update(
-        json.dumps(
-            [type(source).__name__, repr(getattr(source, "view", None)), files, views]
-        ).encode()
-    )
+    facts = [type(source).__name__, repr(getattr(source, "view", None)), _files(source), views]
+    digest.update(json.dumps(facts).encode())
     return digest.hexdigest()[:16]
+
+
+def _files(source: Dataset) -> list | str:
+    """Path, size and date of every file that items are made of."""
+    if not hasattr(source, "files"):
+        return repr(source)
+    rows = []
+    for index in range(len(source)):
+        for file in source.files(index):
+            rows.append((str(file), file.stat().st_size, file.stat().st_mtime_ns))
+    return rows

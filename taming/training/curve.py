@@ -3,12 +3,15 @@ batches, logged beside the losses.
 """
 
 import time
+from collections.abc import Iterator
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from taming.config.experiment import Experiment
+from taming.data.batches import collate
 from taming.errors import UserError
 from taming.evaluation import generation
 from taming.evaluation.features import FeatureNetwork, feature_network
@@ -16,7 +19,7 @@ from taming.evaluation.frechet import frechet_distance, moments
 from taming.evaluation.kernel import kernel_distance
 from taming.evaluation.pictures import Subset
 from taming.evaluation.reconstruction import compared
-from taming.evaluation.rows import together
+from taming.first_stage.interface import Autoencoder, evaluating
 from taming.training.module import Training
 
 
@@ -30,79 +33,91 @@ class Curve(pl.Callback):
 
     def __init__(self, experiment: Experiment):
         self.settings = experiment.evaluation
-        self.network: FeatureNetwork | None = (
-            feature_network(self.settings.features) if self.settings.features else None
-        )
-        self.real: Tensor | None = None
+        self.network: FeatureNetwork | None = None
+        if self.settings.features:
+            self.network = feature_network(self.settings.features)
+        self.real: Tensor | None = None  # features of the originals, once they are computed
 
-    def on_train_start(self, trainer, module: Training) -> None:
+    def on_train_start(self, trainer: pl.Trainer, module: Training) -> None:
         if module.stage == "segmenter" or (module.stage == "second" and self.network is None):
             raise UserError(
                 "evaluation.every: measures reconstructions, or with evaluation.features samples;"
                 " this model has neither"
             )
-        if trainer.datamodule.validation is None:
+        if module.data_module.validation is None:
             raise UserError(
                 "evaluation.every: there are no validation pictures; give data.validation"
             )
         self.clock, self.spent = time.monotonic(), 0.0
 
-    def on_train_batch_end(self, trainer, module: Training, *_) -> None:
-        if module.micro or module.batches % self.settings.every:
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Training, *_) -> None:
+        if module.micro or self.settings.every is None or module.batches % self.settings.every:
             return
-        started = time.monotonic()
         if trainer.is_global_zero:
-            modes = [(m, m.training) for m in module.modules()]
-            module.eval()
-            figures = self.measured(trainer, module)
-            for part, mode in modes:
-                part.training = mode
-            self.spent += time.monotonic() - started
-            figures |= {
-                "seconds": time.monotonic() - started,
-                "share": self.spent / (time.monotonic() - self.clock),
-            }
+            started = time.monotonic()
+            with evaluating(module):
+                figures = self.measured(module)
+            seconds = time.monotonic() - started
+            self.spent += seconds
+            figures["seconds"] = seconds
+            figures["share"] = self.spent / (time.monotonic() - self.clock)
             module.write({f"evaluation/{name}": value for name, value in figures.items()})
         trainer.strategy.barrier()
 
     @torch.no_grad()
-    def measured(self, trainer, module: Training) -> dict[str, float]:
-        dataset = trainer.datamodule.validation
-        chosen = Subset(getattr(dataset, "source", dataset), self.settings.pictures)
-        model, size = module.evaluated(), module.experiment.data.batch_size * 4
-        first = getattr(model, "first_stage", model)
+    def measured(self, module: Training) -> dict[str, float]:
+        """The figures of the model as it would be loaded now."""
+        validation = module.data_module.validation
+        pictures = Subset(getattr(validation, "source", validation), self.settings.pictures)
+        model = module.evaluated()
+        first: Autoencoder = getattr(model, "first_stage", model)
         if first.key != "image":
             raise UserError(
                 f"evaluation.every: measures pictures, and this model reads '{first.key}'; leave"
                 " it out"
             )
-        sums, fake, real = {}, [], []
-        for start in range(0, len(chosen), size):
-            batch = module.to_device(
-                together([chosen[i] for i in range(start, min(start + size, len(chosen)))])
-            )
+        sums: dict[str, float] = {}
+        fake, real = [], []
+        for start, batch in _batches(pictures, module.experiment.data.batch_size * 4):
+            batch = module.to_device(batch)
             image = batch["image"]
-            made = (
-                model.reconstruct(image)
-                if model is first
-                else model.sample(batch, tuple(image.shape[-2:]), first=start)
-            ).clamp(-1, 1)
+            output = _output(model, batch, start)
             if model is first:
-                for name, value in compared(image, made, {}).items():
+                for name, value in compared(image, output, {}).items():
                     sums[name] = sums.get(name, 0.0) + float(value.sum())
             if self.network is not None:
                 self.network.to(image.device)
-                fake.append(self.network(made)["features"].cpu())
+                fake.append(self.network(output)["features"].cpu())
                 if self.real is None:
                     real.append(self.network(image)["features"].cpu())
-        figures = {name: value / len(chosen) for name, value in sums.items()}
-        if self.network is None:
-            return figures
-        if self.real is None:
-            self.real = torch.cat(real)
-        called = generation.names(self.network)
-        theirs, ours = self.real.numpy(), torch.cat(fake).numpy()
-        prefix = "r" if model is first else ""
-        figures[prefix + called["fd"]] = frechet_distance(moments(theirs), moments(ours))
-        figures[prefix + called["kd"]] = kernel_distance(theirs, ours).value
+        figures = {name: value / len(pictures) for name, value in sums.items()}
+        if self.network is not None:
+            self.real = torch.cat(real) if self.real is None else self.real
+            prefix = "r" if model is first else ""
+            distances = self._distances(self.real, torch.cat(fake))
+            figures |= {prefix + name: value for name, value in distances.items()}
         return figures
+
+    def _distances(self, real: Tensor, fake: Tensor) -> dict[str, float]:
+        assert self.network is not None
+        names = generation.names(self.network)
+        x, y = real.numpy(), fake.numpy()
+        return {
+            names["fd"]: frechet_distance(moments(x), moments(y)),
+            names["kd"]: kernel_distance(x, y).value,
+        }
+
+
+def _batches(pictures: Dataset, size: int) -> Iterator[tuple[int, dict]]:
+    """(number of the first picture, batch), in order."""
+    for start in range(0, len(pictures), size):
+        stop = min(start + size, len(pictures))
+        yield start, collate([pictures[index] for index in range(start, stop)])
+
+
+def _output(model: nn.Module, batch: dict, start: int) -> Tensor:
+    """Reconstructions of a first stage, samples of a second one."""
+    if isinstance(model, Autoencoder):
+        return model.reconstruct(batch["image"]).clamp(-1, 1)
+    size = tuple(batch["image"].shape[-2:])
+    return model.sample(batch, size, first=start).clamp(-1, 1)

@@ -4,13 +4,23 @@ import signal
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset
 
 from taming.data.batches import BrokenPictures, EndlessBatches, SkippingBroken, collate
+from taming.errors import UserError
 
 
 class DataModule(pl.LightningDataModule):
-    """Serves `train` without end and `validation` once through, in order."""
+    """Serves `train` without end and `validation` once through, in order.
+
+    A user's error in an item (a label out of range, a picture smaller than the crop) becomes
+    {"error": message} in place of the batch, so that the loop can save before it stops.
+
+    Args:
+        train, validation: data sets whose items are dictionaries.
+        views: how many fixed views of each image the batches cycle through; None counts on.
+    """
 
     def __init__(
         self,
@@ -28,36 +38,93 @@ class DataModule(pl.LightningDataModule):
         self.broken = BrokenPictures(len(train) + (0 if validation is None else len(validation)))
 
     def train_dataloader(self) -> DataLoader:
-        rank, world = (
-            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        )
+        rank, world = 0, 1
+        if self.trainer:
+            rank, world = self.trainer.global_rank, self.trainer.world_size
         batches = EndlessBatches(
             len(self.train), self.batch_size, self.seed, self.start, rank, world, self.views
         )
-        return self._loader(SkippingBroken(self.train), batch_sampler=batches)
+        return self._loader(self.train, batch_sampler=batches)
 
     def val_dataloader(self) -> DataLoader | list:
-        return (
-            self._loader(SkippingBroken(self.validation), batch_size=self.batch_size)
-            if self.validation is not None
-            else []
-        )
+        if self.validation is None:
+            return []
+        return self._loader(self.validation, batch_size=self.batch_size)
 
-    def _loader(self, dataset: Dataset, **how) -> DataLoader:
-        # A generator of its own: making an iterator otherwise draws from the global random state.
+    def refusal(self, batch: dict) -> str:
+        """Why training can't go on with this batch; empty where it can. Names broken images."""
+        if "error" in batch:
+            return batch["error"]
+        try:
+            self.broken.note(batch.get("skipped", []))
+        except UserError as error:
+            return str(error)
+        return ""
+
+    def _loader(self, dataset: Dataset, **options) -> DataLoader:
+        # A generator of its own: an iterator otherwise draws from the global random state
         return DataLoader(
-            dataset,
-            collate_fn=collate,
+            ErrorItems(SkippingBroken(dataset)),
+            collate_fn=collate_or_error,
             num_workers=self.workers,
             generator=torch.Generator().manual_seed(self.seed),
             persistent_workers=self.workers > 0,
             worker_init_fn=_ignore_interrupt,
-            **how,
+            **options,
         )
 
 
-def _ignore_interrupt(_: int) -> None:
-    """Ctrl-C goes to every process of a terminal; the main one saves, and needs its workers until
-    then.
+class ErrorItems(Dataset):
+    """A user's error in an item of `dataset` is an item too: {"error": message}."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: int | tuple[int, int | None]) -> dict:
+        try:
+            return self.dataset[key]
+        except UserError as error:
+            return {"error": str(error)}
+
+
+def collate_or_error(items: list[dict]) -> dict:
+    for item in items:
+        if "error" in item:
+            return item
+    return collate(items)
+
+
+def stop_together(trainer: pl.Trainer, message: str) -> None:
+    """Raises UserError in every process where one of them has a message; all have to call this.
+    Only the first process speaks: the others leave in silence.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if trainer.world_size == 1:
+        if message:
+            raise UserError(message)
+        return
+    flag = torch.tensor(bool(message), device=trainer.strategy.root_device, dtype=torch.int32)
+    dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+    if not flag:
+        return
+    messages: list[str] = [""] * trainer.world_size
+    dist.all_gather_object(messages, message)
+    raise_once(trainer, UserError(next(filter(None, messages))))
+
+
+def raise_once(trainer: pl.Trainer, error: UserError) -> None:
+    """The first process raises; the others exit with 0, or Lightning would kill the first."""
+    if trainer.is_global_zero:
+        raise error
+    raise SystemExit(0)
+
+
+def _ignore_interrupt(_: int) -> None:
+    """Ctrl-C goes to every process of a terminal, a hang-up too; the main one saves, and needs its
+    workers until then.
+    """
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

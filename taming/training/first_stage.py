@@ -8,18 +8,20 @@ import torch
 from torch import Tensor
 
 from taming.config.experiment import Experiment
-from taming.first_stage.interface import Autoencoder, Quantizer, Reconstruction
+from taming.first_stage.interface import Autoencoder, Quantizer, Reconstruction, evaluating
 from taming.first_stage.losses import LikelihoodLoss, MaskLoss, VQGANLoss
-from taming.images import colour_labels, montage
+from taming.images import colour_labels, montage, psnr
 from taming.training.module import Training, adam
 
 
 class FirstStageTraining(Training):
-    """share_forward (trainer key): the discriminator sees the reconstruction from before the
-    generator's step instead of a new one: see docs/measurements.md.
+    """With trainer.share_forward the discriminator sees the reconstruction from before the
+    generator's step, else a new one: see docs/measurements.md.
     """
 
     stage = "first"
+    monitor = "loss"
+    model: Autoencoder
 
     def __init__(
         self,
@@ -30,30 +32,30 @@ class FirstStageTraining(Training):
         super().__init__(experiment, model)
         self.loss = loss
         loss.set_length(experiment.trainer.max_steps)
-        self.monitor = "loss"
+        # In batches from now on: a resumed run may be longer, and its discriminator stays on
+        params = (experiment.loss or {}).get("params", {})
+        if "adversarial_start" in params and isinstance(loss, VQGANLoss):
+            params["adversarial_start"] = loss.start
 
     def configure_optimizers(self):
-        optimizer = self.experiment.optimizer
-        made = [
-            adam([{"params": list(self.model.parameters())}], optimizer, optimizer.learning_rate)
-        ]
-        if self.loss.discriminator is not None:
-            made.append(
-                adam(
-                    [{"params": list(self.loss.discriminator.parameters())}],
-                    optimizer,
-                    optimizer.discriminator_learning_rate or optimizer.learning_rate,
-                )
-            )
-        return made
+        optimizer, discriminator = self.experiment.optimizer, self.loss.discriminator
+        groups = [{"params": list(self.model.parameters())}]
+        optimizers = [adam(groups, optimizer, optimizer.learning_rate)]
+        if discriminator is not None:
+            groups = [{"params": list(discriminator.parameters())}]
+            rate = optimizer.discriminator_learning_rate or optimizer.learning_rate
+            optimizers.append(adam(groups, optimizer, rate))
+        return optimizers
 
     def micro_batch(self, batch: dict, last: bool) -> dict[str, Tensor]:
         image = self.to_device(batch)[self.model.key]
-        share = 1 / self.experiment.trainer.accumulate_grad_batches
+        parts = self.experiment.trainer.accumulate_grad_batches
+        share = 1 / parts
         optimizers = self.optimizers()
-        generator, *others = optimizers if isinstance(optimizers, list) else [optimizers]
+        generator, *rest = optimizers if isinstance(optimizers, list) else [optimizers]
+        # 1. the autoencoder
         for quantizer in self._quantizers():
-            quantizer.set_step(self.batches)
+            quantizer.set_step(self.batches, self.micro, parts)
         reconstruction = self.model(image)
         total, terms = self.loss.autoencoder(
             image, reconstruction, self.model.last_layer, self.batches
@@ -61,6 +63,7 @@ class FirstStageTraining(Training):
         self.manual_backward(total * share)
         if last:
             self.step(generator, self.model.parameters(), counts=True)
+        # 2. the discriminator, once it has started
         if self.loss.adversary_weight(self.batches):
             output = reconstruction.output
             if not self.experiment.trainer.share_forward:
@@ -68,15 +71,13 @@ class FirstStageTraining(Training):
             adversary, more = self.loss.adversary(image, output)
             self.manual_backward(adversary * share)
             if last:
-                self.step(others[0], self.loss.discriminator.parameters(), counts=False)
+                self.step(rest[0], self.loss.discriminator.parameters(), counts=False)
             terms.update(more)
-        terms = {k: v.detach() for k, v in terms.items()}
+        # 3. what to log
+        terms = {name: value.detach() for name, value in terms.items()}
         if self.model.num_codes:
-            terms["used"] = (
-                sum(len(c.unique()) for c in reconstruction.codes)
-                / sum(self.model.num_codes)
-                * torch.ones(())
-            )
+            used = sum(len(codes.unique()) for codes in reconstruction.codes)
+            terms["used"] = used / sum(self.model.num_codes) * torch.ones(())
         return {"total": total.detach(), **terms}
 
     @torch.no_grad()
@@ -84,18 +85,15 @@ class FirstStageTraining(Training):
         """The reconstruction by the updated generator, as published; the quantizer's counts of the
         batch stay as they are.
         """
-        for quantizer in self._quantizers():
-            quantizer.eval()
-        output = self.model(image).output
-        for quantizer in self._quantizers():
-            quantizer.train()
-        return output
+        with evaluating(*self._quantizers()):
+            return self.model(image).output
 
     def _quantizers(self) -> list[Quantizer]:
         return [module for module in self.model.modules() if isinstance(module, Quantizer)]
 
     def validation_sums(self, batch: dict) -> dict[str, Tensor]:
-        model, image = self.evaluated(), batch[self.evaluated().key]
+        model = self.evaluated()
+        image = batch[model.key]
         reconstruction = model(image)
         count = torch.tensor(float(len(image)), device=image.device)
         loss, terms = self.loss.reconstruction(image, reconstruction)
@@ -103,13 +101,13 @@ class FirstStageTraining(Training):
             "count": count,
             "loss": loss * count,
             "quantizer": reconstruction.quantizer_loss * count,
-            **{f"term/{k}": v * count for k, v in terms.items()},
+            **{f"term/{name}": value * count for name, value in terms.items()},
         }
         if image.is_floating_point():
-            error = (image - reconstruction.image.clamp(-1, 1)).square().flatten(1).mean(dim=1)
-            sums["psnr"] = (10 * torch.log10(4 / error.clamp(min=1e-10))).sum()
+            sums["psnr"] = psnr(image, reconstruction.image.clamp(-1, 1)).sum()
         else:
-            sums["accuracy"] = (reconstruction.output.argmax(dim=1) == image).float().mean() * count
+            right = (reconstruction.output.argmax(dim=1) == image).float().mean()
+            sums["accuracy"] = right * count
         bits = reconstruction.likelihood and reconstruction.likelihood.bits(
             image, reconstruction.output
         )
@@ -125,37 +123,31 @@ class FirstStageTraining(Training):
         """
         if not reconstruction.codes:
             return reconstruction.quantizer_loss / math.log(2)
-        return torch.tensor(
-            sum(
-                c[0].numel() * math.log2(k)
-                for c, k in zip(reconstruction.codes, self.model.num_codes)
-            )
-            / image[0].numel()
-        )
+        levels = zip(reconstruction.codes, self.model.num_codes)
+        bits = sum(codes[0].numel() * math.log2(size) for codes, size in levels)
+        return torch.tensor(bits / image[0].numel())
 
     def figures(self, sums: dict[str, Tensor]) -> dict[str, float]:
         """psnr in dB (mean over pictures, range 2), bits_per_dim: an upper bound on -log2 p of
         8-bit images, where the likelihood has one, used: share of codes seen in the whole
         validation set, perplexity: exp of their entropy.
         """
-        count = sums["count"]
-        found = {
-            k.removeprefix("term/"): float(v / count)
-            for k, v in sums.items()
-            if k != "count" and not k.startswith("codes/")
-        }
-        for key, counts in sums.items():
+        figures = {}
+        for key, value in sums.items():
             if key.startswith("codes/"):
                 suffix = "" if key == "codes/0" else f"_{key.removeprefix('codes/')}"
-                found[f"used{suffix}"] = float((counts > 0).double().mean())
-                found[f"perplexity{suffix}"] = float(
-                    torch.special.entr(counts / counts.sum()).sum().exp()
-                )
-        return found
+                entropy = torch.special.entr(value / value.sum()).sum()
+                figures[f"used{suffix}"] = float((value > 0).double().mean())
+                figures[f"perplexity{suffix}"] = float(entropy.exp())
+            elif key != "count":
+                figures[key.removeprefix("term/")] = float(value / sums["count"])
+        return figures
 
     def draw(self, batch: dict) -> Tensor:
         """Input and reconstruction, side by side."""
         model = self.evaluated()
         image = batch[model.key]
-        shown = image if image.is_floating_point() else colour_labels(image, model.labels)
-        return montage([shown, model(image).image.clamp(-1, 1)])
+        output = model(image).image.clamp(-1, 1)
+        if not image.is_floating_point():
+            image = colour_labels(image, model.labels)
+        return montage([image, output])

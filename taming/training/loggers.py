@@ -2,81 +2,99 @@
 
 import csv
 import os
+import secrets
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from taming.config.experiment import Experiment
 from taming.errors import UserError
-from taming.evaluation.metrics import read_metrics
+from taming.evaluation.metrics import COLUMNS, read_metrics
+from taming.files import write_atomically
 
 
 class CSVLog(Logger):
-    """metrics.csv with the columns batch, name, value: appended as they come. On resume, rows past
-    the checkpoint are dropped.
+    """metrics.csv with the columns batch, name, value: appended as they come. Rows that can't be
+    written wait in memory for the next attempt.
+
+    Args:
+        path: the file; rows that it has already are dropped,
+        resumed: but for those up to this batch.
     """
-
-    def __init__(self, path: Path, keep_to: int | None = None):
-        super().__init__()
-        self.path = path
-        self._begin(keep_to)
-
-    @rank_zero_only
-    def _begin(self, keep_to: int | None) -> None:
-        path = self.path
-        rows = read_metrics(path) if keep_to is not None and path.is_file() else []
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        with temporary.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["batch", "name", "value"])
-            writer.writerows([b, n, repr(v)] for b, n, v in rows if b <= keep_to)
-        os.replace(temporary, path)
 
     name = "csv"
     version = ""
     experiment = None
 
+    def __init__(self, path: Path, resumed: int | None = None):
+        super().__init__()
+        self.path = path
+        self.waiting: list[tuple[int, str, str]] = []
+        self._begin(resumed)
+
     @rank_zero_only
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        with self.path.open("a", newline="") as file:
-            csv.writer(file).writerows(
-                [step, name, repr(float(value))] for name, value in metrics.items()
-            )
+    def _begin(self, resumed: int | None) -> None:
+        rows = []
+        if resumed is not None and self.path.is_file():
+            rows = [row for row in read_metrics(self.path) if row[0] <= resumed]
+
+        def write(file: Path) -> None:
+            with file.open("w", newline="", encoding="utf-8") as stream:
+                writer = csv.writer(stream)
+                writer.writerow(COLUMNS)
+                writer.writerows((batch, name, repr(value)) for batch, name, value in rows)
+
+        write_atomically(self.path, write)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Raises OSError where the disk is full; the file then ends with a complete row."""
+        self.waiting += [(step or 0, name, repr(float(value))) for name, value in metrics.items()]
+        size = self.path.stat().st_size
+        try:
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows(self.waiting)
+        except OSError:
+            os.truncate(self.path, size)
+            raise
+        self.waiting = []
 
     @rank_zero_only
     def log_hyperparams(self, *_, **__) -> None:
         """The configuration is in config.yaml beside the file."""
 
 
-def make_loggers(experiment, folder: Path, keep_to: int | None) -> list[Logger]:
+def make_loggers(experiment: Experiment, folder: Path, resumed: int | None) -> list[Logger]:
     """The CSV file always; TensorBoard and W&B where the configuration asks. W&B offline needs no
     account.
+
+    Args:
+        resumed: the batch that the run is resumed at; None for a new one.
     """
-    loggers: list[Logger] = [CSVLog(folder / "metrics.csv", keep_to)]
+    loggers: list[Logger] = [CSVLog(folder / "metrics.csv", resumed)]
     if experiment.logger.tensorboard:
         from pytorch_lightning.loggers import TensorBoardLogger
 
-        loggers.append(TensorBoardLogger(folder, name="", version="tensorboard"))
+        # What was logged past the checkpoint is logged again
+        purge = {} if resumed is None else {"purge_step": resumed + 1}
+        loggers.append(TensorBoardLogger(folder, name="", version="tensorboard", **purge))
     if experiment.logger.wandb not in ("off", "offline", "online"):
         raise UserError(
             f"logger.wandb: '{experiment.logger.wandb}' is none of off, offline, online"
         )
     if experiment.logger.wandb != "off":
-        loggers.append(_wandb(experiment, folder))
+        loggers.append(_wandb(experiment, folder, resumed))
     return loggers
 
 
-def _wandb(experiment, folder: Path) -> Logger:
+def _wandb(experiment: Experiment, folder: Path, resumed: int | None) -> Logger:
     from pytorch_lightning.loggers import WandbLogger
 
     offline = experiment.logger.wandb == "offline"
-    netrc = Path.home() / ".netrc"
-    known = os.environ.get("WANDB_API_KEY") or (
-        netrc.is_file() and "api.wandb.ai" in netrc.read_text()
-    )
-    if not offline and not known:
+    if not offline and not _has_account():
         print(
             "logger.wandb: no W&B account is set up on this machine (`wandb login`); logging"
             " offline",
@@ -84,5 +102,28 @@ def _wandb(experiment, folder: Path) -> Logger:
         )
         offline = True
     return WandbLogger(
-        project=experiment.logger.project, name=folder.name, save_dir=str(folder), offline=offline
+        project=experiment.logger.project,
+        name=folder.name,
+        save_dir=str(folder),
+        offline=offline,
+        id=_wandb_id(folder / "wandb" / "id.txt", resumed),
+        **({} if offline else {"resume": "allow"}),
     )
+
+
+def _has_account() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return "api.wandb.ai" in (Path.home() / ".netrc").read_text(encoding="utf-8")
+    except (OSError, RuntimeError, UnicodeDecodeError):  # RuntimeError: there is no home
+        return False
+
+
+def _wandb_id(path: Path, resumed: int | None) -> str:
+    """One for each run folder, so that W&B continues the run after a resume."""
+    if resumed is not None and path.is_file():
+        return path.read_text(encoding="utf-8").strip()
+    identity = secrets.token_hex(4)
+    write_atomically(path, lambda file: file.write_text(identity, encoding="utf-8"))
+    return identity

@@ -1,14 +1,16 @@
-"""What training has in common in both stages: counted batches, accumulation, clipping, schedule,
-averaged weights, validation, and a state that resumes exactly.
+"""What all trainings have in common: counted batches, accumulation, clipping, schedule, averaged
+weights, validation, and a state that resumes exactly.
 
 A batch is what one optimizer step sees; with accumulation it consists of several micro-batches.
-Everything random in a micro-batch is drawn from (seed, batch, micro-batch, process), so nothing
-about random states needs saving. Optimization is manual because the adversarial stage needs it, and
-Lightning then leaves clipping and accumulation to us.
+Everything random in a micro-batch comes from (seed, batch, micro-batch, process), so no random
+state needs saving. Optimization is manual because the adversarial stage needs it, and Lightning
+then leaves clipping and accumulation to us.
 """
 
 import copy
 import math
+import sys
+from collections.abc import Iterable
 
 import pytorch_lightning as pl
 import torch
@@ -16,11 +18,19 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from taming.config.experiment import Experiment, Optimizer, to_plain
-from taming.errors import UserError
+from taming.errors import UserError, first_line
+from taming.first_stage.interface import evaluating
+from taming.training.datamodule import DataModule, stop_together
+
+OPTIONS = ("peak", "weight_decay", "betas")  # of a group of parameters
+
+
+class NotFinite(UserError):
+    """A loss or gradient that is no number: what is on disk is better than what is in memory."""
 
 
 class Training(pl.LightningModule):
-    """Subclasses say what a micro-batch does (`micro_batch`) and what validation measures
+    """Subclasses define what a micro-batch does (`micro_batch`) and what validation measures
     (`validation_sums`, `figures`).
     """
 
@@ -31,14 +41,20 @@ class Training(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.experiment, self.model = experiment, model
-        self.batches = 0  # done so far
-        self.micro = 0  # micro-batches of the batch under way
-        self.latest: dict[str, float] = {}  # last logged terms
+        self.batches = 0  # completed
+        self.images = 0  # that these batches have seen, over all processes
+        self.micro = 0  # micro-batches of the current batch
+        self.stepping = False  # between the first optimizer step of a batch and its end
+        self.latest: dict[str, float] = {}  # terms as last logged
         self.best = math.inf
-        self.validated: dict[str, float] = {}  # last figures of validation
+        self.validated: dict[str, float] = {}  # the latest validation figures
+        self.data: dict[str, dict] = {}  # which files the data sets have (checks.contents)
+        self.last_checkpoint: str | None = None
         self.averaged = (
             copy.deepcopy(self.trained()).requires_grad_(False) if experiment.trainer.ema else None
         )
+        self._optimizer_states: list[dict] = []
+        self._unwritable: set[str] = set()
 
     # What subclasses fill in
 
@@ -59,197 +75,211 @@ class Training(pl.LightningModule):
     def figures(self, sums: dict[str, Tensor]) -> dict[str, float]:
         raise NotImplementedError(f"{type(self).__name__} has no figures")
 
+    def draw(self, batch: dict) -> Tensor:
+        """A montage (3, H, W) in [-1, 1] of what the model makes of a batch."""
+        raise NotImplementedError(f"{type(self).__name__} draws nothing")
+
     # The loop
 
     def training_step(self, batch: dict, _: int) -> None:
+        trainer = self.experiment.trainer
         torch.manual_seed(_mix(self.experiment.seed, self.batches, self.micro, self.global_rank))
-        steps = self.experiment.trainer.accumulate_grad_batches
-        last = self.micro == steps - 1
+        last = self.micro == trainer.accumulate_grad_batches - 1
         if self.micro == 0:
             self._set_rates()
         terms = self.micro_batch(batch, last)
         self._refuse_nonfinite(terms)
-        self.micro = 0 if last else self.micro + 1
-        if last:
-            self.batches += 1
-            self._average()
-            if self.batches % self.experiment.trainer.log_every == 0 or self.batches == 1:
-                self.latest = {k: float(v) for k, v in terms.items()}
-                self.write(
-                    {f"train/{k}": v for k, v in self.latest.items()}
-                    | {"train/learning_rate": self._rate(self.batches - 1)}
-                )
+        if not last:
+            self.micro += 1
+            return
+        self.micro, self.stepping = 0, False
+        self.batches += 1
+        self.images += images_per_batch(self.experiment)
+        self._average()
+        if self.batches % trainer.log_every == 0 or self.batches == 1:
+            self.latest = {name: float(value) for name, value in terms.items()}
+            rate = self.experiment.optimizer.learning_rate * self._rate(self.batches - 1)
+            metrics = {f"train/{name}": value for name, value in self.latest.items()}
+            self.write({**metrics, "train/learning_rate": rate})
 
-    def step(self, optimizer, parameters, counts: bool) -> None:
-        """Clip, step, clear. Only one optimizer of a batch `counts`: trainer.global_step counts
+    def step(self, optimizer, parameters: Iterable[nn.Parameter], counts: bool) -> None:
+        """Clips, steps, clears. Only one optimizer of a batch `counts`: trainer.global_step counts
         every step of a wrapped optimizer, and max_steps means batches.
         """
         norm = nn.utils.clip_grad_norm_(
             parameters, self.experiment.trainer.gradient_clip_val or math.inf
         )
         self._refuse_nonfinite({"the gradient": norm})
+        self.stepping = True
         (optimizer if counts else optimizer.optimizer).step()
         optimizer.zero_grad(set_to_none=True)
 
     def write(self, metrics: dict[str, float]) -> None:
+        """To every logger; a log that can't be written does not stop a run."""
         for logger in self.loggers:
-            logger.log_metrics(metrics, self.batches)
+            try:
+                logger.log_metrics(metrics, self.batches)
+            except OSError as error:
+                self.warn_unwritable(type(logger).__name__, first_line(error))
+
+    def warn_unwritable(self, name: str, reason: str) -> None:
+        """One line for each thing that can't be written, the first time."""
+        if name not in self._unwritable:
+            print(f"{name} can't be written ({reason}); training continues", file=sys.stderr)
+            self._unwritable.add(name)
 
     @torch.no_grad()
-    def validate(self, loader) -> dict[str, float]:
+    def validate(self, batches: Iterable[dict]) -> dict[str, float]:
         """The figures of the validation set (or of its first `validation_batches`); the batches are
         shared out over the processes.
         """
-        modes = [(m, m.training) for m in self.modules()]
-        self.eval()
+        limit, world = self.experiment.trainer.validation_batches, self.trainer.world_size
         sums: dict[str, Tensor] = {}
-        for number, batch in enumerate(loader):
-            if (
-                self.experiment.trainer.validation_batches is not None
-                and number >= self.experiment.trainer.validation_batches
-            ):
-                break
-            self.trainer.datamodule.broken.note(batch.get("skipped", []))
-            mine = number % self.trainer.world_size == self.global_rank
-            if mine or number == 0:  # every process adds something, be it zero
-                for key, value in self.validation_sums(self.to_device(batch)).items():
-                    sums[key] = sums.get(key, 0) + value * mine
-        for module, mode in modes:
-            module.training = mode
-        if self.trainer.world_size > 1:
+        with evaluating(self):
+            for number, batch in enumerate(batches):
+                if number == limit:
+                    break
+                stop_together(self.trainer, self.data_module.refusal(batch))
+                mine = number % world == self.global_rank
+                if mine or number == 0:  # every process adds something, be it zero
+                    for key, value in self.validation_sums(self.to_device(batch)).items():
+                        sums[key] = sums.get(key, 0) + value * mine
+        if world > 1:
             for key in sorted(sums):
                 dist.all_reduce(sums[key])
         self.validated = self.figures(sums)
-        self.write({f"validation/{k}": v for k, v in self.validated.items()})
+        self.write({f"validation/{name}": value for name, value in self.validated.items()})
         return self.validated
 
+    @property
+    def data_module(self) -> DataModule:
+        return self.trainer.datamodule
+
     def to_device(self, batch: dict) -> dict:
-        return {k: self._moved(v) for k, v in batch.items()}
+        return {key: self._moved(value) for key, value in batch.items()}
 
     def evaluated(self) -> nn.Module:
-        """The model as it would be loaded: with averaged weights where they are kept."""
+        """The model as it would be loaded: with averaged weights where there are some."""
         return self.model if self.averaged is None else self.averaged
 
     # State
 
     def state(self) -> dict:
         """Everything that resuming needs, in plain types and tensors."""
-        optimizers = self.optimizers(use_pl_optimizer=False)
-        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
-        prefix = next(
-            (name for name, module in self.model.named_modules() if module is self.trained()), ""
-        )
-        averaged = (
-            {}
-            if self.averaged is None
-            else {
-                f"averaged.{prefix + '.' if prefix else ''}{k}": v
-                for k, v in self.averaged.state_dict().items()
-            }
-        )
-        ours = {
+        averaged = {} if self.averaged is None else self.averaged.state_dict()
+        metadata = {
             "version": 1,
             "stage": self.stage,
             "config": self.config(),
             "batches": self.batches,
+            "images": self.images,
+            "data": self.data,
             "figures": self.validated,
             "best": self.best,
-            "averaged": averaged,
+            "averaged": {self._averaged_prefix() + name: t for name, t in averaged.items()},
         }
-        state = {k: v for k, v in self.state_dict().items() if not k.startswith("averaged.")}
+        weights = self.state_dict()
         return {
-            "taming": ours,
-            "state_dict": state,
-            "optimizers": [o.state_dict() for o in optimizers],
+            "taming": metadata,
+            "state_dict": {k: v for k, v in weights.items() if not k.startswith("averaged.")},
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers()],
         }
 
     def resume(self, state: dict) -> None:
-        """Takes up a `state`; the optimizers' part waits until they exist (see `on_train_start`)."""
-        ours = state["taming"]
-        self.batches, self.best, self.validated = ours["batches"], ours["best"], ours["figures"]
-        prefix = next(
-            (name for name, module in self.model.named_modules() if module is self.trained()), ""
-        )
+        """Takes up a `state`; the optimizers' part waits until they exist (`on_train_start`)."""
+        metadata = state["taming"]
+        self.batches, self.best = metadata["batches"], metadata["best"]
+        self.validated = metadata["figures"]
+        prefix = self._averaged_prefix()
         averaged = {
-            k.removeprefix(f"averaged.{prefix + '.' if prefix else ''}"): v
-            for k, v in ours["averaged"].items()
+            f"averaged.{name.removeprefix(prefix)}": tensor
+            for name, tensor in metadata["averaged"].items()
         }
         try:
-            self.load_state_dict(
-                {**state["state_dict"], **{f"averaged.{k}": v for k, v in averaged.items()}}
-            )
+            self.load_state_dict({**state["state_dict"], **averaged})
         except RuntimeError as error:
-            told = " ".join(str(error).split())[:160]
+            reason = " ".join(str(error).split())[:160]
             raise UserError(
-                f"the run had another model, loss or trainer.ema ({told}); go on with its own, or"
-                " start one with --from"
+                f"the run had another model, loss or trainer.ema ({reason}); resume it with its"
+                " own, or start a new one with --from"
             ) from None
         self._optimizer_states = state["optimizers"]
 
     def on_train_start(self) -> None:
-        states = self.__dict__.pop("_optimizer_states", None)
-        if states:
-            optimizers = self.optimizers(use_pl_optimizer=False)
-            for optimizer, state in zip(
-                optimizers if isinstance(optimizers, list) else [optimizers], states
-            ):
-                optimizer.load_state_dict(state)
+        """The optimizers have the run's moments, and rates and betas of the configuration."""
+        for optimizer, state in zip(self._optimizers(), self._optimizer_states):
+            options = [{key: group[key] for key in OPTIONS} for group in optimizer.param_groups]
+            optimizer.load_state_dict(state)
+            for group, values in zip(optimizer.param_groups, options):
+                group.update(values)
+        self._optimizer_states = []
 
     def config(self) -> dict:
-        """What the checkpoint says about itself."""
+        """The configuration in the checkpoint, enough to rebuild the model."""
         return to_plain(self.experiment)
 
     # Details
 
-    def _set_rates(self) -> None:
+    def _averaged_prefix(self) -> str:
+        """Checkpoints name averaged weights by their place in the whole model."""
+        trained = self.trained()
+        for name, module in self.model.named_modules():
+            if module is trained:
+                return f"averaged.{name}." if name else "averaged."
+        return "averaged."
+
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
         optimizers = self.optimizers(use_pl_optimizer=False)
-        for optimizer in optimizers if isinstance(optimizers, list) else [optimizers]:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * schedule(
-                    self.experiment.optimizer, self.batches, self.experiment.trainer.max_steps
-                )
+        return optimizers if isinstance(optimizers, list) else [optimizers]
 
     def _rate(self, batch: int) -> float:
-        return self.experiment.optimizer.learning_rate * schedule(
-            self.experiment.optimizer, batch, self.experiment.trainer.max_steps
-        )
+        return schedule(self.experiment.optimizer, batch, self.experiment.trainer.max_steps)
+
+    def _set_rates(self) -> None:
+        for optimizer in self._optimizers():
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * self._rate(self.batches)
 
     @torch.no_grad()
     def _average(self) -> None:
         """averaged <- decay averaged + (1 - decay) weights, with a shorter memory in the first
         batches; buffers are copied.
         """
-        if self.averaged is None:
+        decay = self.experiment.trainer.ema
+        if self.averaged is None or decay is None:
             return
-        decay = min(self.experiment.trainer.ema, (1 + self.batches) / (10 + self.batches))
+        decay = min(decay, (1 + self.batches) / (10 + self.batches))
         for mean, now in zip(self.averaged.parameters(), self.trained().parameters()):
             mean.lerp_(now, 1 - decay)
         for mean, now in zip(self.averaged.buffers(), self.trained().buffers()):
             mean.copy_(now)
 
     def _refuse_nonfinite(self, terms: dict[str, Tensor]) -> None:
-        bad = [name for name, value in terms.items() if not math.isfinite(float(value))]
-        if bad:
-            raise UserError(
-                f"{bad[0]} became {float(terms[bad[0]])} at batch {self.batches + 1}; "
-                f"lower optimizer.learning_rate (now {self.experiment.optimizer.learning_rate}) "
-                f"or trainer.gradient_clip_val, and go on from {self.last_good()}"
+        for name, value in terms.items():
+            if math.isfinite(float(value)):
+                continue
+            checkpoint = self.last_checkpoint or "the start: there is no checkpoint yet"
+            raise NotFinite(
+                f"{name} became {float(value)} at batch {self.batches + 1}; lower"
+                f" optimizer.learning_rate (now {self.experiment.optimizer.learning_rate}) or"
+                f" trainer.gradient_clip_val, and resume from {checkpoint}"
             )
-
-    def last_good(self) -> str:
-        return getattr(self, "last_checkpoint", None) or "the start: there is no checkpoint yet"
 
     def _moved(self, value):
-        if isinstance(value, Tensor):
-            value = value.to(self.device)
-            return (
-                value.to(memory_format=torch.channels_last)
-                if self.experiment.trainer.channels_last
-                and value.ndim == 4
-                and value.is_floating_point()
-                else value
-            )
-        return [self._moved(v) for v in value] if isinstance(value, list | tuple) else value
+        if isinstance(value, list | tuple):
+            return [self._moved(item) for item in value]
+        if not isinstance(value, Tensor):
+            return value
+        value = value.to(self.device)
+        if self.experiment.trainer.channels_last and value.ndim == 4 and value.is_floating_point():
+            return value.to(memory_format=torch.channels_last)
+        return value
+
+
+def images_per_batch(experiment: Experiment) -> int:
+    """What one optimizer step sees, over all processes."""
+    trainer = experiment.trainer
+    return experiment.data.batch_size * trainer.accumulate_grad_batches * trainer.devices
 
 
 def schedule(optimizer: Optimizer, batch: int, max_steps: int) -> float:
@@ -266,7 +296,8 @@ def schedule(optimizer: Optimizer, batch: int, max_steps: int) -> float:
 def adam(groups: list[dict], optimizer: Optimizer, rate: float) -> torch.optim.Optimizer:
     """AdamW, fused; each group remembers the rate that the schedule scales."""
     groups = [{"weight_decay": optimizer.weight_decay, **g, "peak": rate} for g in groups]
-    return torch.optim.AdamW(groups, lr=rate, betas=tuple(optimizer.betas), fused=True)
+    beta1, beta2 = optimizer.betas
+    return torch.optim.AdamW(groups, lr=rate, betas=(beta1, beta2), fused=True)
 
 
 def _mix(*numbers: int) -> int:

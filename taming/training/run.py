@@ -2,128 +2,368 @@
 pictures/, interrupted and resumed at will.
 """
 
-import os
+import copy
 import sys
 import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
+from torch import Tensor, nn
+from torch.utils.data import Dataset
 
-from taming import config
-from taming.config.experiment import Experiment
+from taming.config.build import build
+from taming.config.experiment import Experiment, load, to_plain
 from taming.errors import UserError
-from taming.files import make_writable
+from taming.files import make_writable, run_lock, write_atomically
 from taming.first_stage.interface import Autoencoder
+from taming.formats.content import Content
+from taming.formats.fitting import load_fitting, load_weights
 from taming.formats.load import read_checkpoint
-from taming.formats.ours import Content, load_fitting, load_weights, read_raw
 from taming.second_stage.model import SecondStage
 from taming.segmenter import Segmenter
-from taming.training import segmenter
-from taming.training.callbacks import Checkpoints, Pictures, Progress, Skipped, signals_restored
-from taming.training.checks import check_condition, check_hardware, check_sets
-from taming.training.codes import cached_codes, parts_of
+from taming.training.callbacks import (
+    Checkpoints,
+    Inputs,
+    Interrupted,
+    Pictures,
+    Progress,
+    signals_restored,
+)
+from taming.training.checks import (
+    SETS,
+    check_condition,
+    check_hardware,
+    check_sections,
+    check_sets,
+    contents,
+)
+from taming.training.codes import cached_codes
 from taming.training.curve import Curve
 from taming.training.datamodule import DataModule
 from taming.training.first_stage import FirstStageTraining
 from taming.training.loggers import make_loggers
-from taming.training.module import Training
+from taming.training.module import NotFinite, Training, images_per_batch
+from taming.training.resume import compare_data, place_data, read_run, take_over
 from taming.training.second_stage import SecondStageTraining
-from taming.training.segmenter import SegmenterTraining
+from taming.training.segmenter import SegmenterTraining, check_masks
 
 
 def train(
-    experiment: Experiment,
+    config: Experiment | str | Path | dict | Iterable[str | Path | dict],
     folder: str | Path,
-    resume: bool = False,
-    start_from: str | None = None,
+    resume: bool | str | Path = False,
+    start_from: str | Path | None = None,
     fitting: bool = False,
     yaml: str | None = None,
 ) -> Path:
     """Trains, and returns the path of the last checkpoint.
 
-    start_from: a checkpoint, ours or a published one, whose weights (discriminator included) are
-    taken before batch 0. fitting: take of it what has the right name and shape, and say what was
-    left; otherwise all of the model must fit. yaml: what came with a published `start_from`.
+    Args:
+        config: an Experiment, a YAML file, the name of a shipped one, a plain tree, or several of
+            them, merged from left to right
+        folder: of the run; one process at a time
+        resume: continue the run in `folder` from its last checkpoint, or from this one
+        start_from: a checkpoint, ours or a published one, whose weights (discriminator included)
+            are taken before batch 0
+        fitting: take of it what has the right name and shape, and print what was not taken;
+            otherwise all of the model must fit
+        yaml: what came with a published `start_from`
+
+    Raises:
+        UserError: a mistake in the configuration, the data or the surroundings. What was learned
+            until then is saved.
     """
+    experiment = copy.deepcopy(config) if isinstance(config, Experiment) else load(config)
     folder = Path(folder)
     last = folder / "checkpoints" / "last.ckpt"
     if last.is_file() and not resume:
         raise UserError(
-            f"run '{folder}' exists already; go on with it by -r {folder}, or choose another name"
+            f"run '{folder}' exists already; resume it with -r {folder}, or choose another name"
             " with -n"
         )
     check_hardware(experiment)
-    if experiment.trainer.threads:
-        torch.set_num_threads(experiment.trainer.threads)
     make_writable(folder)
-    pl.seed_everything(experiment.seed, verbose=False)
-    keep_to = None
-    if resume:
-        state = read_raw(last)
-        if "taming" not in state:
-            raise UserError(
-                f"'{last}' was not written by taming train; to start from its weights, use -b"
-                f" CONFIG --from {last}"
-            )
-        done = state["taming"]["batches"]
-        if done >= experiment.trainer.max_steps:
-            raise UserError(
-                f"run '{folder}' has done its {done} batches; for more, add for example"
-                f" trainer.max_steps={2 * done}"
-            )
-        # A second stage carries its first one; the file that it came from may have changed since
-        experiment.model = state["taming"]["config"]["model"]
-        weights = {
-            k.removeprefix("model."): v
-            for k, v in state["state_dict"].items()
-            if k.startswith("model.")
-        }
-        module, data = prepare(experiment, weights, last)
-        module.resume(state)
-        module.last_checkpoint = str(last)
-        keep_to = module.batches
-        data.start = module.batches * experiment.trainer.accumulate_grad_batches
-    else:
-        content = read_checkpoint(start_from, yaml) if start_from else None
-        if content is not None and content.unknown:
-            raise UserError(
-                f"'{start_from}' has tensors that no published model has, the first"
-                f" '{content.unknown[0]}'"
-            )
-        module, data = prepare(experiment, content and content.weights, start_from, fitting)
-        if content is not None:
-            take_discriminator(module, content, fitting, str(start_from))
-    write_config(experiment, folder / "config.yaml")
-    print(cost(module), file=sys.stderr)
-    fit(experiment, module, data, folder, keep_to)
+    with _alone(folder):
+        if experiment.trainer.threads:
+            torch.set_num_threads(experiment.trainer.threads)
+        pl.seed_everything(experiment.seed, verbose=False)
+        if resume:
+            checkpoint = last if resume is True else Path(resume)
+            module, data = _resumed(experiment, folder, checkpoint)
+        else:
+            module, data = _started(experiment, start_from, fitting, yaml)
+        write_config(experiment, folder / "config.yaml")
+        if rank_zero_only.rank == 0:
+            print(cost(module), file=sys.stderr)
+        fit(experiment, module, data, folder)
     return last
 
 
-def fit(
-    experiment: Experiment, module: Training, data: DataModule, folder: Path, keep_to: int | None
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One run in the folder, whose processes after the first hold no lock of their own. What a kill
+    cut short is removed.
+    """
+    if rank_zero_only.rank:
+        yield
+        return
+    with run_lock(folder):
+        for temporary in (*folder.glob(".*.tmp"), *folder.glob("checkpoints/.*.tmp")):
+            temporary.unlink(missing_ok=True)
+        yield
+
+
+def _started(
+    experiment: Experiment, start_from: str | Path | None, fitting: bool, yaml: str | None
+) -> tuple[Training, DataModule]:
+    """A new run, on fresh weights or on those of a checkpoint."""
+    if start_from is None:
+        return prepare(experiment)
+    content = read_checkpoint(start_from, yaml)
+    if content.unknown:
+        raise UserError(
+            f"'{start_from}' has tensors that no published model has, the first"
+            f" '{content.unknown[0]}'"
+        )
+    module, data = prepare(experiment, content.weights, start_from, fitting)
+    take_discriminator(module, content, fitting, str(start_from))
+    return module, data
+
+
+def _resumed(experiment: Experiment, folder: Path, checkpoint: Path) -> tuple[Training, DataModule]:
+    """The run in the folder, where a checkpoint of it was saved."""
+    run = read_run(checkpoint, experiment.allow)
+    take_over(experiment, run, folder)
+    module, data = prepare(experiment, run.weights, checkpoint)
+    module.resume(run.state)
+    module.last_checkpoint = str(checkpoint)
+    compare_data(experiment, run, module)
+    place_data(experiment, run, module, data)
+    return module, data
+
+
+def prepare(
+    experiment: Experiment,
+    weights: dict[str, Tensor] | None = None,
+    source: str | Path | None = None,
+    fitting: bool = False,
+) -> tuple[Training, DataModule]:
+    """The module that trains and the data it reads, checked against each other.
+
+    Args:
+        weights: of the model, from `source`, instead of fresh ones
+        fitting: take only those with the right shape
+    """
+    check_sections(experiment)
+    model = _build(experiment, experiment.model, "model")
+    if weights:
+        _refuse_other_tokenizer(experiment, model, weights, source)
+        if fitting:
+            report_unused(load_fitting(model, weights, source), source)
+        else:
+            load_weights(model, weights, source)
+    sets = [_build(experiment, getattr(experiment.data, name), f"data.{name}") for name in SETS]
+    views = None
+    if isinstance(model, Autoencoder):
+        module = _first_stage(experiment, model, sets)
+    elif isinstance(model, SecondStage):
+        module = _second_stage(experiment, model, sets)
+        views = experiment.data.views
+    elif isinstance(model, Segmenter):
+        module = _segmenter(experiment, model, sets)
+    else:
+        raise UserError(
+            f"model.target: {experiment.model['target']} is no model that can be trained"
+        )
+    module.data = {name: contents(dataset) for name, dataset in zip(SETS, sets)}
+    if views:
+        cache = experiment.data.cache
+        sets = [
+            cached_codes(model, dataset, number, cache) if dataset is not None else None
+            for dataset, number in zip(sets, (views, None))
+        ]
+    data = experiment.data
+    return module, DataModule(*sets, data.batch_size, experiment.seed, data.workers, views)
+
+
+def _build(experiment: Experiment, node: dict | None, place: str):
+    if not node:
+        return None
+    return build(node, experiment.allow, place, experiment.trusted)
+
+
+def _first_stage(
+    experiment: Experiment, model: Autoencoder, sets: list[Dataset | None]
+) -> FirstStageTraining:
+    if experiment.loss is None:
+        raise UserError(
+            "loss: missing; a first stage needs one, for example {target:"
+            " taming.first_stage.VQGANLoss}"
+        )
+    for key, value in (
+        ("noise", experiment.noise),
+        ("condition_dropout", experiment.condition_dropout),
+        ("data.views", experiment.data.views),
+    ):
+        if value:
+            raise UserError(f"{key}: {value}, but a first stage has no use for it; leave it out")
+    check_sets(model, sets)
+    return FirstStageTraining(experiment, model, _build(experiment, experiment.loss, "loss"))
+
+
+def _second_stage(
+    experiment: Experiment, model: SecondStage, sets: list[Dataset | None]
+) -> SecondStageTraining:
+    if experiment.loss is not None:
+        raise UserError(
+            "loss: a prior is trained by cross-entropy, so this key is for first stages; leave it"
+            " out"
+        )
+    if experiment.condition_dropout and any(not prior.knows_null for prior in model.priors):
+        raise UserError(
+            "condition_dropout: a prior with shared_vocabulary has no token for an empty"
+            " condition; leave it out"
+        )
+    check_sets(model.first_stage, sets, [prior.grid for prior in model.priors])
+    return SecondStageTraining(experiment, model, check_condition(model, sets[0]))
+
+
+def _segmenter(
+    experiment: Experiment, model: Segmenter, sets: list[Dataset | None]
+) -> SegmenterTraining:
+    if experiment.loss is not None:
+        raise UserError(
+            "loss: a segmenter is trained by cross-entropy, so this key is for first stages; leave"
+            " it out"
+        )
+    check_masks(model, sets)
+    return SegmenterTraining(experiment, model)
+
+
+def _refuse_other_tokenizer(
+    experiment: Experiment, model: nn.Module, weights: dict[str, Tensor], source
 ) -> None:
+    """A checkpoint of a prior holds its tokenizers, and would put them in place of other ones that
+    the configuration names by checkpoint.
+    """
+    params = experiment.model.get("params") or {}
+    conditioner = (params.get("conditioner") or {}).get("params") or {}
+    for prefix, node in (
+        ("first_stage", params.get("first_stage")),
+        ("conditioner.first_stage", conditioner.get("first_stage")),
+    ):
+        if not isinstance(node, dict) or node.get("target") != "taming.first_stage.pretrained":
+            continue
+        for name, tensor in model.get_submodule(prefix).state_dict().items():
+            other = weights.get(f"{prefix}.{name}")
+            if other is not None and (
+                other.shape != tensor.shape or not torch.equal(other.to(tensor), tensor)
+            ):
+                raise UserError(
+                    f"--from {source} has another {prefix} than model.params.{prefix}"
+                    f" ('{node['params']['checkpoint']}'), and its prior knows the codes of its"
+                    " own; name the one that it was trained on"
+                )
+
+
+def take_discriminator(module: Training, content: Content, fitting: bool, source: str) -> None:
+    """What a checkpoint has of the loss."""
+    if not isinstance(module, FirstStageTraining) or module.loss.discriminator is None:
+        return
+    discriminator, part = module.loss.discriminator, f"{source} (discriminator)"
+    weights = {
+        name.removeprefix("discriminator."): tensor
+        for name, tensor in content.loss.items()
+        if name.startswith("discriminator.")
+    }
+    if not weights:
+        print(f"{source} holds no discriminator; it starts anew", file=sys.stderr)
+    elif fitting:
+        report_unused(load_fitting(discriminator, weights, source), part)
+    else:
+        load_weights(discriminator, weights, part)
+
+
+def report_unused(names: list[str], source: str | Path | None) -> None:
+    """Prints which tensors of a file and of the model did not match."""
+    if names:
+        rest = f" and {len(names) - 8} more" if len(names) > 8 else ""
+        print(
+            f"of {source} and the model, {len(names)} tensor{'s' if len(names) > 1 else ''} did not"
+            f" fit and start anew or are not used: {', '.join(names[:8])}{rest}",
+            file=sys.stderr,
+        )
+
+
+@rank_zero_only
+def write_config(experiment: Experiment, path: Path) -> None:
+    tree = OmegaConf.create(to_plain(experiment))
+    write_atomically(path, lambda file: OmegaConf.save(tree, file))
+
+
+def cost(module: Training) -> str:
+    """What the run will take, before it starts: parameters, the memory they bind, batches."""
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in module.model.parameters() if not p.requires_grad)
+    # Weights, gradients, two moments, average
+    copies = 4 if module.averaged is None else 5
+    gigabytes = (trained * copies + frozen) * 4 / 1e9
+    return (
+        f"{trained / 1e6:.2f} M parameters learn, {frozen / 1e6:.2f} M are frozen; weights,"
+        f" gradients and optimizer state take {gigabytes:.2f} GB, activations come on top\nbatches"
+        f" {module.batches} to {module.experiment.trainer.max_steps} of"
+        f" {images_per_batch(module.experiment)} pictures; learning rate"
+        f" {module.experiment.optimizer.learning_rate}"
+    )
+
+
+def fit(experiment: Experiment, module: Training, data: DataModule, folder: Path) -> None:
+    """The loop, from `module.batches` to max_steps."""
+    checkpoints = Checkpoints(folder / "checkpoints")
+    trainer = _trainer(experiment, module, folder, checkpoints)
+    if experiment.trainer.channels_last:
+        for part in module.children():
+            part.to(memory_format=torch.channels_last)
+    with _quiet(), signals_restored():
+        try:
+            trainer.fit(module, datamodule=data)
+        except (NotFinite, Interrupted):
+            raise
+        except UserError as error:
+            error.args = (f"{str(error).split('UserError: ')[-1]}; {checkpoints.way_on()}",)
+            raise
+        except (MemoryError, RuntimeError) as error:
+            reason = _explained(error, experiment, module)
+            if not reason:
+                raise
+            if rank_zero_only.rank:
+                raise SystemExit(2) from None
+            raise UserError(f"{reason}; {checkpoints.way_on()}") from None
+
+
+def _trainer(
+    experiment: Experiment, module: Training, folder: Path, checkpoints: Checkpoints
+) -> pl.Trainer:
     settings = experiment.trainer
-    watching = [
-        Skipped(),
-        Pictures(folder / "pictures"),
-        Checkpoints(folder / "checkpoints"),
-        Progress(),
-    ]
+    resumed = module.batches if module.last_checkpoint else None
+    callbacks = [Inputs(), Pictures(folder / "pictures"), checkpoints, Progress()]
     if experiment.evaluation.every:
-        watching.insert(0, Curve(experiment))
-    trainer = pl.Trainer(
+        callbacks.insert(0, Curve(experiment))
+    return pl.Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
-        strategy=strategy_of(experiment, module),
+        strategy=_strategy(experiment, module),
         precision=settings.precision,
         # The loop counts from where it starts; all else counts module.batches
         max_steps=settings.max_steps - module.batches,
         max_epochs=-1,
-        logger=make_loggers(experiment, folder, keep_to),
-        callbacks=watching,
+        logger=make_loggers(experiment, folder, resumed),
+        callbacks=callbacks,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -131,193 +371,40 @@ def fit(
         limit_val_batches=0,
         use_distributed_sampler=False,
     )
-    if settings.channels_last:
-        module.model.to(memory_format=torch.channels_last)
-        for extra in (getattr(module, "loss", None), module.averaged):
-            if extra is not None:
-                extra.to(memory_format=torch.channels_last)
-    with warnings.catch_warnings(), signals_restored():
+
+
+def _strategy(experiment: Experiment, module: Training) -> str:
+    """With several processes DDP; a discriminator that is not used yet would make plain DDP wait
+    for its gradients.
+    """
+    if experiment.trainer.devices == 1:
+        return "auto"
+    return "ddp_find_unused_parameters_true" if module.stage == "first" else "ddp"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's advice on loaders."""
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning")
         warnings.filterwarnings(
             "ignore", message=".*(num_workers|does not have many workers|_pytree|LeafSpec).*"
         )
-        try:
-            trainer.fit(module, datamodule=data)
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if (
-                isinstance(error, RuntimeError)
-                and not isinstance(error, torch.OutOfMemoryError)
-                and "allocate memory" not in str(error)
-            ):
-                raise
-            cure = (
-                "data.batch_size"
-                if experiment.data.batch_size > 1
-                else "the picture size or model.params.channels"
-            )
-            raise UserError(
-                f"out of memory at batch {module.batches + 1}; lower {cure} (batch_size is"
-                f" {experiment.data.batch_size}; trainer.accumulate_grad_batches makes up for it)"
-            ) from None
+        yield
 
 
-def strategy_of(experiment: Experiment, module: Training) -> str:
-    """With several processes: DDP; a discriminator that is not used yet would make plain DDP wait
-    for its gradients.
-    """
-    if experiment.trainer.strategy != "auto" or experiment.trainer.devices == 1:
-        return experiment.trainer.strategy
-    return "ddp_find_unused_parameters_true" if module.stage == "first" else "ddp"
-
-
-def prepare(
-    experiment: Experiment,
-    weights: dict | None = None,
-    source: str | Path | None = None,
-    fitting: bool = False,
-) -> tuple[Training, DataModule]:
-    """The module that trains and the data it reads, checked against each other. weights: of the
-    model, from `source`, instead of fresh ones; fitting: only what has the right shape.
-    """
-    if not experiment.model:
-        raise UserError(
-            "model: missing; name one, for example {target: taming.first_stage.VQGAN, params:"
-            " {...}}"
+def _explained(error: Exception, experiment: Experiment, module: Training) -> str:
+    """What a user can do about an error that torch raises; empty where that is nothing."""
+    message = str(error).lower()
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in message:
+        size = experiment.data.batch_size
+        cure = "data.batch_size" if size > 1 else "the picture size or model.params.channels"
+        return (
+            f"out of memory at batch {module.batches + 1}; lower {cure} (batch_size is {size};"
+            " trainer.accumulate_grad_batches makes up for it)"
         )
-    if not experiment.data.train:
-        raise UserError(
-            "data.train: missing; name a data set, for example {target: taming.data.ImageFolder,"
-            " params: {root: my/pictures, size: 64}}"
-        )
-    for name, node in (
-        ("train", experiment.data.train),
-        ("validation", experiment.data.validation),
+    if experiment.trainer.devices > 1 and any(
+        word in message for word in ("gloo", "nccl", "connection closed", "connection reset")
     ):
-        if node and "target" not in node:
-            raise UserError(
-                f"data.{name}.target: missing; name a data set, for example taming.data.ImageFolder"
-            )
-    model = config.build(experiment.model, experiment.allow, trusted=experiment.trusted)
-    if weights and fitting:
-        report_unused(load_fitting(model, weights, source), source)
-    elif weights:
-        load_weights(model, weights, source)
-    sets = [
-        config.build(node, experiment.allow, f"data.{name}", experiment.trusted) if node else None
-        for name, node in (
-            ("train", experiment.data.train),
-            ("validation", experiment.data.validation),
-        )
-    ]
-    views = None
-    if isinstance(model, Autoencoder):
-        if experiment.loss is None:
-            raise UserError(
-                "loss: missing; a first stage needs one, for example {target:"
-                " taming.first_stage.VQGANLoss}"
-            )
-        for key, value in (
-            ("noise", experiment.noise),
-            ("condition_dropout", experiment.condition_dropout),
-            ("data.views", experiment.data.views),
-        ):
-            if value:
-                raise UserError(
-                    f"{key}: {value}, but a first stage has no use for it; leave it out"
-                )
-        check_sets(model, sets)
-        module = FirstStageTraining(
-            experiment,
-            model,
-            config.build(experiment.loss, experiment.allow, "loss", experiment.trusted),
-        )
-    elif isinstance(model, SecondStage):
-        if experiment.loss is not None:
-            raise UserError(
-                "loss: a prior is trained by cross-entropy, so this key is for first stages; leave"
-                " it out"
-            )
-        if experiment.condition_dropout and any(
-            getattr(prior, "tied", False) for prior in model.priors
-        ):
-            raise UserError(
-                "condition_dropout: a prior with shared_vocabulary has no token that says nothing;"
-                " leave it out"
-            )
-        check_sets(model.first_stage, sets, [prior.grid for prior in model.priors])
-        check_condition(model, sets[0])
-        module = SecondStageTraining(experiment, model, parts_of(model, sets[0]))
-        views = experiment.data.views
-        if views:
-            sets = [
-                cached_codes(model, s, v, experiment.data.cache) if s is not None else None
-                for s, v in zip(sets, (views, None))
-            ]
-    elif isinstance(model, Segmenter):
-        if experiment.loss is not None:
-            raise UserError(
-                "loss: a segmenter is trained by cross-entropy, so this key is for first stages;"
-                " leave it out"
-            )
-        segmenter.check_sets(model, sets)
-        module = SegmenterTraining(experiment, model)
-    else:
-        raise UserError(
-            f"model.target: {experiment.model['target']} is no model that can be trained"
-        )
-    return module, DataModule(
-        *sets, experiment.data.batch_size, experiment.seed, experiment.data.workers, views
-    )
-
-
-def take_discriminator(module: Training, content: Content, fitting: bool, source: str) -> None:
-    """What a checkpoint has of the loss."""
-    loss = getattr(module, "loss", None)
-    if loss is None or loss.discriminator is None:
-        return
-    weights = {
-        k.removeprefix("discriminator."): v
-        for k, v in content.loss.items()
-        if k.startswith("discriminator.")
-    }
-    if not weights:
-        print(f"{source} holds no discriminator; it starts anew", file=sys.stderr)
-    elif fitting:
-        report_unused(
-            load_fitting(loss.discriminator, weights, source), f"{source} (discriminator)"
-        )
-    else:
-        load_weights(loss.discriminator, weights, f"{source} (discriminator)")
-
-
-def report_unused(left: list[str], source: str | Path | None) -> None:
-    if left:
-        shown = ", ".join(left[:8]) + (f" and {len(left) - 8} more" if len(left) > 8 else "")
-        print(
-            f"of {source} and the model, {len(left)} tensors did not fit and start anew or are"
-            f" left: {shown}",
-            file=sys.stderr,
-        )
-
-
-@rank_zero_only
-def write_config(experiment: Experiment, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    OmegaConf.save(OmegaConf.create(config.to_plain(experiment)), temporary)
-    os.replace(temporary, path)
-
-
-def cost(module: Training) -> str:
-    """What the run will take, before it starts: parameters, the memory they bind, batches."""
-    learning = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    frozen = sum(p.numel() for p in module.model.parameters() if not p.requires_grad)
-    # Weights, gradients, two moments, average
-    bound = (learning * (4 if module.averaged is None else 5) + frozen) * 4 / 1e9
-    settings = module.experiment.trainer
-    total = module.experiment.data.batch_size * settings.accumulate_grad_batches * settings.devices
-    return (
-        f"{learning / 1e6:.2f} M parameters learn, {frozen / 1e6:.2f} M are frozen; weights,"
-        f" gradients and optimizer state bind {bound:.2f} GB, activations come on top\nbatches"
-        f" {module.batches} to {settings.max_steps} of {total} pictures; learning rate"
-        f" {module.experiment.optimizer.learning_rate}"
-    )
+        return "another process of this run has stopped; what it says comes first"
+    return ""

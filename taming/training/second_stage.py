@@ -1,7 +1,10 @@
-"""Training a prior: cross-entropy of the codes given the condition, with noise on the input codes."""
+"""Training a prior: cross-entropy of the codes given the condition, with noise on the codes that it
+reads.
+"""
 
 import copy
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -13,17 +16,22 @@ from taming.formats.pretrained import inlined
 from taming.images import montage
 from taming.second_stage.interface import Condition
 from taming.second_stage.model import SecondStage
-from taming.training.codes import as_condition
+from taming.training.codes import PartShape, as_condition
 from taming.training.module import Training, adam
 
 
 class SecondStageTraining(Training):
-    """parts: vocabulary and grid of each part of the condition, for batches of cached codes."""
+    """Levels share no weights: each prior is trained as if by itself.
+
+    Args:
+        parts: vocabulary and grid of each part of the condition, for batches of cached codes.
+    """
 
     stage = "second"
     monitor = "nll"
+    model: SecondStage
 
-    def __init__(self, experiment: Experiment, model: SecondStage, parts: list):
+    def __init__(self, experiment: Experiment, model: SecondStage, parts: Sequence[PartShape]):
         super().__init__(experiment, model)
         self.parts = parts
         plain = super().config()
@@ -34,58 +42,49 @@ class SecondStageTraining(Training):
         return self.model.priors
 
     def configure_optimizers(self):
-        return adam(
-            decay_groups(self.model.priors),
-            self.experiment.optimizer,
-            self.experiment.optimizer.learning_rate,
-        )
+        optimizer = self.experiment.optimizer
+        return adam(decay_groups(self.model.priors), optimizer, optimizer.learning_rate)
 
     def micro_batch(self, batch: dict, last: bool) -> dict[str, Tensor]:
+        # 1. codes and condition, some conditions dropped for guidance
         codes, condition = self.inputs(self.to_device(batch))
-        if self.experiment.condition_dropout:
-            silent = (
-                torch.rand(len(codes[0]), device=codes[0].device)
-                < self.experiment.condition_dropout
-            )
-            condition = tuple(part.null(silent) for part in condition)
+        dropout = self.experiment.condition_dropout
+        if dropout:
+            dropped = torch.rand(len(codes[0]), device=codes[0].device) < dropout
+            condition = tuple(part.null(dropped) for part in condition)
+        # 2. each level from the coarser ones, which are right, and its own codes with noise
         losses = []
-        for level, (prior, own) in enumerate(zip(self.model.priors, codes)):
-            logits = prior(
-                corrupt(own, self.experiment.noise, prior.num_codes),
-                self.model.level_condition(condition, codes[:level]),
-            )
-            losses.append(F.cross_entropy(logits.flatten(0, 2).float(), own.flatten()))
-        # Levels share no weights: as if each were trained by itself
+        for level, (prior, target) in enumerate(zip(self.model.priors, codes)):
+            noisy = corrupt(target, self.experiment.noise, prior.num_codes)
+            logits = prior(noisy, self.model.with_coarser(condition, codes[:level]))
+            losses.append(F.cross_entropy(logits.flatten(0, 2).float(), target.flatten()))
+        # 3. one step for all levels
         self.manual_backward(sum(losses) / self.experiment.trainer.accumulate_grad_batches)
         if last:
             self.step(self.optimizers(), self.model.priors.parameters(), counts=True)
-        counts = [level.numel() for level in codes]
-        terms = {"nll": sum(loss.detach() * n for loss, n in zip(losses, counts)) / sum(counts)}
-        return (
-            terms
-            if len(losses) == 1
-            else terms | {f"nll_{level}": loss.detach() for level, loss in enumerate(losses)}
-        )
+        counts = [target.numel() for target in codes]
+        total = sum(loss.detach() * count for loss, count in zip(losses, counts))
+        terms = {"nll": total / sum(counts)}
+        if len(losses) > 1:
+            terms |= {f"nll_{level}": loss.detach() for level, loss in enumerate(losses)}
+        return terms
 
     def inputs(self, batch: dict) -> tuple[Codes, Condition]:
         """Codes (B, h, w) of each level and condition: from the cache, or encoded on the fly."""
         if "codes" in batch:
             return tuple(batch["codes"]), as_condition(batch["condition"], self.parts)
         with torch.no_grad():
-            return self.model.first_stage.encode(
-                batch[self.model.first_stage.key]
-            ), self.model.conditioner(batch)
+            codes = self.model.first_stage.encode(batch[self.model.first_stage.key])
+            return codes, self.model.conditioner(batch)
 
     def validation_sums(self, batch: dict) -> dict[str, Tensor]:
         codes, condition = self.inputs(batch)
         model, sums = self.evaluated(), {}
-        for level, (prior, own) in enumerate(zip(model.priors, codes)):
-            sums[f"nll/{level}"] = (
-                -prior.log_prob(own, model.level_condition(condition, codes[:level])).double().sum()
-            )
-            sums[f"codes/{level}"] = torch.bincount(
-                own.flatten(), minlength=prior.num_codes
-            ).double()
+        for level, (prior, target) in enumerate(zip(model.priors, codes)):
+            log_prob = prior.log_prob(target, model.with_coarser(condition, codes[:level]))
+            counts = torch.bincount(target.flatten(), minlength=prior.num_codes)
+            sums[f"nll/{level}"] = -log_prob.double().sum()
+            sums[f"codes/{level}"] = counts.double()
         return sums
 
     def figures(self, sums: dict[str, Tensor]) -> dict[str, float]:
@@ -96,13 +95,13 @@ class SecondStageTraining(Training):
         levels = range(len(self.model.priors))
         totals = [float(sums[f"nll/{level}"]) for level in levels]
         counts = [float(sums[f"codes/{level}"].sum()) for level in levels]
-        entropies = [
-            float(torch.special.entr(sums[f"codes/{level}"] / counts[level]).sum())
-            for level in levels
-        ]
+        entropies = []
+        for level in levels:
+            frequencies = sums[f"codes/{level}"] / counts[level]
+            entropies.append(float(torch.special.entr(frequencies).sum()))
         nll = sum(totals) / sum(counts)
         unigram = sum(h * n for h, n in zip(entropies, counts)) / sum(counts)
-        found = {
+        figures = {
             "nll": nll,
             "bits": nll / math.log(2),
             "unigram": unigram,
@@ -110,11 +109,9 @@ class SecondStageTraining(Training):
         }
         if len(totals) > 1:
             for level in levels:
-                found |= {
-                    f"nll_{level}": totals[level] / counts[level],
-                    f"unigram_{level}": entropies[level],
-                }
-        return found
+                figures[f"nll_{level}"] = totals[level] / counts[level]
+                figures[f"unigram_{level}"] = entropies[level]
+        return figures
 
     def config(self) -> dict:
         return self._config
@@ -122,12 +119,12 @@ class SecondStageTraining(Training):
     def evaluated(self) -> SecondStage:
         if self.averaged is None:
             return self.model
-        shown = copy.copy(self.model)
-        shown._modules = {**self.model._modules, "priors": self.averaged}
-        return shown
+        model = copy.copy(self.model)
+        model._modules = {**self.model._modules, "priors": self.averaged}
+        return model
 
     def draw(self, batch: dict) -> Tensor:
-        """Condition, reconstruction, and a sample."""
+        """Condition, reconstruction, and two samples."""
         model = self.evaluated()
         key = model.first_stage.key
         condition = model.conditioner.picture(batch)
@@ -139,8 +136,8 @@ class SecondStageTraining(Training):
 
 
 def corrupt(codes: Tensor, share: float, num_codes: int) -> Tensor:
-    """Each code is replaced, with probability `share`, by one drawn evenly from the codebook (1 -
-    share is the paper's pkeep).
+    """Each code is replaced, with probability `share`, by a uniformly random one (1 - share is the
+    paper's pkeep).
     """
     if not share:
         return codes

@@ -12,7 +12,7 @@ from taming.errors import UserError
 from taming.evaluation.metrics import read_metrics
 from taming.formats.load import load, read_checkpoint
 from taming.training import run
-from taming.training.callbacks import SIGNALS, Checkpoints, Skipped
+from taming.training.callbacks import SIGNALS, Checkpoints, Inputs
 from taming.training.module import Training, schedule
 from tests.conftest import (
     experiment_of,
@@ -23,14 +23,14 @@ from tests.conftest import (
 )
 
 
-class Killed(Exception):
+class Killed(BaseException):
     """Stands for kill -9: nothing is saved on the way out."""
 
 
 def at_batch(monkeypatch, number: int, act):
     """`act()` at the beginning of the micro-batch with this number in this process."""
     seen = []
-    original = Skipped.on_train_batch_start
+    original = Inputs.on_train_batch_start
 
     def hook(self, *arguments):
         seen.append(1)
@@ -38,7 +38,7 @@ def at_batch(monkeypatch, number: int, act):
             act()
         original(self, *arguments)
 
-    monkeypatch.setattr(Skipped, "on_train_batch_start", hook)
+    monkeypatch.setattr(Inputs, "on_train_batch_start", hook)
 
 
 def kill():
