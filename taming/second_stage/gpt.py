@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from taming.config.ranges import Count, Decay, Index
+from taming.config.ranges import Decay
 from taming.errors import UserError
 from taming.second_stage import orders
 from taming.second_stage.interface import (
@@ -57,16 +57,11 @@ class Linear(nn.Linear):
 class SelfAttention(nn.Module):
     """Causal, but that the first `unmasked` tokens see each other."""
 
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        dropout: float,
-        attention_dropout: float = 0.0,
-        unmasked: int = 0,
-    ):
+    attention_dropout, unmasked = 0.0, 0  # of published models
+
+    def __init__(self, width: int, heads: int, dropout: float):
         super().__init__()
-        self.heads, self.attention_dropout, self.unmasked = heads, attention_dropout, unmasked
+        self.heads = heads
         self.qkv = Linear(width, 3 * width)
         self.proj = Linear(width, width)
         self.dropout = nn.Dropout(dropout)
@@ -98,17 +93,10 @@ class SelfAttention(nn.Module):
 class Block(nn.Module):
     """Pre-norm; x + attention, x + MLP."""
 
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        dropout: float,
-        attention_dropout: float = 0.0,
-        unmasked: int = 0,
-    ):
+    def __init__(self, width: int, heads: int, dropout: float):
         super().__init__()
         self.ln1, self.ln2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attn = SelfAttention(width, heads, dropout, attention_dropout, unmasked)
+        self.attn = SelfAttention(width, heads, dropout)
         self.mlp = nn.Sequential(
             Linear(width, 4 * width), nn.GELU(), Linear(4 * width, width), nn.Dropout(dropout)
         )
@@ -136,13 +124,6 @@ class GPT(Prior):
         grid: height and width of the code grid trained on.
         parts: the shape of the condition, {vocabulary: V, grid: [h, w]} for a raster aligned with
             the codes (a mask), else {vocabulary: V, length: M}.
-        attention_dropout: of published models.
-        shared_vocabulary: of published models: condition and codes share one table of so many
-            entries, which is also the number of logits (then there is no null condition).
-        positions: of published models: length of the table of positions, if not that of condition
-            and codes.
-        unmasked: of published models: so many tokens of the condition see each other whatever their
-            order.
     """
 
     def __init__(
@@ -156,19 +137,12 @@ class GPT(Prior):
         num_codes: NumCodes | None = None,
         grid: Grid | None = None,
         parts: Parts | None = None,
-        attention_dropout: Decay = 0.0,
-        shared_vocabulary: Count | None = None,
-        positions: Count | None = None,
-        unmasked: Index = 0,
     ):
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} is not divisible by heads {heads}")
         self.layers, self.heads, self.width = layers, heads, width
         self.dropout, self.order_name = dropout, order
-        self.attention_dropout, self.shared_vocabulary = attention_dropout, shared_vocabulary
-        self.positions, self.unmasked = positions, unmasked
-        self.knows_null = shared_vocabulary is None
         self.set_shape(num_codes, grid, parts)
 
     def build(self) -> None:
@@ -185,27 +159,16 @@ class GPT(Prior):
         self.apply(_initialise)
         self.start_positions()
 
-    # What published models have otherwise
+    # What published models have otherwise (formats/compvis/gpt.py)
 
     def make_tables(self) -> None:
-        """`tok_emb`, of codes, and where it is another, `cond_emb`, of the condition."""
-        if self.shared_vocabulary is None:
-            self.tok_emb = nn.Embedding(self.num_codes, self.width)
-            count = sum(part.vocabulary + 1 for part in self.parts)
-            self.cond_emb = nn.Embedding(count, self.width)
-            return
-        vocabularies = [part.vocabulary for part in self.parts]
-        if max(self.num_codes, *vocabularies) > self.shared_vocabulary:
-            raise ValueError(
-                f"shared_vocabulary {self.shared_vocabulary} should hold the {self.num_codes} codes"
-                f" and condition vocabularies {vocabularies}"
-            )
-        self.tok_emb = nn.Embedding(self.shared_vocabulary, self.width)
+        """`tok_emb`, of codes, and `cond_emb`, of the condition."""
+        self.tok_emb = nn.Embedding(self.num_codes, self.width)
+        count = sum(part.vocabulary + 1 for part in self.parts)
+        self.cond_emb = nn.Embedding(count, self.width)
 
     def embed_tokens(self, condition: Condition) -> Tensor:
         """(B, M, width), without positions; every part has its own stretch of the table."""
-        if self.shared_vocabulary is not None:
-            return self.tok_emb(torch.cat([part.tokens for part in condition], dim=1))
         tokens, offset = [], 0
         for part in condition:
             tokens.append(part.tokens + offset)
@@ -214,18 +177,10 @@ class GPT(Prior):
 
     def count_positions(self) -> int:
         """Entries of `pos_emb`: the condition's, then the codes'."""
-        length = self.condition_length + math.prod(self.grid)
-        if self.positions is not None and self.positions < length - 1:  # the last code is not read
-            raise ValueError(
-                f"positions {self.positions} should be at least {length - 1}: the condition's"
-                f" {self.condition_length} and the grid's, but for its last code"
-            )
-        return self.positions or length
+        return self.condition_length + math.prod(self.grid)
 
     def start_positions(self) -> None:
         """Fills `pos_emb`."""
-        if self.shared_vocabulary is not None:
-            return
         starts = []
         for size in [*(part.size for part in self.parts), self.grid]:
             if isinstance(size, int):
@@ -234,17 +189,11 @@ class GPT(Prior):
                 starts.append(sine_code(size, self.width))
         if self.permutation is not None:
             starts[-1] = starts[-1][self.permutation]
-        start = torch.cat(starts)
         with torch.no_grad():
-            self.pos_emb[:, : len(start)].copy_(start[None])
+            self.pos_emb.copy_(torch.cat(starts)[None])
 
-    def make_block(self) -> "Block":
-        if self.unmasked > self.condition_length:
-            raise ValueError(
-                f"unmasked {self.unmasked} should not exceed the condition's"
-                f" {self.condition_length} tokens: codes would see codes after them"
-            )
-        return Block(self.width, self.heads, self.dropout, self.attention_dropout, self.unmasked)
+    def make_block(self) -> Block:
+        return Block(self.width, self.heads, self.dropout)
 
     @property
     def condition_length(self) -> int:
