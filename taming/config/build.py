@@ -24,6 +24,8 @@ MISTAKES = (
     MemoryError,
 )
 
+SIZE = re.compile(r"[1-9]\d{0,8}[xX][1-9]\d{0,8}")
+
 
 def check(node: Any, place: str, allow: Iterable[str] = (), trusted: bool = True) -> None:
     """Walks a tree of target/params and checks each against the signature of its constructor,
@@ -58,6 +60,24 @@ def check(node: Any, place: str, allow: Iterable[str] = (), trusted: bool = True
     _check_signature(made, params, f"{place}.params", allow, trusted)
 
 
+def with_sizes(node: Any, place: str, allow: Iterable[str] = (), trusted: bool = True) -> Any:
+    """The same tree with every 96x128 as [96, 128] where a parameter declares a list of two."""
+    if isinstance(node, list):
+        return [with_sizes(item, place, allow, trusted) for item in node]
+    if not isinstance(node, dict):
+        return node
+    node = {key: with_sizes(value, place, allow, trusted) for key, value in node.items()}
+    if "target" not in node or not isinstance(node.get("params"), dict):
+        return node
+    _, hints = declared(resolve(node["target"], place, allow, trusted))
+    for key, value in node["params"].items():
+        hint = hints.get(key, Any)
+        if isinstance(value, str) and SIZE.fullmatch(value) and not fits(value, hint, type):
+            sides = [int(side) for side in value.lower().split("x")]
+            node["params"][key] = sides if fits(sides, hint, type) else value
+    return node
+
+
 def build(node: Any, allow: Iterable[str] = (), place: str = "model", trusted: bool = True) -> Any:
     """The object that a target/params tree describes, checked first; inner trees are built first.
     Arguments as for `check`.
@@ -82,6 +102,9 @@ def _built(node: Any, place: str, allow: Iterable[str], trusted: bool) -> Any:
         params = {"allow": tuple(allow), **params}
     try:
         return made(**params)
+    except UserError as error:  # our own classes say what is wrong, not always where
+        named = str(error).startswith(place.split(".")[0])
+        raise error if named else UserError(f"{place}: {error}") from error
     except MISTAKES as error:
         reason = first_line(error) or type(error).__name__
         raise UserError(f"{place}: {node['target']}: {reason}") from error

@@ -10,16 +10,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
-from taming.config.build import check, refusal
+from taming.config.build import check, refusal, with_sizes
 from taming.config.hints import fits
+from taming.config.merge import (
+    check_variables,
+    interpolated,
+    merge,
+    overriding,
+    plain_yaml,
+    read_yaml,
+    source_name,
+)
 from taming.config.names import EXAMPLES, ForeignName, check_seam, resolve
 from taming.config.older import upgrade
 from taming.config.ranges import Count, Decay, Index, Length, Positive, Range, Share, Weight
-from taming.config.shipped import find_config
 from taming.errors import UserError, did_you_mean
 
 Few = Annotated[int, Range(1, 1024)]
@@ -54,6 +58,8 @@ class Data:
         views: precompute the codes of so many fixed crops and flips per picture (second stage);
             null encodes random crops on the fly
         cache: where those codes are
+        check: what is read of the pictures before training starts: their headers, or full files
+            with labels
     """
 
     train: dict[str, Any] = field(default_factory=dict)
@@ -62,6 +68,7 @@ class Data:
     workers: Annotated[int, Range(0, 1024)] = 0
     views: Few | None = None
     cache: str = "runs/cache"
+    check: Literal["headers", "full"] = "headers"
 
 
 @dataclass
@@ -171,66 +178,21 @@ def load(
             nowhere, a target that can't be built.
     """
     paths = [paths] if isinstance(paths, str | Path | dict) else list(paths)
-    trees = [_read_yaml(path) for path in paths]
-    merged = OmegaConf.create({})
     if resumed is not None:
-        merged = _read_yaml(resumed)
-        merged.pop("allow", None)
-        paths = [resumed, *paths]
-    for tree in trees:
-        merged = OmegaConf.merge(merged, tree)
-    try:
-        changes = _overriding(overrides)
-        for name in changes.get("variables") or {}:
-            if name not in (merged.get("variables") or {}):
-                raise UserError(
-                    f"variables.{name}: {_names(paths)} has no such"
-                    f" variable{did_you_mean(name, merged.get('variables') or [])}"
-                )
-        plain = OmegaConf.to_container(OmegaConf.merge(merged, changes), resolve=True)
-    except (OmegaConfBaseException, YAMLError) as error:
-        raise UserError(f"{_names(paths)}: {' '.join(str(error).split())[:300]}") from None
+        paths = [{**read_yaml(resumed), "allow": []}, *paths]
+    source = source_name(paths if resumed is None else [resumed, *paths[1:]])
+    changes, tree = overriding(overrides), plain_yaml(paths)
+    check_variables(tree, changes, source)
+    plain = interpolated(merge(tree, changes), source)
     if resumed is None:
-        return from_plain(plain, _names(paths), allow)
+        return from_plain(plain, source, allow)
     allow = [*allow, *_listed(plain.get("allow"))]
-    experiment = _typed(upgrade({**plain, "allow": allow}), _names(paths))
+    experiment = _typed(upgrade({**plain, "allow": allow}), source)
     experiment.trusted = False
     for name, node in _nodes(experiment).items():
         if name != "model":
-            _check_node(node, _names(paths), name, allow, trusted=False)
+            _set_node(experiment, name, _checked(node, source, name, allow, trusted=False))
     return experiment
-
-
-def _overriding(overrides: Iterable[str]):
-    """`key=value` words as a tree."""
-    changes = OmegaConf.create({})
-    for override in overrides:
-        if "=" not in override:
-            raise UserError(
-                f"'{override}' is neither a flag nor key=value; write for example"
-                " optimizer.learning_rate=1e-3"
-            )
-        try:
-            changes = OmegaConf.merge(changes, OmegaConf.from_dotlist([override]))
-        except YAMLError:
-            raise UserError(
-                f"'{override}': the value is not valid YAML; quote it, or close its brackets"
-            ) from None
-    return changes
-
-
-def plain_yaml(paths: Iterable[str | Path | dict], overrides: Iterable[str] = ()) -> dict:
-    """YAML files (or trees) merged from left to right, then `key=value` overrides, as plain
-    containers; nothing is checked or filled in.
-    """
-    try:
-        return OmegaConf.to_container(
-            OmegaConf.merge(
-                *(_read_yaml(path) for path in paths), OmegaConf.from_dotlist(list(overrides))
-            )
-        )
-    except (OmegaConfBaseException, YAMLError) as error:
-        raise UserError(f"{_names(paths)}: {' '.join(str(error).split())[:300]}") from None
 
 
 def from_plain(
@@ -255,11 +217,12 @@ def from_plain(
     experiment.trusted = trusted
     for name, node in _nodes(experiment).items():
         try:
-            _check_node(node, source, name, allow, trusted)
+            node = _checked(node, source, name, allow, trusted)
         except ForeignName:
             if trusted or name == "model":
                 raise
-            _leave_out(experiment, name)
+            node = None
+        _set_node(experiment, name, node)
     return experiment
 
 
@@ -274,21 +237,25 @@ def _nodes(experiment: Experiment) -> dict[str, dict]:
     return {name: node for name, node in nodes.items() if node}
 
 
-def _check_node(node: dict, source: str, name: str, allow: list[str], trusted: bool) -> None:
-    """`check` for one of `_nodes`, and that it is of the kind that belongs there."""
+def _checked(node: dict, source: str, name: str, allow: list[str], trusted: bool) -> dict:
+    """One of `_nodes`, checked, and of the kind that belongs there; 96x128 as [96, 128]."""
     if "target" not in node:
         example = EXAMPLES[name.split(".")[0]]
         raise UserError(f"{source}: {name}.target: missing; name a class, for example {example}")
     made = resolve(node["target"], f"{source}: {name}", allow, trusted)
     check_seam(made, node["target"], name, source)
+    node = with_sizes(node, f"{source}: {name}", allow, trusted)
     check(node, f"{source}: {name}", allow, trusted)
+    return node
 
 
-def _leave_out(experiment: Experiment, name: str) -> None:
+def _set_node(experiment: Experiment, name: str, node: dict | None) -> None:
     if name == "loss":
-        experiment.loss = None
+        experiment.loss = node
+    elif name == "model":
+        experiment.model = node or {}
     else:
-        setattr(experiment.data, name.removeprefix("data."), {})
+        setattr(experiment.data, name.removeprefix("data."), node or {})
 
 
 def to_plain(experiment: Experiment) -> dict:
@@ -362,33 +329,3 @@ def _listed(names: Any) -> list[str]:
     if isinstance(names, list) and all(isinstance(name, str) for name in names):
         return names
     raise UserError(f"allow: {names!r:.60} should be a list of packages, for example [mine]")
-
-
-def _read_yaml(path: str | Path | dict):
-    if isinstance(path, dict):
-        return OmegaConf.create(path)
-    path = find_config(path)
-    try:
-        content = OmegaConf.load(path)
-    except Exception as error:  # PyYAML raises many kinds
-        raise UserError(
-            f"config '{path}' is not valid YAML: {' '.join(str(error).split())}"
-        ) from None
-    if not OmegaConf.is_dict(content):
-        raise UserError(
-            f"config '{path}' should be a mapping of keys, not a {type(content).__name__}"
-        )
-    return content
-
-
-def _at(plain: dict, dotted: str) -> Any:
-    for key in dotted.split("."):
-        plain = plain.get(key) if isinstance(plain, dict) else None
-    return plain
-
-
-def _names(paths: Iterable) -> str:
-    return (
-        " + ".join("configuration" if isinstance(p, dict) else str(p) for p in paths)
-        or "configuration"
-    )

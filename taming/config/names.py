@@ -97,8 +97,8 @@ def check_seam(made: Any, target: str, place: str, source: str) -> None:
         belongs = set(SEAMS[kind]) <= set(dir(made))
     if not belongs:
         raise UserError(
-            f"{source}: {place}.target: {target} stands where a {kind.replace('data', 'data set')} belongs,"
-            f" for example {EXAMPLES[kind]}"
+            f"{source}: {place}.target: {target} stands where a"
+            f" {'data set' if kind == 'data' else kind} belongs, for example {EXAMPLES[kind]}"
         )
 
 

@@ -1,0 +1,151 @@
+"""YAML files, plain trees and `key=value` words, merged from left to right into one plain tree."""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from taming.config.build import declared
+from taming.config.hints import fits
+from taming.config.names import resolve
+from taming.config.older import upgrade
+from taming.config.shipped import find_config
+from taming.errors import UserError, did_you_mean
+
+Source = str | Path | dict
+
+
+def plain_yaml(paths: Iterable[Source], overrides: Iterable[str] = ()) -> dict:
+    """YAML files (or trees) merged from left to right, then `key=value` overrides, as plain
+    containers; nothing is checked, filled in or interpolated.
+    """
+    tree: dict = {}
+    for path in paths:
+        tree = merge(tree, read_yaml(path))
+    return merge(tree, overriding(overrides))
+
+
+def merge(base: Any, top: Any, place: str = "", allow: Iterable[str] = ()) -> Any:
+    """`top` over `base`, mappings key by key. Where a node gets another target, the parameters that
+    the new class does not know are dropped, and stderr says so.
+    """
+    if not isinstance(base, dict) or not isinstance(top, dict):
+        return top
+    if not place:
+        allow = [*_names(base.get("allow")), *_names(top.get("allow"))]
+    if "target" in top and "target" in base and top["target"] != base["target"]:
+        base = _switched(base, top["target"], place, allow)
+    result = dict(base)
+    for key, value in top.items():
+        inner = f"{place}.{key}".lstrip(".")
+        result[key] = merge(base[key], value, inner, allow) if key in base else value
+    return result
+
+
+def _names(allow: Any) -> list[str]:
+    return [name for name in allow if isinstance(name, str)] if isinstance(allow, list) else []
+
+
+def _switched(node: dict, target: Any, place: str, allow: Iterable[str]) -> dict:
+    """The node without the parameters that the class `target` does not know."""
+    params = node.get("params")
+    if not isinstance(params, dict):
+        return node
+    try:
+        old, new = (resolve(name, place, allow) for name in (node["target"], target))
+    except UserError:  # said where the whole tree is checked
+        return node
+    dropped = [
+        key for key, value in params.items() if not _carries_over(key, value, old, new, target)
+    ]
+    if dropped:
+        print(
+            f"{place}: {new.__name__} does not take over {', '.join(dropped)} of {old.__name__}",
+            file=sys.stderr,
+        )
+    return {**node, "params": {k: value for k, value in params.items() if k not in dropped}}
+
+
+def _carries_over(key: str, value: Any, old: Any, new: Any, target: str) -> bool:
+    """Whether `key=value`, stated for the class `old`, means something to the class `new`."""
+    today = upgrade({"model": {"target": target, "params": {key: value}}})["model"]["params"]
+    parameters, hints = declared(new)
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return True
+    if not today.keys() <= parameters.keys():
+        return False
+    if key not in parameters:  # in today's names part of something else, as a flat `size` is
+        return True
+    before = declared(old)[0].get(key)
+    if before and before.default is before.empty and parameters[key].default is None:
+        return False  # the old class has to be given what the new one works out by itself
+    # The same word may mean another thing, as `restart` does: batches here, a share there
+    plain = not isinstance(value, dict | list | str)
+    return fits(value, hints.get(key, Any), type) if plain else True
+
+
+def overriding(overrides: Iterable[str]) -> dict:
+    """`key=value` words as a tree."""
+    changes: dict = {}
+    for override in overrides:
+        if "=" not in override:
+            raise UserError(
+                f"'{override}' is neither a flag nor key=value; write for example"
+                " optimizer.learning_rate=1e-3"
+            )
+        try:
+            tree = OmegaConf.to_container(OmegaConf.from_dotlist([override]))
+        except (OmegaConfBaseException, YAMLError):
+            raise UserError(
+                f"'{override}': the value is not valid YAML; quote it, or close its brackets"
+            ) from None
+        changes = merge(changes, tree)
+    return changes
+
+
+def read_yaml(path: Source) -> dict:
+    """The tree of a file, of a shipped configuration's name, or a plain one as it is."""
+    if isinstance(path, dict):
+        return path
+    path = find_config(path)
+    try:
+        content = OmegaConf.load(path)
+        tree = OmegaConf.to_container(content)
+    except Exception as error:  # PyYAML raises many kinds
+        raise UserError(
+            f"config '{path}' is not valid YAML: {' '.join(str(error).split())}"
+        ) from None
+    if not isinstance(tree, dict):
+        raise UserError(f"config '{path}' should be a mapping of keys, not a {type(tree).__name__}")
+    return tree
+
+
+def check_variables(tree: dict, changes: dict, source: str) -> None:
+    """Refuses an override of a variable that no file has."""
+    variables = tree.get("variables") or {}
+    for name in changes.get("variables") or {}:
+        if name not in variables:
+            raise UserError(
+                f"variables.{name}: {source} has no such"
+                f" variable{did_you_mean(name, variables or [])}"
+            )
+
+
+def interpolated(tree: dict, source: str) -> dict:
+    """The tree with every ${...} filled in."""
+    try:
+        return OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
+    except (OmegaConfBaseException, YAMLError, RecursionError) as error:
+        raise UserError(f"{source}: {' '.join(str(error).split())[:300]}") from None
+
+
+def source_name(paths: Iterable[Source]) -> str:
+    """For messages: the files' paths."""
+    return (
+        " + ".join("configuration" if isinstance(p, dict) else str(p) for p in paths)
+        or "configuration"
+    )
