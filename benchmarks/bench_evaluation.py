@@ -1,9 +1,8 @@
 """What taming evaluate costs: pictures per second of each part, and time and peak memory of the
 figures over 50,000 synthetic features.
 
-python benchmarks/bench_evaluation.py --vgg
-../shared/weights/vgg16_imagenet_features_fp16.safetensors [--data DIR] [--threads 2] python
-benchmarks/bench_evaluation.py --only memory
+    python benchmarks/bench_evaluation.py --vgg FILE [--data DIR] [--threads 2]
+    python benchmarks/bench_evaluation.py --only memory
 
 Networks have random weights where none are given: their speed is the same.
 """
@@ -59,11 +58,11 @@ def parts(vgg: str | None, data: str | None) -> None:
         torch.save(models.resnet50().state_dict(), weights)
         resnet = feature_network(f"resnet50:{weights}")
     jobs = {
-        "reconstruction: VQ-GAN of `landscapes`, PSNR, SSIM": reconstruction.measurer(
+        "reconstruction: VQ-GAN of `landscapes`, PSNR, SSIM": reconstruction.measurer_of(
             model.first_stage, {}, None
         ),
-        "the same with ST-LPIPS": reconstruction.measurer(model.first_stage, perceptual, None),
-        "likelihood: 256 codes, GPT of `landscapes`": likelihood.measurer(model),
+        "the same with ST-LPIPS": reconstruction.measurer_of(model.first_stage, perceptual, None),
+        "likelihood: 256 codes, GPT of `landscapes`": likelihood.measurer_of(model),
         "samples: the same GPT, guidance 1": lambda b: model.sample(b, seed=0),
         "segmenter, width 24": lambda b: judge(b["image"]),
         "features: resnet50, 224 px": lambda b: resnet(b["image"]),
@@ -161,12 +160,12 @@ def main() -> None:
     parser.add_argument("--data", help="a folder of photographs")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", choices=("parts", "memory"))
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    if given.only != "memory":
-        parts(given.vgg, given.data)
-    if given.only != "parts":
-        memory(given.threads)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.only != "memory":
+        parts(arguments.vgg, arguments.data)
+    if arguments.only != "parts":
+        memory(arguments.threads)
 
 
 if __name__ == "__main__":

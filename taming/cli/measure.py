@@ -5,6 +5,7 @@ from pathlib import Path
 
 from taming.cli.parser import (
     Parser,
+    add_allow,
     add_checkpoint,
     add_sampling,
     positive,
@@ -24,20 +25,7 @@ def evaluate(words: list[str]) -> None:
     out = _figures_file(arguments)
 
     from taming.evaluation.evaluate import evaluate as measure
-    from taming.files import check_output
 
-    inputs = [
-        arguments.checkpoint,
-        arguments.config,
-        arguments.data,
-        arguments.train,
-        arguments.samples,
-        arguments.segmenter,
-        arguments.reference,
-    ]
-    files = [path for path in inputs if path and Path(path).is_file()]
-    check_output(out, files, (".json",))
-    check_output(arguments.store_reference, files, (".npz",))
     options = {"only": _parts(arguments.only)} if arguments.only is not None else {}
     figures = measure(
         out,
@@ -191,6 +179,7 @@ def report(words: list[str]) -> None:
         metavar="FILE.html",
         help="plots go, as PNG, into a folder of the same name",
     )
+    add_allow(parser)
     arguments = parser.parse(words)
     if not arguments.out.endswith(".html"):
         raise UserError(f"-o {arguments.out} should end in .html")
@@ -199,16 +188,17 @@ def report(words: list[str]) -> None:
     from taming.files import check_output
 
     check_output(arguments.out, arguments.runs, (".html",))
-    print(write(arguments.runs, arguments.out))
+    print(write(arguments.runs, arguments.out, arguments.allow))
 
 
 def doctor(words: list[str]) -> None:
     """Say in plain words what is wrong with a run, and what to change."""
     parser = Parser(prog="taming doctor", description=doctor.__doc__)
     parser.add_argument("runs", metavar="RUN", nargs="+")
+    add_allow(parser)
     arguments = parser.parse(words)
 
     from taming.evaluation.doctor import diagnose
 
     for run in arguments.runs:
-        print(diagnose(run))
+        print(diagnose(run, arguments.allow))

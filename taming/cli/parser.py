@@ -49,6 +49,10 @@ def add_loading(parser: Parser) -> None:
         metavar="YAML",
         help="came with a published checkpoint; default: the one beside it",
     )
+    add_allow(parser)
+
+
+def add_allow(parser: Parser) -> None:
     parser.add_argument(
         "--allow",
         action="append",

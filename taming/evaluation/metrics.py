@@ -33,6 +33,8 @@ def read_metrics(path: str | Path) -> list[tuple[int, str, float]]:
             if cells is None:  # an empty line
                 continue
             batch, name, value = (cells[place] for place in places)
+            if not 0 <= int(batch) < 2**63:
+                raise ValueError(batch)
             if value:
                 rows.append((int(batch), name, float(value)))
         except (ValueError, IndexError, csv.Error):

@@ -219,11 +219,11 @@ def read_reference(path: str | Path, stamp: dict[str, Any]) -> Moments:
         raise UserError(
             f"--reference '{path}' holds no reference statistics of taming evaluate ({reason})"
         ) from None
-    own = json.loads(json.dumps(stamp, default=str))
+    expected = json.loads(json.dumps(stamp, default=str))
     differences = [
-        f"{name} is {stored.get(name)} there and {own.get(name)} here"
+        f"{name} is {stored.get(name)} there and {expected.get(name)} here"
         for name in SAME
-        if stored.get(name) != own.get(name)
+        if stored.get(name) != expected.get(name)
     ]
     if differences:
         raise UserError(

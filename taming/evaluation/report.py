@@ -19,20 +19,35 @@ from taming.evaluation.metrics import read_metrics
 from taming.files import write_atomically
 
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; color: #222 }
-img { max-width: 100%; image-rendering: pixelated } h2 { margin-top: 2.2rem } figcaption { color: #555 }
-table { border-collapse: collapse } td, th { padding: .2rem .8rem .2rem 0; text-align: left; border-bottom: 1px solid #ddd }
-.wide { overflow-x: auto } figure { margin: 1rem 0 }
-@media (max-width: 40rem) { body { margin: .5rem auto; font-size: 15px } td, th { font-size: 13px } }
+body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem;
+  color: #222 }
+img { max-width: 100%; image-rendering: pixelated }
+h2 { margin-top: 2.2rem }
+figcaption { color: #555 }
+table { border-collapse: collapse }
+td, th { padding: .2rem .8rem .2rem 0; text-align: left; border-bottom: 1px solid #ddd }
+.wide { overflow-x: auto }
+figure { margin: 1rem 0 }
+@media (max-width: 40rem) {
+  body { margin: .5rem auto; font-size: 15px }
+  td, th { font-size: 13px }
+}
 pre { background: #f5f5f5; padding: .8rem; overflow-x: auto; font-size: 13px }
 """
+HEAD = "<meta charset='utf-8'><meta name='viewport' content='width=device-width, initial-scale=1'>"
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy", "omegaconf")
 
 
 @dataclass
 class Section:
-    """A heading, a sentence, pictures with captions, rows of figures, and preformatted text;
-    whatever is given.
+    """A part of the page; what is empty is left out.
+
+    Args:
+        title: its heading.
+        text: a paragraph.
+        pictures: (caption, picture); a picture is (3, H, W) in [-1, 1], or a PNG or JPEG.
+        rows: of a table; a row whose first cell is empty is its head.
+        folded: (summary, text) that a click unfolds.
     """
 
     title: str
@@ -42,10 +57,8 @@ class Section:
     folded: Sequence[tuple[str, str]] = field(default_factory=list)
 
 
-HEAD = "<meta charset='utf-8'><meta name='viewport' content='width=device-width, initial-scale=1'>"
-
-
 def page(title: str, sections: Sequence[Section]) -> str:
+    """The page as text."""
     body = "\n".join(_section(section) for section in sections)
     return (
         f"<!doctype html><html lang='en'><head>{HEAD}<title>{html.escape(title)}</title>"
@@ -54,31 +67,49 @@ def page(title: str, sections: Sequence[Section]) -> str:
 
 
 def write(path: str | Path, title: str, sections: Sequence[Section]) -> Path:
-    """Writes the page whole or not at all."""
-    write_atomically(path, lambda file: file.write_text(page(title, sections)))
+    """Writes the page, whole or not at all."""
+    return write_page(path, page(title, sections))
+
+
+def write_page(path: str | Path, text: str) -> Path:
+    write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
     return Path(path)
 
 
 def run_section(title: str, folder: Path, text: str, curves: Sequence[Sequence[str]]) -> Section:
-    """What a run folder tells: its curves (one plot for each list of metric names), last figures,
-    last pictures and configuration.
+    """A run folder: its curves (one plot for each list of metric names), last figures, last
+    pictures and configuration.
     """
     rows = read_metrics(folder / "metrics.csv")
     last = {name: value for _, name, value in rows if name.startswith("validation/")}
-    drawn = sorted((folder / "pictures").glob("*.png"))
-    pictures = (
-        [(f"validation pictures at batch {int(drawn[-1].stem)}", drawn[-1].read_bytes())]
-        if drawn
-        else []
-    )
+    picture = last_picture(folder)
+    pictures: list[tuple[str, Tensor | bytes]] = []
+    if picture is not None:
+        batch, path = picture
+        pictures.append((f"validation pictures at batch {batch}", path.read_bytes()))
     pictures += [(", ".join(names), plot(rows, names)) for names in curves]
     return Section(
         title,
         text,
         pictures,
         [(name.removeprefix("validation/"), f"{value:.4g}") for name, value in last.items()],
-        [("configuration", (folder / "config.yaml").read_text())],
+        configuration(folder),
     )
+
+
+def last_picture(folder: Path) -> tuple[int, Path] | None:
+    """(batch, file) of the last picture that training wrote into a run."""
+    pictures = [path for path in (folder / "pictures").glob("*.png") if path.stem.isdecimal()]
+    batches = {int(path.stem): path for path in pictures}
+    return max(batches.items()) if batches else None
+
+
+def configuration(folder: Path) -> list[tuple[str, str]]:
+    """The config.yaml of a run, folded; nothing where there is none."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return []
+    return [("configuration", path.read_text(encoding="utf-8", errors="replace"))]
 
 
 def plot(rows: Sequence[tuple[int, str, float]], names: Sequence[str]) -> bytes:
@@ -116,26 +147,23 @@ def _section(section: Section) -> str:
     parts = [f"<h2>{html.escape(section.title)}</h2>"]
     if section.text:
         parts.append(f"<p>{html.escape(section.text)}</p>")
-    parts += [
-        f"<figure><img alt='{html.escape(caption)}'"
-        f" src='{_address(picture)}'><figcaption>{html.escape(caption)}</figcaption></figure>"
-        for caption, picture in section.pictures
-    ]
+    for caption, picture in section.pictures:
+        words = html.escape(caption)
+        image = f"<img alt='{words}' src='{_address(picture)}'>"
+        parts.append(f"<figure>{image}<figcaption>{words}</figcaption></figure>")
     if section.rows:
-        parts.append(
-            "<div class='wide'><table>" + "".join(map(_row, section.rows)) + "</table></div>"
-        )
-    parts += [
-        f"<details><summary>{html.escape(name)}</summary><pre>{html.escape(text)}</pre></details>"
-        for name, text in section.folded
-    ]
+        rows = "".join(map(_row, section.rows))
+        parts.append(f"<div class='wide'><table>{rows}</table></div>")
+    for name, text in section.folded:
+        summary = f"<summary>{html.escape(name)}</summary>"
+        parts.append(f"<details>{summary}<pre>{html.escape(text)}</pre></details>")
     return "\n".join(parts)
 
 
 def _row(cells: Sequence[str]) -> str:
     name, *values = (html.escape(cell) for cell in cells)
     tag = "td" if name else "th"  # a row without a name is the head
-    return f"<tr><th>{name}</th>" + "".join(f"<{tag}>{value}</{tag}>" for value in values) + "</tr>"
+    return f"<tr><th>{name}</th>{''.join(f'<{tag}>{value}</{tag}>' for value in values)}</tr>"
 
 
 def _address(picture: Tensor | bytes) -> str:

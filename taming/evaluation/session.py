@@ -25,8 +25,8 @@ from taming.evaluation.protocol import Figures, read_reference, stamp_id, stamp_
 from taming.evaluation.rows import Measurer, Rows, RowStore
 from taming.files import check_output, file_hash, make_writable
 from taming.first_stage.interface import Autoencoder
-from taming.formats.load import find_checkpoint, load, read_checkpoint
 from taming.formats.content import Content
+from taming.formats.load import find_checkpoint, load, read_checkpoint
 from taming.inference.conditions import metadata_of
 from taming.inference.sample import sample
 from taming.second_stage.model import SecondStage
@@ -110,8 +110,8 @@ class Request:
     def check_outputs(self, out: Path) -> None:
         """Raises UserError where an output would destroy, or become, an input."""
         folders = [self.data, self.train, self.samples]
-        files = [self.checkpoint, self.segmenter, self.reference, self.features, *folders]
-        inputs = [name for name in files if isinstance(name, str)]
+        files = [self.checkpoint, self.config, self.segmenter, self.reference, self.features]
+        inputs = [name for name in [*files, *folders] if isinstance(name, str)]
         check_output(out, inputs, (".json",))
         check_output(self.store_reference, inputs, (".npz",))
         montages = out.with_suffix("").resolve()
