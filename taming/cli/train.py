@@ -33,7 +33,8 @@ def train(words: list[str]) -> None:
     quiet_lightning()
     from taming.training import run
 
-    resume, fitting = bool(arguments.resume), arguments.fitting
+    checkpoint = arguments.resume if Path(arguments.resume or "").is_file() else None
+    resume, fitting = checkpoint or bool(arguments.resume), arguments.fitting
     print(run.train(experiment, folder, resume, start.checkpoint, fitting, arguments.config))
 
 
@@ -126,18 +127,26 @@ def _folder(arguments: argparse.Namespace, bases: list[str], overrides: list[str
 
 
 def _run_folder(name: str) -> Path:
-    """runs/x, runs/x/checkpoints/last.ckpt or x -> the run's folder."""
+    """runs/x, x, or one of the checkpoints in runs/x/checkpoints -> the run's folder."""
     path = Path(name)
-    if path.is_file() and path.name == "last.ckpt":
-        path = path.parent.parent
-    elif path.is_file():
+    if path.is_file():
+        folder = path.resolve().parent.parent
+        if path.suffix == ".ckpt" and (folder / "config.yaml").is_file():
+            return path.parent.parent if len(path.parts) > 2 else folder
         raise UserError(
-            f"-r {name}: a run resumes from its last.ckpt; to start a new one from these weights,"
-            " use --from"
+            f"-r {name}: is no checkpoint in the folder of a run; to start a new run from these"
+            " weights, use --from"
         )
     for folder in (path, Path("runs") / name):
-        if (folder / "config.yaml").is_file() and (folder / "checkpoints" / "last.ckpt").is_file():
+        if not (folder / "config.yaml").is_file():
+            continue
+        best = folder / "checkpoints" / "best.ckpt"
+        if (folder / "checkpoints" / "last.ckpt").is_file():
             return folder
+        if best.is_file():
+            raise UserError(
+                f"-r {name}: the run has no last.ckpt; resume it from its best one with -r {best}"
+            )
     raise UserError(
         f"-r {name}: no run with config.yaml and checkpoints/last.ckpt there; start one with -b"
         " CONFIG"

@@ -96,7 +96,6 @@ class Trainer:
     ema: Decay | None = None
     accelerator: Literal["cpu", "gpu", "cuda", "mps", "auto"] = "cpu"
     devices: Few = 1
-    strategy: str = "auto"
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     threads: Few | None = None
     channels_last: bool = True

@@ -99,3 +99,16 @@ def name_shared_table(plain: dict) -> dict:
 
 
 UPGRADES.append(name_shared_table)
+
+
+def drop_strategy(plain: dict) -> dict:
+    """trainer.strategy follows from the model and trainer.devices; what these give may be named."""
+    trainer = plain.get("trainer")
+    derived = ("auto", "ddp", "ddp_find_unused_parameters_true")
+    if not isinstance(trainer, dict) or trainer.get("strategy") not in derived:
+        return plain
+    rest = {key: value for key, value in trainer.items() if key != "strategy"}
+    return {**plain, "trainer": rest}
+
+
+UPGRADES.append(drop_strategy)

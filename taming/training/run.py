@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from taming.config.build import build
 from taming.config.experiment import Experiment, load, to_plain
+from taming.data.checks import check_pictures
 from taming.errors import UserError
 from taming.files import make_writable, run_lock, write_atomically
 from taming.first_stage.interface import Autoencoder
@@ -168,6 +169,9 @@ def prepare(
         else:
             load_weights(model, weights, source)
     sets = [_build(experiment, getattr(experiment.data, name), f"data.{name}") for name in SETS]
+    if rank_zero_only.rank == 0:
+        pictures = {f"data.{name}": dataset for name, dataset in zip(SETS, sets)}
+        check_pictures(pictures, experiment.data.check == "full")
     views = None
     if isinstance(model, Autoencoder):
         module = _first_stage(experiment, model, sets)
