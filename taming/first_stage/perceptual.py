@@ -1,8 +1,10 @@
-"""How different two pictures look, by the features of a frozen network: LPIPS (Zhang et al. 2018,
+"""How different two images look, by the features of a frozen network: LPIPS (Zhang et al. 2018,
 arXiv 1801.03924), its shift-tolerant variant ST-LPIPS (Ghildyal and Liu 2022, arXiv 2207.13686), or
 plain VGG16 features from a file, behind one call.
 """
 
+import contextlib
+import io
 import warnings
 from pathlib import Path
 from urllib.error import URLError
@@ -12,18 +14,28 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from taming.errors import UserError, did_you_mean
+from taming.weights import read_weights
 
 LPIPS_FILES = {"vgg": "vgg16-397923af.pth", "alex": "alexnet-owt-7be5be79.pth"}
+SMALLEST = {"vgg": 16, "alex": 31}  # pixels, which the last pooling leaves something of
 VGG_BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 
 def perceptual_distance(kind: str, blocks: int = 3) -> nn.Module | None:
-    """A frozen module (x, y) -> (B,), zero for equal pictures; x, y (B, 3, H, W) in [-1, 1].
+    """A frozen module (x, y) -> (B,), zero for equal images; x, y (B, 3, H, W) in [-1, 1]. There is
+    no fallback from one kind to another.
 
-    kind: `lpips` (needs torchvision's VGG16: from its cache or a download), `lpips-alex` (likewise
-    AlexNet), `stlpips` (weights come with the package), the path of a VGG16 weights file (the first
-    `blocks` of its five blocks are compared), or `none` (returns None). There is no fallback from
-    one to another.
+    Args:
+        kind: `lpips` (needs torchvision's VGG16: from its cache or a download), `lpips-alex`
+            (likewise AlexNet), `stlpips` (weights come with the package), the path of a VGG16
+            weights file, or `none`.
+        blocks: how many of the five blocks of a weights file are compared.
+
+    Returns:
+        None for `none`.
+
+    Raises:
+        UserError: unknown kind, or weights that are not there.
     """
     if kind == "none":
         return None
@@ -43,15 +55,24 @@ def perceptual_distance(kind: str, blocks: int = 3) -> nn.Module | None:
 
 class VGGDistance(nn.Module):
     """Squared distance of channel-normalised VGG16 features, mean over positions, summed over the
-    last layer of each of the first `blocks` blocks.
+    last layer of each of the first blocks. Without LPIPS's learned heads: not LPIPS.
 
-    The file holds `block{1..5}_conv{1..3}.{weight,bias}` for pictures in BGR with the ImageNet mean
-    taken off (the Oxford layout). Without LPIPS's learned heads: not LPIPS.
+    Args:
+        path: of a file with `block{1..5}_conv{1..3}.{weight,bias}` for images in BGR with the
+            ImageNet mean taken off (the Oxford layout).
+        blocks: how many of its five blocks are read.
     """
+
+    mean: Tensor
 
     def __init__(self, path: str | Path, blocks: int = 3):
         super().__init__()
-        state = _read_weights(path)
+        if not Path(path).is_file():
+            raise UserError(
+                f"perceptual: weights file '{path}' does not exist; give the path of a VGG16 file,"
+                " or stlpips, lpips or none"
+            )
+        weights = read_weights(path)
         if not 1 <= blocks <= len(VGG_BLOCKS):
             raise UserError(
                 f"loss.params.perceptual_blocks: {blocks} is not between 1 and {len(VGG_BLOCKS)}"
@@ -62,39 +83,25 @@ class VGGDistance(nn.Module):
             block = nn.ModuleList()
             for c, width in enumerate(widths, start=1):
                 conv = nn.Conv2d(channels, width, 3, padding=1)
-                name = f"block{b}_conv{c}"
-                if (
-                    f"{name}.weight" not in state
-                    or state[f"{name}.weight"].shape != conv.weight.shape
-                ):
-                    raise UserError(
-                        f"'{path}' holds no {name}.weight of shape {tuple(conv.weight.shape)}; a"
-                        " VGG16 feature file has block1_conv1 ... block5_conv3"
-                    )
-                conv.load_state_dict(
-                    {
-                        "weight": state[f"{name}.weight"].float(),
-                        "bias": state[f"{name}.bias"].float(),
-                    }
-                )
+                _load(conv, weights, f"block{b}_conv{c}", path)
                 block.append(conv)
                 channels = width
             self.blocks.append(block)
-        self.register_buffer(
-            "mean", torch.tensor([103.939, 116.779, 123.68]).view(1, 3, 1, 1), persistent=False
-        )
+        mean = torch.tensor([103.939, 116.779, 123.68]).view(1, 3, 1, 1)
+        self.register_buffer("mean", mean, persistent=False)
 
     def maps(self, image: Tensor) -> list[Tensor]:
         """The last map of each block, of images (B, 3, H, W) in [-1, 1]."""
+        _check_size(image, 2 ** (len(self.blocks) - 1), "fewer perceptual_blocks")
         h = ((image + 1) * 127.5).flip(1) - self.mean
-        found = []
+        maps = []
         for b, block in enumerate(self.blocks):
             if b:
                 h = F.max_pool2d(h, 2)
             for conv in block:
                 h = F.relu(conv(h))
-            found.append(h)
-        return found
+            maps.append(h)
+        return maps
 
     def features(self, image: Tensor) -> list[Tensor]:
         return [F.normalize(h, dim=1, eps=1e-10) for h in self.maps(image)]
@@ -103,20 +110,22 @@ class VGGDistance(nn.Module):
         if x.shape[1] == 1:
             x, y = x.expand(-1, 3, -1, -1), y.expand(-1, 3, -1, -1)
         with torch.no_grad():
-            theirs = self.features(x if not x.requires_grad else x.detach())
-        return sum(
-            (a - b).square().sum(dim=1).mean(dim=(1, 2)) for a, b in zip(theirs, self.features(y))
-        )
+            targets = self.features(x)
+        distances = [
+            (a - b).square().sum(dim=1).mean(dim=(1, 2)) for a, b in zip(targets, self.features(y))
+        ]
+        return sum(distances)
 
 
-class _Wrapped(nn.Module):
+class LibraryDistance(nn.Module):
     """A library's metric, its (B, 1, 1, 1) output flattened to (B,)."""
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: nn.Module, smallest: int):
         super().__init__()
-        self.network = network
+        self.network, self.smallest = network, smallest
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        _check_size(x, self.smallest, "the path of a VGG16 weights file")
         return self.network(x, y).flatten(1).mean(dim=1)
 
 
@@ -126,7 +135,7 @@ def _lpips(net: str) -> nn.Module:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _Wrapped(lpips.LPIPS(net=net, verbose=False))
+            return LibraryDistance(lpips.LPIPS(net=net, verbose=False), SMALLEST[net])
     except (URLError, OSError) as error:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise UserError(
@@ -137,24 +146,33 @@ def _lpips(net: str) -> nn.Module:
 
 
 def _stlpips() -> nn.Module:
-    import contextlib
-    import io
-
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         from stlpips_pytorch import stlpips
 
-        return _Wrapped(stlpips.LPIPS(net="alex", variant="shift_tolerant"))
+        return LibraryDistance(stlpips.LPIPS(net="alex", variant="shift_tolerant"), 24)
 
 
-def _read_weights(path: str | Path) -> dict[str, Tensor]:
-    if not Path(path).is_file():
+def _load(conv: nn.Conv2d, weights: dict[str, Tensor], name: str, path: str | Path) -> None:
+    """The layer of this name in a VGG16 file."""
+    state = {}
+    for key, parameter in conv.named_parameters():
+        tensor = weights.get(f"{name}.{key}")
+        if tensor is None or tensor.shape != parameter.shape:
+            raise UserError(
+                f"'{path}' holds no {name}.{key} of shape {tuple(parameter.shape)}; a VGG16 feature"
+                " file has block1_conv1 ... block5_conv3"
+            )
+        if not tensor.isfinite().all():
+            raise UserError(f"'{path}': {name}.{key} holds numbers that are not finite")
+        state[key] = tensor.float()
+    conv.load_state_dict(state)
+
+
+def _check_size(image: Tensor, smallest: int, cure: str) -> None:
+    height, width = image.shape[-2:]
+    if min(height, width) < smallest:
         raise UserError(
-            f"perceptual: weights file '{path}' does not exist; give the path of a VGG16 file, or"
-            " stlpips, lpips or none"
+            f"perceptual: images of {height}x{width} are too small for this network; take at least"
+            f" {smallest}x{smallest}, or {cure}, or none"
         )
-    if Path(path).suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)

@@ -22,13 +22,16 @@ class ResidualBlock(nn.Module):
         self.norm2 = GroupNorm(channels_out)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
-        if channels_in != channels_out:
-            self.nin_shortcut = nn.Conv2d(channels_in, channels_out, 1)
+        self.nin_shortcut = (
+            nn.Conv2d(channels_in, channels_out, 1)
+            if channels_in != channels_out
+            else nn.Identity()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(self.dropout(F.silu(self.norm2(h))))
-        return (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x) + h
+        return self.nin_shortcut(x) + h
 
 
 class Attention(nn.Module):
@@ -41,8 +44,11 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x)
+        # Strided ones take a path that builds the matrix of all positions by all positions: 2.4 GB
+        # for 128 x 128 of them, 155 GB for 512 x 384
         q, k, v = (
-            rearrange(layer(h), "b c h w -> b 1 (h w) c") for layer in (self.q, self.k, self.v)
+            rearrange(layer(h), "b c h w -> b 1 (h w) c").contiguous()
+            for layer in (self.q, self.k, self.v)
         )
         h = F.scaled_dot_product_attention(q, k, v)
         return x + self.proj_out(rearrange(h, "b 1 (h w) c -> b c h w", h=x.shape[-2]).contiguous())
@@ -69,7 +75,9 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """The blocks of one scale: residual blocks, each followed by attention where asked."""
+    """The blocks of one scale: residual blocks, each followed by attention where there is some; the
+    networks add what leads to the next scale.
+    """
 
     def __init__(
         self, channels_in: int, channels_out: int, blocks: int, attention: bool, dropout: float
@@ -82,6 +90,8 @@ class Level(nn.Module):
         self.attn = nn.ModuleList(
             Attention(channels_out) for _ in range(blocks if attention else 0)
         )
+        self.downsample: nn.Module = nn.Identity()
+        self.upsample: nn.Module = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         for j, block in enumerate(self.block):
@@ -134,9 +144,7 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv_in(x)
         for level in self.down:
-            h = level(h)
-            if hasattr(level, "downsample"):
-                h = level.downsample(h)
+            h = level.downsample(level(h))
         return self.conv_out(F.silu(self.norm_out(self.mid(h))))
 
 
@@ -173,7 +181,5 @@ class Decoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         h = self.mid(self.conv_in(z))
         for level in reversed(self.up):
-            h = level(h)
-            if hasattr(level, "upsample"):
-                h = level.upsample(h)
+            h = level.upsample(level(h))
         return self.conv_out(F.silu(self.norm_out(h)))
