@@ -75,7 +75,8 @@ def _report_shared(folders: Mapping[str, ImageFolder]) -> None:
             shared = {p.absolute() for p in dataset.paths} & {p.absolute() for p in another.paths}
             if shared:
                 print(
-                    f"{_count(len(shared), 'picture')} of {other} are in {name} too",
+                    f"{_count(len(shared), 'picture')} of {other}"
+                    f" {'is' if len(shared) == 1 else 'are'} in {name} too",
                     file=sys.stderr,
                 )
 

@@ -86,7 +86,7 @@ class SegmentedImages(ImageFolder):
         if self.scenes:
             self._scene(path)
         if has_foreign_palette(mask, len(self.classes)):
-            return "masks with palettes of their own: the indices count as labels, not the colours"
+            return "with a mask that has a palette of its own: indices count, not colours"
 
     def __getitem__(self, key: int | tuple[int, int | None]) -> dict:
         index, view = key if isinstance(key, tuple) else (key, None)

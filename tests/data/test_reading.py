@@ -24,6 +24,10 @@ from taming.data.reading import (
 from taming.errors import UserError
 from taming.images import palette
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Corrupt EXIF"),
+    pytest.mark.filterwarnings("ignore:Truncated File"),
+]
 RED = (200, 30, 60)
 
 
