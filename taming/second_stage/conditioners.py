@@ -63,7 +63,7 @@ class ClassLabel(Conditioner):
         self.classes = classes
 
     def forward(self, batch: dict) -> Condition:
-        labels = _entry(batch, self.key)
+        labels = entry_of(batch, self.key)
         if labels.is_floating_point() or labels.ndim > 2 or labels.shape[1:] not in ((), (1,)):
             raise UserError(f"'class' should be whole numbers (B,), not {describe(labels)}")
         labels = labels.reshape(-1, 1).long()
@@ -126,8 +126,7 @@ class EncodedImage(Conditioner):
         return image.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
 
     def _read(self, batch: dict) -> Tensor:
-        assert self.key is not None
-        image = _entry(batch, self.key)
+        image = entry_of(batch, self.key)
         if image.ndim not in (3, 4):
             shape = "an image (B, C, H, W) or labels (B, H, W)"
             raise UserError(f"'{self.key}' should be {shape}, not {describe(image)}")
@@ -201,7 +200,7 @@ class Coordinates(Conditioner):
         return self._read(batch).expand(-1, 3, -1, -1) * 2 - 1
 
     def _read(self, batch: dict) -> Tensor:
-        places = _entry(batch, self.key)
+        places = entry_of(batch, self.key)
         if not places.is_floating_point() or places.ndim != 4 or places.shape[1] != 1:
             raise UserError(f"'coordinates' should be float (B, 1, H, W), not {describe(places)}")
         _check_relative(places, "coordinates")
@@ -244,7 +243,7 @@ class Boxes(Conditioner):
         self.side = math.isqrt(vocabulary)
 
     def forward(self, batch: dict) -> Condition:
-        boxes = _entry(batch, self.key)
+        boxes = entry_of(batch, self.key)
         self._check(boxes)
         # 1. each object's tokens
         kind = boxes[..., 0].long()
@@ -355,12 +354,12 @@ def _nearest(before: int, after: int) -> Tensor:
     return torch.arange(after) * before // after
 
 
-def _entry(batch: dict, key: str) -> Tensor:
-    """A tensor; arrays and lists of numbers become one."""
-    if not isinstance(batch, dict) or key not in batch:
-        names = ", ".join(map(str, batch)) if isinstance(batch, dict) else describe(batch)
+def entry_of(batch: dict, key: str | None) -> Tensor:
+    """A tensor of the batch; arrays and lists of numbers become one."""
+    if key not in batch:
         raise UserError(
-            f"the prior is conditioned on '{key}', but the batch has {names or 'nothing'}"
+            f"the prior is conditioned on '{key}', but the batch has"
+            f" {', '.join(map(str, batch)) or 'nothing'}"
         )
     value = batch[key]
     if isinstance(value, Tensor):

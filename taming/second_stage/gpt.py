@@ -44,14 +44,11 @@ class Linear(nn.Linear):
         ):
             self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), None)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if (
-            self.packed is None
-            or x.dtype != torch.float32
-            or torch.is_autocast_enabled(x.device.type)
-        ):
-            return F.linear(x, self.weight, self.bias)
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+    def forward(self, input: Tensor) -> Tensor:
+        autocast = torch.is_autocast_enabled(input.device.type)
+        if self.packed is None or input.dtype != torch.float32 or autocast:
+            return F.linear(input, self.weight, self.bias)
+        return torch.ops.mkldnn._linear_pointwise(input, self.packed, self.bias, "none", [], "")
 
 
 class SelfAttention(nn.Module):
@@ -144,6 +141,8 @@ class GPT(Prior):
         self.layers, self.heads, self.width = layers, heads, width
         self.dropout, self.order_name = dropout, order
         self.set_shape(num_codes, grid, parts)
+
+    permutation: Tensor | None
 
     def build(self) -> None:
         order = None
@@ -254,10 +253,11 @@ class GPT(Prior):
             )
         positions, start = [], 0
         for part, trained in zip(condition, self.parts):
-            own = self.pos_emb[:, start : start + trained.length]
+            position = self.pos_emb[:, start : start + trained.length]
             start += trained.length
-            smaller = trained.grid and part.grid
-            positions.append(_corner(own, trained.grid, part.grid) if smaller else own)
+            if trained.grid and part.grid:
+                position = _corner(position, trained.grid, part.grid)
+            positions.append(position)
         return self.embed_tokens(condition) + torch.cat(positions, dim=1)
 
     def embed_codes(self, codes: Tensor) -> Tensor:

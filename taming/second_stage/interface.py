@@ -56,11 +56,11 @@ class PartShape:
         vocabulary, grid, length = (plain.get(key) for key in ("vocabulary", "grid", "length"))
         # Empty and null say that there is none
         sides = list(grid) if isinstance(grid, list | tuple) and grid else []
-        numbers = [vocabulary, *(sides or [length])]
+        numbers: list[Any] = [vocabulary, *(sides or [length])]
         whole_numbers = all(type(n) is int and 1 <= n < 2**31 for n in numbers)
         if not whole_numbers or len(sides) not in (0, 2) or bool(sides) == bool(length):
             raise ValueError(f"a part of the condition {expectation}, not {dict(plain)!r}")
-        return cls(vocabulary, (sides[0], sides[1]) if sides else length)
+        return cls(numbers[0], (sides[0], sides[1]) if sides else numbers[1])
 
     @property
     def grid(self) -> tuple[int, int] | None:

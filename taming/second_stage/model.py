@@ -4,7 +4,7 @@ stage checkpoint is.
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from taming.config.ranges import Size
 from taming.errors import UserError
 from taming.first_stage.interface import Codes, FirstStage, evaluating, pad_to_multiple
-from taming.second_stage.conditioners import CoarserCodes
+from taming.second_stage.conditioners import CoarserCodes, entry_of
 from taming.second_stage.interface import (
     Condition,
     Conditioner,
     Part,
     PartShape,
     Prior,
+    PriorShape,
     Window,
     describe,
 )
@@ -74,25 +75,31 @@ class SecondStage(nn.Module):
         # How often the prior was trained without its condition; None where nobody knows
         self.condition_dropout: float | None = None
 
+    def _shapes(self, size: tuple[int, int]) -> list[PriorShape]:
+        """Of each level's prior, for pictures of this size."""
+        try:
+            grids, parts = self.first_stage.grids(*size), self.conditioner.parts(size)
+        except UserError as error:
+            raise UserError(f"model.params.size: {error}") from None
+        shapes = []
+        for num_codes, grid in zip(self.first_stage.num_codes, grids):
+            shapes.append(PriorShape(num_codes, grid, parts))
+            parts += (PartShape(num_codes, grid),)
+        return shapes
+
     def _set_shapes(self, size: tuple[int, int] | None) -> None:
         """Builds the priors that wait for it, and checks the others."""
-        grids = None
-        if size is not None:
-            try:
-                grids, parts = self.first_stage.grids(*size), self.conditioner.parts(size)
-            except UserError as error:
-                raise UserError(f"model.params.size: {error}") from None
-        coarser: tuple[PartShape, ...] = ()
-        for i, (prior, num_codes) in enumerate(zip(self.priors, self.first_stage.num_codes)):
-            place = "model.params.prior" if len(self.priors) == 1 else f"model.params.priors[{i}]"
+        shapes = [] if size is None else self._shapes(size)
+        for i, (prior, num_codes) in enumerate(zip(self.levels, self.first_stage.num_codes)):
+            place = "model.params.prior" if len(self.levels) == 1 else f"model.params.priors[{i}]"
             if not prior.has_shape:
-                if grids is None:
+                if not shapes:
                     raise UserError(
                         "model.params.size: missing; say the size in pixels of the pictures to"
                         " train on, for example size: 64"
                     )
                 try:
-                    prior.set_shape(num_codes, grids[i], parts + coarser)
+                    prior.set_shape(num_codes, shapes[i].grid, shapes[i].parts)
                 except ValueError as error:
                     raise UserError(f"{place}: {error}") from None
             if prior.num_codes != num_codes:
@@ -101,18 +108,21 @@ class SecondStage(nn.Module):
                     f" {num_codes} codes; leave it out, or take the first stage that the prior was"
                     " trained on"
                 )
-            if grids is not None:
-                if prior.grid != grids[i]:
-                    raise UserError(
-                        f"{place}: grid is {list(prior.grid)}, but model.params.size"
-                        f" {size[0]}x{size[1]} gives {list(grids[i])}; leave one of them out"
-                    )
-                coarser += (PartShape(num_codes, grids[i]),)
+            if size is not None and prior.grid != shapes[i].grid:
+                raise UserError(
+                    f"{place}: grid is {list(prior.grid)}, but model.params.size"
+                    f" {size[0]}x{size[1]} gives {list(shapes[i].grid)}; leave one of them out"
+                )
+
+    @property
+    def levels(self) -> list[Prior]:
+        """The priors, coarse to fine."""
+        return cast(list[Prior], list(self.priors))
 
     @property
     def prior(self) -> Prior:
         """The only one, where there is one level; else the coarsest level's."""
-        return self.priors[0]
+        return self.levels[0]
 
     def train(self, mode: bool = True) -> "SecondStage":
         super().train(mode)
@@ -127,7 +137,7 @@ class SecondStage(nn.Module):
     @property
     def trained_size(self) -> tuple[int, int]:
         """Height and width in pixels."""
-        finest = self.priors[-1].grid
+        finest = self.levels[-1].grid
         return finest[0] * self.first_stage.stride, finest[1] * self.first_stage.stride
 
     @property
@@ -140,7 +150,7 @@ class SecondStage(nn.Module):
         what the prior was trained on.
         """
         image = batch.get(self.conditioner.key) if self.conditioner.spatial else None
-        if image is None or len(getattr(image, "shape", ())) < 2:
+        if image is None or image.ndim < 2:
             return self.trained_size
         return int(image.shape[-2]), int(image.shape[-1])
 
@@ -167,20 +177,20 @@ class SecondStage(nn.Module):
         Raises:
             UserError: for codes that are none of this first stage's.
         """
-        if isinstance(codes, Tensor) or len(codes) != len(self.priors):
+        if isinstance(codes, Tensor) or len(codes) != len(self.levels):
             raise UserError(
-                f"codes should be a tuple of {len(self.priors)}, one (B, h, w) for each level"
+                f"codes should be a tuple of {len(self.levels)}, one (B, h, w) for each level"
             )
         levels = []
-        for level, (prior, grid) in enumerate(zip(self.priors, codes)):
+        for level, (prior, grid) in enumerate(zip(self.levels, codes)):
             levels.append(prior.log_prob(grid, self.with_coarser(condition, codes[:level])))
         return torch.stack(levels).sum(dim=0)
 
     def crop(self, condition: Condition, window: Window, grid: tuple[int, int]) -> Condition:
         """The conditioner's own rule for its parts; coarser levels are rasters."""
-        own = tuple(part for part in condition if not part.permanent)
+        passing = tuple(part for part in condition if not part.permanent)
         coarser = tuple(part.crop(window, grid) for part in condition if part.permanent)
-        return self.conditioner.crop(own, window, grid) + coarser
+        return self.conditioner.crop(passing, window, grid) + coarser
 
     @torch.no_grad()
     def sample(
@@ -221,6 +231,13 @@ class SecondStage(nn.Module):
             )
         if sampling.guidance != 1.0:
             self.check_guidance()
+        if not isinstance(batch, dict):
+            raise UserError(
+                f"a batch should be a dictionary such as {{'count': 4}}, not {describe(batch)}"
+            )
+        if self.conditioner.spatial:
+            key = self.conditioner.key
+            batch = {**batch, key: entry_of(batch, key)}
         with evaluating(self):
             return self._sample(batch, sampling, known, first, on_row)
 
@@ -241,35 +258,28 @@ class SecondStage(nn.Module):
         count = len(condition[0].tokens)
         known_codes = None if known is None else self._known_codes(known, size, count, grids)
         # 3. level by level, each conditioned on those before
-        options: dict[str, Any] = {"generators": generators(sampling.seed, first, count)}
+        options: dict[str, Any] = {"generators": generators(sampling.seed or 0, first, count)}
         codes: Codes = ()
-        for level, (prior, grid) in enumerate(zip(self.priors, grids)):
+        for level, (prior, grid) in enumerate(zip(self.levels, grids)):
             if known_codes is not None:
                 options["known"] = known_codes[level]
             if on_row is not None and level == len(grids) - 1:
                 options["on_row"] = lambda finest, number, coarser=codes: on_row(
                     (*coarser, finest), number
                 )
-            whole = self.with_coarser(condition, codes)
-            codes += (sample(prior, whole, grid, sampling, crop=self.crop, **options),)
+            conditioned = self.with_coarser(condition, codes)
+            codes += (sample(prior, conditioned, grid, sampling, crop=self.crop, **options),)
         # 4. the picture, without what was drawn beyond its size
         return self.decode(codes)[..., : size[0], : size[1]]
 
     def _fitted_batch(self, batch: dict, size: tuple[int, int]) -> dict:
         """The batch, its picture continued to sides that the grids divide."""
-        if not isinstance(batch, dict):
-            raise UserError(
-                f"a batch should be a dictionary such as {{'count': 4}}, not {describe(batch)}"
-            )
         key = self.conditioner.key
-        if not self.conditioner.spatial or key not in batch:
+        if not self.conditioner.spatial:
             return batch
-        image = batch[key]
-        if not isinstance(image, Tensor):
-            raise UserError(f"'{key}' should be a tensor, not {describe(image)}")
-        if self.conditioner.resizes and tuple(image.shape[-2:]) != size:
+        if self.conditioner.resizes and tuple(batch[key].shape[-2:]) != size:
             return batch
-        return {**batch, key: self._fitted(image, size, key)}
+        return {**batch, key: self._fitted(batch[key], size, key)}
 
     def _known_codes(
         self,
@@ -295,20 +305,25 @@ class SecondStage(nn.Module):
         """Raises UserError where the prior was never trained on the null condition, so that there
         is nothing to be guided away from.
         """
-        if self.condition_dropout == 0 or not all(prior.knows_null for prior in self.priors):
+        if self.condition_dropout == 0 or not all(prior.knows_null for prior in self.levels):
             raise UserError(
                 "guidance needs a prior that was trained with condition_dropout above 0, and this"
                 " one was not; leave guidance at 1"
             )
 
-    def _fitted(self, value: Tensor, size: tuple[int, int], name: str) -> Tensor:
-        """Pictures and label maps, continued to sides that the grids divide."""
-        if tuple(value.shape[-2:]) != size:
+    def _fitted(self, image: Tensor, size: tuple[int, int], name: str | None) -> Tensor:
+        """Images (B, C, H, W) and labels (B, H, W), continued to sides that the grids divide."""
+        if image.ndim not in (3, 4):
             raise UserError(
-                f"'{name}' is {value.shape[-2]}x{value.shape[-1]}, but the picture to draw is"
+                f"'{name}' should be an image (B, C, H, W) or labels (B, H, W), not"
+                f" {describe(image)}"
+            )
+        if tuple(image.shape[-2:]) != size:
+            raise UserError(
+                f"'{name}' is {image.shape[-2]}x{image.shape[-1]}, but the picture to draw is"
                 f" {size[0]}x{size[1]}; make them equal"
             )
-        return pad_to_multiple(value, self.multiple)
+        return pad_to_multiple(image, self.multiple)
 
 
 def check_known(known: Any) -> tuple[Tensor, Tensor]:
@@ -348,6 +363,7 @@ def _sides(size: int | list[int]) -> tuple[int, int]:
 def generators(seed: int, first: int | list[int], count: int) -> list[torch.Generator]:
     """One per picture, so that picture i is the same whatever batch it is drawn in."""
     numbers = range(first, first + count) if isinstance(first, int) else first
-    return [
-        torch.Generator().manual_seed((seed * 1_000_003 + number) % 2**63) for number in numbers
-    ]
+    if len(numbers) != count:
+        raise UserError(f"first lists {len(numbers)} numbers for {count} pictures")
+    seeds = ((seed * 1_000_003 + number) % 2**63 for number in numbers)
+    return [torch.Generator().manual_seed(one) for one in seeds]

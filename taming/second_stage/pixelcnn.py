@@ -3,6 +3,7 @@
 """
 
 from functools import partial
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -141,18 +142,20 @@ class RowDecoder:
 
     def __init__(self, prior: GatedPixelCNN, condition: Condition, grid: tuple[int, int]):
         self.prior, self.grid, self.position, self.computed = prior, grid, 0, 0
+        self.layers = cast(list[GatedLayer], list(prior.layers))
         self.context = prior.condition_map(condition, grid)
         count, width = self.context.shape[:2]
         zeros = partial(torch.zeros, device=self.context.device, dtype=self.context.dtype)
         self.codes = zeros(count, grid[0] * grid[1]).long()
         # Inputs of each layer: in the last rows, and in this row with a margin on the left
         self.rows, self.columns, self.reach, self.from_above = [], [], [], []
-        for layer in prior.layers:
+        for layer in self.layers:
             reach = layer.horizontal.kernel_size[1]
             self.reach.append(reach)
             self.rows.append(zeros(count, width, layer.vertical.kernel_size[0], grid[1]))
             self.columns.append(zeros(count, width, 1, grid[1] + reach))
             # Nothing lies above the first row
+            assert layer.across.bias is not None
             bias = layer.across.bias[None, :, None, None]
             self.from_above.append(bias.expand(count, -1, 1, grid[1]))
 
@@ -179,8 +182,8 @@ class RowDecoder:
             self.columns[0][:, :, 0, self.reach[0] + column - 1] = vector
         # 2. the horizontal stack at this place, layer by layer
         context = self.context[:, :, row : row + 1, column : column + 1]
-        h = None
-        for i, layer in enumerate(self.prior.layers):
+        h = torch.empty(0)
+        for i, layer in enumerate(self.layers):
             inputs, reach = self.columns[i], self.reach[i]
             if i:
                 inputs[..., reach + column : reach + column + 1] = h
@@ -193,7 +196,7 @@ class RowDecoder:
         """All codes of this row are there: what the next one gets from above."""
         codes = self.codes[:, row * self.grid[1] : (row + 1) * self.grid[1]]
         v = self.prior.table(codes).transpose(1, 2)[:, :, None]
-        for i, layer in enumerate(self.prior.layers):
+        for i, layer in enumerate(self.layers):
             self.rows[i] = torch.cat([self.rows[i][:, :, 1:], v], dim=2)
             self.from_above[i], v = layer.row(self.rows[i], self.context[:, :, row : row + 1])
             self.columns[i].zero_()

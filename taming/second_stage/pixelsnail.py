@@ -4,6 +4,7 @@ everything before (Chen et al. 2017, arXiv 1712.09763; over the codes of a hiera
 """
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -225,15 +226,16 @@ class PlaceDecoder:
 
     def __init__(self, prior: PixelSNAIL, condition: Condition, grid: tuple[int, int]):
         self.prior, self.grid, self.position, self.computed = prior, grid, 0, 0
+        self.blocks = cast(list[Block], list(prior.blocks))
         self.context = prior.condition_map(condition, grid)
         device = self.context.device
         self.place = coordinates(grid, prior.grid, device)
         shape = (len(self.context), math.prod(grid))
         self.codes = torch.zeros(shape, dtype=torch.int64, device=device)
-        self.inputs = [
-            [(InputMap(grid), InputMap(grid)) for _ in block.layers] for block in prior.blocks
-        ]
-        self.memory: list[Tensor | None] = [None] * len(prior.blocks)
+        self.inputs: list[list[tuple[InputMap, InputMap]]] = []
+        for block in self.blocks:
+            self.inputs.append([(InputMap(grid), InputMap(grid)) for _ in block.layers])
+        self.memory: list[Tensor | None] = [None] * len(self.blocks)
 
     @torch.no_grad()
     def logits(self) -> Tensor:
@@ -257,8 +259,9 @@ class PlaceDecoder:
         x = before = vector[:, :, None, None]
         context = self.context[:, :, row : row + 1, column : column + 1]
         place = self.place[:, :, row : row + 1, column : column + 1]
-        for i, block in enumerate(prior.blocks):
-            for layer, inputs in zip(block.layers, self.inputs[i]):
+        for i, block in enumerate(self.blocks):
+            layers = cast(list[GatedResidual], list(block.layers))
+            for layer, inputs in zip(layers, self.inputs[i]):
                 x = layer.step(x, context, inputs, row, column)
             if block.attention is None:
                 x = block.out(x, [x])
@@ -267,7 +270,9 @@ class PlaceDecoder:
         return prior.head(x)[:, :, 0, 0]
 
     def _attend(self, i: int, x: Tensor, before: Tensor, place: Tensor, position: int) -> Tensor:
-        q, k, v = self.prior.blocks[i].attention.split(x, before, place)
+        attention = self.blocks[i].attention
+        assert attention is not None
+        q, k, v = attention.split(x, before, place)
         memory = self.memory[i]
         if memory is None:
             memory = k.new_empty(2, *k.shape[:2], math.prod(self.grid), k.shape[3])

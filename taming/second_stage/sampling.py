@@ -13,7 +13,8 @@ from torch import Tensor
 from taming.config.hints import expectation, fits
 from taming.config.ranges import Count, Number, Range, Share, Weight
 from taming.errors import UserError, did_you_mean
-from taming.second_stage.interface import Condition, Conditioner, Decoder, Part, Prior
+from taming.first_stage.interface import evaluating
+from taming.second_stage.interface import Condition, Conditioner, Decoder, Part, Prior, describe
 from taming.second_stage.window import WindowDecoder
 
 Seed = Annotated[int, Range(-(2**63), 2**63 - 1)]
@@ -196,10 +197,14 @@ def sample(
         changes: fields of Sampling, changed.
     """
     sampling = Sampling.of(sampling, **changes)
-    # 1. the random numbers: each picture has its own, as many as codes
-    count, device = len(condition[0].tokens), condition[0].tokens.device
+    count, device = _count(condition), condition[0].tokens.device
     steps = grid[0] * grid[1]
+    if known is not None:
+        known = _check_known(known, (count, *grid), prior)
+    # 1. the random numbers: each picture has its own, as many as codes
     generators = generators or [torch.Generator().manual_seed(i) for i in range(count)]
+    if len(generators) != count:
+        raise UserError(f"{len(generators)} generators are given for {count} pictures")
     uniform = torch.stack(
         [torch.rand(steps, generator=g, dtype=torch.float64) for g in generators]
     ).to(device)
@@ -208,7 +213,7 @@ def sample(
     doubled = tuple(_doubled(part) for part in condition) if guided else condition
     codes = torch.zeros(count, steps, dtype=torch.int64, device=device)
     # 3. the loop: code after code in the prior's order
-    with prior.decoding():
+    with evaluating(prior), prior.decoding():
         decoder, order = reader(prior, doubled, grid, crop or Conditioner().crop, sampling.hop)
         for i, place in enumerate(order):
             if known is not None and bool(known[1].flatten(1)[:, place].all()):
@@ -256,6 +261,33 @@ def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
     cumulative = probabilities.cumsum(dim=-1)
     code = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)[:, 0]
     return code.clamp(max=logits.shape[-1] - 1)
+
+
+def _count(condition: Condition) -> int:
+    """How many pictures a condition is of. Raises UserError where its parts don't agree."""
+    if not isinstance(condition, tuple) or not all(isinstance(part, Part) for part in condition):
+        raise UserError(f"a condition should be a tuple of Part, not {describe(condition)}")
+    counts = sorted({len(part.tokens) for part in condition})
+    if len(counts) != 1:
+        raise UserError(
+            f"the parts of the condition are of {counts or 'no'} pictures; make them equal"
+        )
+    return counts[0]
+
+
+def _check_known(
+    known: tuple[Tensor, Tensor], shape: tuple[int, ...], prior: Prior
+) -> tuple[Tensor, Tensor]:
+    codes, mask = known
+    for name, tensor in (("codes", codes), ("mask", mask)):
+        if not isinstance(tensor, Tensor) or tuple(tensor.shape) != shape:
+            raise UserError(f"the known {name} should have shape {shape}, not {describe(tensor)}")
+    if mask.dtype != torch.bool:
+        raise UserError(f"the known mask should be bool, not {describe(mask)}")
+    staying = codes[mask]
+    if staying.is_floating_point() or bool(((staying < 0) | (staying >= prior.num_codes)).any()):
+        raise UserError(f"known codes should be whole numbers from 0 to {prior.num_codes - 1}")
+    return codes.long(), mask
 
 
 def _doubled(part: Part) -> Part:

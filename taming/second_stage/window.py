@@ -4,16 +4,17 @@ decoding in bounded memory.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from taming.errors import UserError
 from taming.first_stage.interface import FirstStage
-from taming.second_stage.interface import Condition, Prior
+from taming.second_stage.interface import Condition, Decoder, Prior, Window
 
 TILE, MARGIN = 64, 8  # codes
-CACHE_LIMIT = 2 << 30  # bytes of keys and values kept for windows that will be met again
+CACHE_LIMIT = 2 << 30  # bytes of keys and values of windows that will be met again
 
 
 def origin(position: int, size: int, window: int, step: int = 1) -> int:
@@ -40,12 +41,21 @@ def origin(position: int, size: int, window: int, step: int = 1) -> int:
 class WindowDecoder:
     """Reads and gives codes of a large grid in raster order, through windows of the prior's grid.
 
-    Windows are kept, keys and values included, as long as their row of origin lasts; so where the
-    origin stands still (towards the four edges), only what is new is read. hop: origins are
-    multiples of so many codes only, so that a window serves hop x hop codes, which then lie up to
-    hop - 1 codes off its middle; 1 is the published rule. Beyond `limit` bytes (default:
-    CACHE_LIMIT) only the window at hand is kept. Codes after the one being drawn are never
-    computed.
+    Windows stay, keys and values included, as long as their row of origin lasts; so where the
+    origin stands still (towards the four edges), only what is new is read. Codes after the one
+    being drawn are never computed.
+
+    Args:
+        prior: reads in raster order.
+        condition: of the large grid.
+        grid: its rows and columns.
+        crop: of a condition, what a window sees of it (see Conditioner.crop).
+        limit: bytes, by default CACHE_LIMIT; beyond them only the window at hand stays.
+        hop: origins are multiples of so many codes only, so that a window serves hop x hop codes,
+            which then lie up to hop - 1 codes off its middle; 1 is the published rule.
+
+    Raises:
+        UserError: for a prior of another order, and a hop beyond the window.
     """
 
     def __init__(
@@ -53,7 +63,7 @@ class WindowDecoder:
         prior: Prior,
         condition: Condition,
         grid: tuple[int, int],
-        crop,
+        crop: Callable[[Condition, Window, tuple[int, int]], Condition],
         limit: int | None = None,
         hop: int = 1,
     ):
@@ -62,38 +72,39 @@ class WindowDecoder:
                 f"a prior that reads codes in its own order draws {prior.grid[0]}x{prior.grid[1]}"
                 f" of them only, not {grid[0]}x{grid[1]}"
             )
-        self.prior, self.condition, self.grid, self.crop = prior, condition, grid, crop
-        self.window = (min(grid[0], prior.grid[0]), min(grid[1], prior.grid[1]))
         if not 1 <= hop <= min(prior.grid):
             raise UserError(f"hop {hop} should be from 1 to {min(prior.grid)}, the window's side")
-        self.step = tuple(math.lcm(step, hop) for step in alignment(condition, grid))
+        self.prior, self.condition, self.grid, self.crop = prior, condition, grid, crop
+        self.window = (min(grid[0], prior.grid[0]), min(grid[1], prior.grid[1]))
+        rows, columns = alignment(condition, grid)
+        self.step = (math.lcm(rows, hop), math.lcm(columns, hop))
         tokens = condition[0].tokens
         self.codes = torch.zeros((len(tokens), *grid), dtype=torch.int64, device=tokens.device)
         self.position = 0
-        self.row = 0
-        self.decoders: dict = {}
-        columns = len({origin(j, grid[1], self.window[1], self.step[1]) for j in range(grid[1])})
-        self.keep_all = columns * prior.cache_bytes(len(tokens), self.window) <= (
-            CACHE_LIMIT if limit is None else limit
-        )
+        self.row = 0  # where the windows in `decoders` begin
+        self.decoders: dict[int, Decoder] = {}  # by the column where they begin
+        origins = {origin(j, grid[1], self.window[1], self.step[1]) for j in range(grid[1])}
+        needed = len(origins) * prior.cache_bytes(len(tokens), self.window)
+        self.keep_all = needed <= (CACHE_LIMIT if limit is None else limit)
 
     def logits(self) -> Tensor:
         """(B, K) of the next code."""
+        # 1. where its window begins
         i, j = divmod(self.position, self.grid[1])
-        top, left = (
-            origin(p, size, window, step)
-            for p, size, window, step in zip((i, j), self.grid, self.window, self.step)
-        )
+        top = origin(i, self.grid[0], self.window[0], self.step[0])
+        left = origin(j, self.grid[1], self.window[1], self.step[1])
+        # 2. that window's decoder; those of earlier rows are not met again
         if top != self.row or (not self.keep_all and left not in self.decoders):
             self.row, self.decoders = top, {}
         if left not in self.decoders:
-            told = self.crop(self.condition, (top, left, *self.window), self.grid)
-            self.decoders[left] = self.prior.decoder(told, self.window)
+            condition = self.crop(self.condition, (top, left, *self.window), self.grid)
+            self.decoders[left] = self.prior.decoder(condition, self.window)
         decoder = self.decoders[left]
-        read, upto = decoder.position, (i - top) * self.window[1] + j - left
-        if upto > read:
+        # 3. the codes inside it that it has not read yet
+        start, end = decoder.position, (i - top) * self.window[1] + j - left
+        if end > start:
             inside = self.codes[:, top : i + 1, left : left + self.window[1]].flatten(1)
-            decoder.extend(inside[:, read:upto])
+            decoder.extend(inside[:, start:end])
         return decoder.logits()
 
     def extend(self, codes: Tensor) -> None:
@@ -104,12 +115,10 @@ class WindowDecoder:
 
 def alignment(condition: Condition, grid: tuple[int, int]) -> tuple[int, int]:
     """Rows and columns of codes under one token of the coarsest raster in the condition."""
-    steps = [
-        (max(1, grid[0] // part.grid[0]), max(1, grid[1] // part.grid[1]))
-        for part in condition
-        if part.grid
-    ]
-    return math.lcm(*(s[0] for s in steps)), math.lcm(*(s[1] for s in steps))
+    rasters = [part.grid for part in condition if part.grid]
+    rows = math.lcm(*(max(1, grid[0] // raster[0]) for raster in rasters))
+    columns = math.lcm(*(max(1, grid[1] // raster[1]) for raster in rasters))
+    return rows, columns
 
 
 @torch.no_grad()
@@ -134,28 +143,29 @@ def decode_tiled(
                 for i in range(len(grid))
             ]
         )
+    # Each tile is added with weights that fall over its margins, and the sum divided by theirs
     stride = first_stage.stride
-    total = weights = None
+    total = weights = torch.empty(0)
     for top in _starts(height, tile, margin):
         for left in _starts(width, tile, margin):
-            parts = tuple(
-                level[:, top : top + tile, left : left + tile].contiguous() for level in codes
+            rows, columns = slice(top, top + tile), slice(left, left + tile)
+            picture = first_stage.decode(
+                tuple(level[:, rows, columns].contiguous() for level in codes)
             )
-            part, picture = parts[-1], first_stage.decode(parts)
-            if total is None:
-                total = picture.new_zeros(
-                    len(grid), picture.shape[1], height * stride, width * stride
-                )
-                weights = picture.new_zeros(height * stride, width * stride)
-            rows = _ramp(part.shape[1], top > 0, top + tile < height, margin, stride)
-            columns = _ramp(part.shape[2], left > 0, left + tile < width, margin, stride)
-            where = (
-                slice(top * stride, (top + part.shape[1]) * stride),
-                slice(left * stride, (left + part.shape[2]) * stride),
+            if not total.numel():
+                shape = (height * stride, width * stride)
+                total = picture.new_zeros(1, picture.shape[1], *shape)
+                weights = picture.new_zeros(shape)
+            tall, wide = (side // stride for side in picture.shape[-2:])
+            vertical = _ramp(tall, top > 0, top + tile < height, margin, stride)
+            horizontal = _ramp(wide, left > 0, left + tile < width, margin, stride)
+            weight = (vertical[:, None] * horizontal).to(picture)
+            place = (
+                slice(top * stride, (top + tall) * stride),
+                slice(left * stride, (left + wide) * stride),
             )
-            weight = (rows[:, None] * columns).to(picture)
-            total[(..., *where)] += picture * weight
-            weights[where] += weight
+            total[(..., *place)] += picture * weight
+            weights[place] += weight
     return total.div_(weights)
 
 
