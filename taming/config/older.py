@@ -65,7 +65,10 @@ def nest_discriminator(plain: dict) -> dict:
         if target != "taming.first_stage.VQGANLoss" or not flat:
             return params
         node = params.get("discriminator") or {"target": "taming.first_stage.PatchDiscriminator"}
-        nested = {**node, "params": {**(node.get("params") or {}), **flat}}
+        inside = (node.get("params") or {}) if isinstance(node, dict) else None
+        if not isinstance(inside, dict):
+            return params
+        nested = {**node, "params": {**inside, **flat}}
         rest = {key: value for key, value in params.items() if key not in flat}
         return {**rest, "discriminator": nested}
 

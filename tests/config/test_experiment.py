@@ -19,9 +19,11 @@ def test_every_config_loads_and_builds_on_the_meta_device(path, monkeypatch):
     with torch.device("meta"):
         model = config.build(experiment.model, experiment.allow)
     assert sum(p.numel() for p in model.parameters()) > 0
-    assert path.read_text().startswith("# "), (
+    text = path.read_text()
+    assert text.startswith("# ") and "taming train -b" in text, (
         "every config opens with what it reproduces, the command, and what to expect"
     )
+    assert max(len(line) for line in text.splitlines()) <= 100
 
 
 def changed(dotted: str, value) -> dict:
