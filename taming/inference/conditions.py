@@ -147,7 +147,7 @@ def _packed(mask: Image.Image) -> dict[str, str]:
     return {"segmentation": base64.b64encode(buffer.getvalue()).decode()}
 
 
-def _unpacked(text: str) -> Image.Image:
+def unpacked_mask(text: str) -> Image.Image:
     try:
         return _mask_of(base64.b64decode(text, validate=True))
     except (ValueError, OSError, SyntaxError) as error:
@@ -187,7 +187,7 @@ def batch_of(
 ) -> dict[str, Tensor]:
     """The batch of one for what a PNG holds of its condition."""
     if "segmentation" in condition:
-        return {"segmentation": mask_to_tensor(_unpacked(condition["segmentation"]))[None]}
+        return {"segmentation": mask_to_tensor(unpacked_mask(condition["segmentation"]))[None]}
     if "image" in condition:
         return _picture_batch(model, Path(condition["image"][0]), sampling)
     if "class" in condition:

@@ -93,6 +93,7 @@ def sample(
     jobs = jobs_of(out, conditions, samples)
     record = record_of(checkpoint, config, known, share.device.type, sampling)
     _check_inputs_stay(jobs, record)
+    _check_sheet(out)
     make_writable(out)
 
     # 3. this process's share, which must not depend on what others have drawn by now
@@ -175,6 +176,12 @@ def _check_inputs_stay(jobs: Sequence[Job], record: Record) -> None:
                 f"'{job.path}' is read by this command and would be overwritten; choose another"
                 " folder with -o"
             )
+
+
+def _check_sheet(out: Path) -> None:
+    """Raises UserError for a sheet.png that lies beside no sample of ours."""
+    if (out / "sheet.png").is_file() and not any(map(read_record, out.rglob("*.png"))):
+        raise UserError(f"'{out / 'sheet.png'}' exists; choose another folder with -o")
 
 
 def _all_there(jobs: Sequence[Job]) -> bool:

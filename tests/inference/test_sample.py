@@ -16,8 +16,9 @@ from taming.formats.content import Content
 from taming.formats.load import load, read_checkpoint
 from taming.formats.ours import save_safetensors
 from taming.inference import memory, sample
-from taming.inference.conditions import conditions_of, files_of
-from taming.inference.sample import jobs_of
+from taming.inference.conditions import batch_of, conditions_of, files_of
+from taming.inference.job import jobs_of
+from taming.inference.record import read_record
 from taming.second_stage import SecondStage
 from taming.second_stage.rejection import class_score, mask_score, rejection_sample
 from taming.second_stage.sampling import Sampling
@@ -65,8 +66,8 @@ def plain(masks=True, classes=False):
 def here(tmp_path, monkeypatch):
     """A folder with two models of random weights, three masks and a picture."""
     monkeypatch.chdir(tmp_path)
-    for name, how in (("masks", {}), ("classes", {"classes": True})):
-        experiment = config.from_plain(plain(**how))
+    for name, options in (("masks", {}), ("classes", {"classes": True})):
+        experiment = config.from_plain(plain(**options))
         model = config.build(experiment.model)
         with torch.no_grad():
             for parameter in model.parameters():
@@ -132,7 +133,7 @@ def test_only_what_is_missing_is_drawn_again(here, capsys):
     # Alone in its batch now: the same codes, and pixels up to the last digit
     assert drawn.max() <= 1
     assert run(*arguments, "--seed", "1") == 2
-    assert "drawn otherwise" in capsys.readouterr().err
+    assert "drawn with other settings" in capsys.readouterr().err
     assert run(*arguments, "--seed", "1", "--overwrite") == 0
     # More of the same keeps what is there
     assert run("masks.safetensors", "--masks", "layouts", "-n", "3", "--seed", "1") == 0
@@ -159,11 +160,11 @@ def test_a_png_is_drawn_again_bitwise(here, capsys):
     for name in ("m0-0", "m1-0", "m2-0"):
         assert run("--from-png", f"out/{name}.png", out="again") == 0
         assert np.array_equal(pixels(f"again/{name}.png"), pixels(f"out/{name}.png"))
-        about = images.read_metadata(f"again/{name}.png")
-        assert about["seed"] == 3 and about["top_k"] == 5 and len(about["sha256"]) == 16
+        record = read_record(f"again/{name}.png")
+        assert record.sampling == Sampling(seed=3, temperature=0.9, top_k=5)
     assert run("--from-png", "out/m0-0.png", out="out") == 2
     assert run("--from-png", "out/m0-0.png", "--seed", "4", out="third") == 2
-    assert "only -o and --overwrite" in capsys.readouterr().err
+    assert "only -o, --overwrite" in capsys.readouterr().err
     with open("masks.safetensors", "ab") as file:
         file.write(b" ")
     assert run("--from-png", "out/m0-0.png", out="third") == 2
@@ -198,12 +199,12 @@ def test_processes_share_the_pictures_out(here, monkeypatch, ranks):
     """Whenever each begins, whatever the other has drawn by then: all pictures, each once, and the
     sheet by whoever comes last.
     """
-    seen = []
+    names = []
     monkeypatch.setattr(
         sample.images,
         "save",
         lambda image, path, metadata=None, save=images.save: (
-            seen.append(path.name),
+            names.append(path.name),
             save(image, path, metadata),
         ),
     )
@@ -211,17 +212,17 @@ def test_processes_share_the_pictures_out(here, monkeypatch, ranks):
     for rank in ranks:
         monkeypatch.setenv("RANK", rank)
         assert run("masks.safetensors", "--masks", "layouts", "-n", "2") == 0
-    assert sorted(set(seen[:6])) == [f"m{i}-{k}.png" for i in range(3) for k in range(2)]
-    assert set(seen[6:]) == {"sheet.png"}
+    assert sorted(set(names[:6])) == [f"m{i}-{k}.png" for i in range(3) for k in range(2)]
+    assert set(names[6:]) == {"sheet.png"}
 
 
 @pytest.mark.parametrize(
-    "mask, kept", [("top", np.s_[:8]), ("left:0.25", np.s_[:, :4]), ("file", np.s_[8:, 8:])]
+    "mask, part", [("top", np.s_[:8]), ("left:0.25", np.s_[:, :4]), ("file", np.s_[8:, 8:])]
 )
-def test_known_parts_stay(here, mask, kept, monkeypatch):
+def test_known_parts_stay(here, mask, part, monkeypatch):
     if mask == "file":
         drawn = np.zeros((16, 16), np.uint8)
-        drawn[kept] = 255
+        drawn[part] = 255
         Image.fromarray(drawn).save("keep.png")
         mask = "keep.png"
     decoded, decode = [], SecondStage.decode
@@ -240,7 +241,7 @@ def test_known_parts_stay(here, mask, kept, monkeypatch):
         to_tensor(read_image(here / "picture.png"))[None]
     )[0]
     where = torch.zeros(16, 16, dtype=torch.bool)
-    where[kept] = True
+    where[part] = True
     stays = where.view(8, 2, 8, 2).all(dim=3).all(dim=1)
     for codes in decoded:
         assert torch.equal(codes[0][stays], original[0][stays])
@@ -318,12 +319,12 @@ def test_what_does_not_fit_into_memory_is_said_before(here, capsys, monkeypatch)
 def test_a_full_disk_leaves_whole_files(here, capsys, monkeypatch):
     save, count = Image.Image.save, []
 
-    def full(self, path, *arguments, **how):
+    def full(self, path, *arguments, **options):
         count.append(path)
         if len(count) == 3:
             path.write_bytes(b"half")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return save(self, path, *arguments, **how)
+        return save(self, path, *arguments, **options)
 
     monkeypatch.setattr(Image.Image, "save", full)
     # Nothing but PNGs is saved here
@@ -336,7 +337,7 @@ def test_a_full_disk_leaves_whole_files(here, capsys, monkeypatch):
 
 
 def test_folders_and_classes_that_would_confuse_are_refused(here, capsys):
-    for words, told in (
+    for words, message in (
         (("masks.safetensors", "--masks", "."), "lies in '.'"),
         (("classes.safetensors", "--classes", "1,1"), "each class once"),
         (("classes.safetensors", "--classes", ","), "each class once"),
@@ -356,7 +357,7 @@ def test_folders_and_classes_that_would_confuse_are_refused(here, capsys):
         ),
     ):
         assert run(*words) == 2
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
 def test_unknown_classes_and_missing_guidance_are_refused(here, capsys):
@@ -364,21 +365,21 @@ def test_unknown_classes_and_missing_guidance_are_refused(here, capsys):
     assert "class 7" in capsys.readouterr().err
     content = read_checkpoint("classes.safetensors")
     content.config["condition_dropout"] = 0.0
-    save_safetensors("deaf.safetensors", content)
-    assert run("deaf.safetensors", "--classes", "0", "--guidance", "2") == 2
+    save_safetensors("no_dropout.safetensors", content)
+    assert run("no_dropout.safetensors", "--classes", "0", "--guidance", "2") == 2
     assert "condition_dropout" in capsys.readouterr().err
 
 
 def test_the_best_of_several_is_kept(here):
     model = load("classes.safetensors")
-    batch, asked = {"class": torch.tensor([0, 2])}, []
+    batch, counts = {"class": torch.tensor([0, 2])}, []
 
     class Brightness(torch.nn.Module):
         """Class 2 is bright, class 0 dark."""
 
         def forward(self, pictures):
             bright = pictures.mean(dim=(1, 2, 3))
-            asked.append(len(pictures))
+            counts.append(len(pictures))
             return torch.stack([-bright, torch.zeros_like(bright), bright], dim=1)
 
     best = rejection_sample(
@@ -387,7 +388,7 @@ def test_the_best_of_several_is_kept(here):
     everything = torch.stack([model.sample(batch, seed=5, first=c << 32) for c in range(4)]).mean(
         dim=(2, 3, 4)
     )
-    assert asked == [1] * 8
+    assert counts == [1] * 8
     assert torch.allclose(
         best.mean(dim=(1, 2, 3)),
         torch.stack([everything[:, 0].min(), everything[:, 1].max()]),
@@ -406,23 +407,106 @@ def test_the_best_of_several_is_kept(here):
     assert torch.equal(first, torch.tensor([0.75]))
 
 
-def test_folders_of_conditions_are_listed_whole_and_not_held(tmp_path):
-    """Depth maps as arrays count too, and a job keeps what a PNG keeps, not a tensor."""
-    from types import SimpleNamespace
-
-    from taming.data.reading import EXTENSIONS
-
+def test_arrays_are_listed_where_depth_maps_are_expected(tmp_path):
     for name in ("a.npy", "b.png"):
         (tmp_path / name).touch()
-    assert [name for name, _ in files_of(str(tmp_path), (*EXTENSIONS, ".npy"))] == ["a", "b"]
+    assert [name for name, _ in files_of(str(tmp_path), (".png", ".npy"))] == ["a", "b"]
     assert [name for name, _ in files_of(str(tmp_path))] == ["b"]
-    Image.fromarray(np.full((64, 64), 1, np.uint8)).save(tmp_path / "m.png")
-    reader = SimpleNamespace(key="segmentation", first_stage=SimpleNamespace(labels=3))
-    model = SimpleNamespace(conditioner=reader, trained_size=(64, 64))
-    conditions = conditions_of(
-        model, tmp_path / "out", Sampling(), str(tmp_path / "m.png"), None, None
-    )
-    (job,) = jobs_of(model, tmp_path / "out", Sampling(), conditions, 1)
-    assert len(job.told["segmentation"]) < 400 and torch.equal(
-        job.batch["segmentation"], torch.ones(1, 64, 64, dtype=torch.int64)
-    )
+
+
+def test_a_job_holds_the_file_of_a_layout_and_makes_its_labels_anew(here):
+    """Layouts of a large folder would not fit into memory as tensors."""
+    model, sampling = load("masks.safetensors"), Sampling(size=(64, 64))
+    Image.fromarray(np.full((64, 64), 1, np.uint8)).save("flat.png")
+    conditions = conditions_of(model, here / "out", sampling, "flat.png", None, None)
+    (job,) = jobs_of(here / "out", conditions, 1)
+    assert len(job.condition["segmentation"]) < 400
+    batch = batch_of(model, job.condition, sampling)
+    assert torch.equal(batch["segmentation"], torch.ones(1, 64, 64, dtype=torch.int64))
+
+
+# Small sizes
+
+
+@pytest.mark.parametrize("side", range(1, 9))
+def test_any_size_holds_for_the_smallest_too(here, side):
+    height, width = side, 9 - side
+    out, size = f"out{side}", ("--size", f"{height}x{width}")
+    assert run("masks.safetensors", "--masks", "layouts/m0.png", *size, out=out) == 0
+    assert run("classes.safetensors", "--classes", "1", *size, out=out) == 0
+    for name in ("m0-0", "class1-0"):
+        assert Image.open(f"{out}/{name}.png").size == (width, height)
+
+
+# Nothing that is there is lost
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "masks.safetensors --masks layouts -o layouts/drawn",
+        "masks.safetensors --masks layouts -o layouts --overwrite",
+        "classes.safetensors --classes 0 --known class0-0.png --known-mask top -o . --overwrite",
+        "classes.safetensors --classes 0 --known picture.png --known-mask class0-0.png -o .",
+        "classes.safetensors --classes 0 -o . --overwrite",
+        "classes.safetensors --classes 0 -o picture.png",
+        "classes.safetensors --classes 0 -o classes.safetensors",
+        "classes.safetensors --classes 2 --animate -o .",
+        "--from-png out/class1-0.png -o out --overwrite",
+        "--from-png class0-0.png -o out",
+    ],
+)
+def test_samples_never_take_the_place_of_other_files(here, capsys, words):
+    Image.open("picture.png").save("class0-0.png")
+    Image.open("picture.png").save("class2-0.gif")
+    assert run("classes.safetensors", "--classes", "1") == 0
+    before = contents(here)
+    capsys.readouterr()
+    assert main(["sample", *words.split()]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    assert contents(here) == before
+
+
+@pytest.mark.parametrize("words", ["layouts -o .", "layouts/m0.png -o layouts --overwrite"])
+def test_samples_may_lie_beside_what_they_are_drawn_from(here, words):
+    before = contents(here)
+    assert main(["sample", "masks.safetensors", "--masks", *words.split()]) == 0
+    assert before.items() <= contents(here).items()
+
+
+def test_a_users_contact_sheet_stays(here, capsys):
+    """--overwrite is about samples."""
+    os.mkdir("mine")
+    Image.open("picture.png").save("mine/sheet.png")
+    before = contents(here)
+    assert run("classes.safetensors", "--classes", "1", out="mine") == 2
+    assert "sheet.png" in capsys.readouterr().err and contents(here) == before
+    assert run("classes.safetensors", "--classes", "1") == 0
+    assert run("classes.safetensors", "--classes", "2") == 0  # our own sheet is drawn again
+
+
+# torchrun's environment
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"WORLD_SIZE": "x"},
+        {"RANK": "9"},
+        {"RANK": "-1", "WORLD_SIZE": "2"},
+        {"RANK": "2", "WORLD_SIZE": "2"},
+        {"WORLD_SIZE": "0"},
+        {"LOCAL_RANK": "first"},
+    ],
+)
+def test_an_environment_of_no_torchrun_is_refused(here, monkeypatch, capsys, variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert run("classes.safetensors", "--classes", "1") == 2
+    error = capsys.readouterr().err
+    assert any(f"{name}={value}" in error for name, value in variables.items()), error
+    assert not os.path.exists("out")
