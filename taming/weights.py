@@ -2,6 +2,7 @@
 of feature networks, perceptual losses and checkpoints.
 """
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -27,7 +28,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if is_safetensors(path):
         return read_safetensors(path)[1]
     try:
-        with open(path, "rb") as file:  # a file, since of a path torch goes by the ending
+        with open(path, "rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on what the file may be, where it is refused anyway
+            # Of a path torch would go by the ending, so it is given the open file
             weights = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds
         reason = " ".join(str(error).split())[:120]

@@ -7,6 +7,7 @@ too, with the YAML that came with them (compvis/).
 """
 
 import json
+import math
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,7 +25,6 @@ from taming.formats.checksums import (
     write_checksums,
 )
 from taming.formats.content import Content, content_of, malformed
-from taming.formats.fitting import non_finite
 from taming.formats.unpickler import load_torch, read_restricted
 from taming.weights import is_safetensors, read_safetensors
 
@@ -88,14 +88,6 @@ def save_safetensors(path: str | Path, content: Content, half: bool = False) -> 
 
     sources = {**content.weights, **{f"loss.{k}": v for k, v in content.loss.items()}}
     tensors = {name: _stored(name, tensor, half) for name, tensor in sources.items()}
-    if half:
-        overflowing = set(non_finite(tensors)) - set(non_finite(sources))
-        if overflowing:
-            name = min(overflowing)
-            raise UserError(
-                f"'{name}' reaches {sources[name].abs().max():.3g}, which {tensors[name].dtype}"
-                " can't hold; convert without --half"
-            )
     text = json.dumps(
         {
             "stage": content.stage,
@@ -150,4 +142,11 @@ def _stored(name: str, tensor: Tensor, half: bool) -> Tensor:
     if not half or not tensor.is_floating_point():
         return tensor.contiguous().clone()
     unneeded = name.startswith("conditioner.first_stage.decoder.")
-    return tensor.to(torch.float8_e4m3fn if unneeded else torch.float16).contiguous()
+    dtype = torch.float8_e4m3fn if unneeded else torch.float16
+    highest = tensor.abs().max().item() if tensor.numel() else 0.0
+    if torch.finfo(dtype).max < highest < math.inf:
+        raise UserError(
+            f"'{name}' reaches {highest:.3g}, but {dtype} only {torch.finfo(dtype).max:.3g};"
+            " convert without --half"
+        )
+    return tensor.to(dtype).contiguous()

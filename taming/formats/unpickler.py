@@ -4,6 +4,7 @@ rebuilt, all else stays inert.
 
 import pickle
 import types
+import warnings
 from collections import OrderedDict
 from pathlib import Path
 
@@ -124,10 +125,12 @@ def load_torch(path: Path, zipped: bool, **options) -> object:
     """torch.load on the CPU, memory-mapped where it is an archive; of a path torch would go by the
     ending, so that one of safetensors is opened here.
     """
-    if path.suffix != ".safetensors":
-        return torch.load(path, map_location="cpu", mmap=zipped, **options)
-    with open(path, "rb") as file:
-        return torch.load(file, map_location="cpu", **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on what the file may be, where it is refused anyway
+        if path.suffix != ".safetensors":
+            return torch.load(path, map_location="cpu", mmap=zipped, **options)
+        with open(path, "rb") as file:
+            return torch.load(file, map_location="cpu", **options)
 
 
 def read_restricted(path: Path) -> object:
