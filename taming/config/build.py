@@ -72,9 +72,9 @@ def with_sizes(node: Any, place: str, allow: Iterable[str] = (), trusted: bool =
     _, hints = declared(resolve(node["target"], place, allow, trusted))
     for key, value in node["params"].items():
         hint = hints.get(key, Any)
-        if isinstance(value, str) and SIZE.fullmatch(value) and not fits(value, hint, type):
+        if isinstance(value, str) and SIZE.fullmatch(value) and not fits(value, hint):
             sides = [int(side) for side in value.lower().split("x")]
-            node["params"][key] = sides if fits(sides, hint, type) else value
+            node["params"][key] = sides if fits(sides, hint) else value
     return node
 
 
@@ -103,15 +103,18 @@ def _built(node: Any, place: str, allow: Iterable[str], trusted: bool) -> Any:
     try:
         return made(**params)
     except UserError as error:  # our own classes say what is wrong, not always where
-        named = str(error).startswith(place.split(".")[0])
-        raise error if named else UserError(f"{place}: {error}") from error
+        reason = _shortened(str(error))
+        named = reason.startswith(place.split(".")[0])
+        raise UserError(reason if named else f"{place}: {reason}") from error
     except MISTAKES as error:
-        reason = first_line(error) or type(error).__name__
+        reason = _shortened(first_line(error)) or type(error).__name__
         raise UserError(f"{place}: {node['target']}: {reason}") from error
 
 
 def declared(made: Any) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
     """The parameters of a constructor or function, and what they declare."""
+    if inspect.isclass(made) and made.__init__.__module__.startswith("torch.nn."):
+        return {}, {}  # a network that adds no constructor to torch's, which takes anything
     try:
         parameters = inspect.signature(made).parameters
     except ValueError:  # some classes written in C have none to read
@@ -169,7 +172,7 @@ def refusal(value: Any, hint: Any) -> str:
     choices = [c for c in _literals(hint) if isinstance(c, str)]
     guess = did_you_mean(value, choices) if choices and isinstance(value, str) else ""
     guess = guess if "did you mean" in guess else ""
-    return f"{_brief(value)} should be {expectation(hint)}{guess}"
+    return f"{_brief(value)} should be {expectation(hint, value)}{guess}"
 
 
 def _literals(hint: Any) -> list:
@@ -179,5 +182,10 @@ def _literals(hint: Any) -> list:
 
 
 def _brief(value: Any) -> str:
-    text = re.sub(r"\s+", " ", repr(value))
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return _shortened(repr(value), 60)
+
+
+def _shortened(text: str, length: int = 600) -> str:
+    """In one line."""
+    text = re.sub(r"\s+", " ", text)
+    return text if len(text) <= length else f"{text[: length - 3]}..."

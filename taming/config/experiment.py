@@ -185,7 +185,7 @@ def load(
     plain = interpolated(merge(tree, changes), source)
     if resumed is None:
         return from_plain(plain, source, allow)
-    allow = [*allow, *_listed(plain.get("allow"))]
+    allow = [*allow, *_listed(plain.get("allow"), source)]
     experiment = _typed(upgrade({**plain, "allow": allow}), source)
     experiment.trusted = False
     for name, node in _nodes(experiment).items():
@@ -211,7 +211,7 @@ def from_plain(
     """
     if not isinstance(plain, dict):
         raise UserError(f"{source}: the file should be a mapping of keys, not {plain!r:.60}")
-    allow = [*(allow or ()), *(_listed(plain.get("allow")) if trusted else ())]
+    allow = [*(allow or ()), *(_listed(plain.get("allow"), source) if trusted else ())]
     experiment = _typed(upgrade({**plain, "allow": allow}), source)
     experiment.trusted = trusted
     for name, node in _nodes(experiment).items():
@@ -284,7 +284,7 @@ def _typed(plain: Any, source: str, schema: type = Experiment, place: str = "") 
             values[key] = _typed(value, source, hint, f"{place}{key}.")
             continue
         value = _converted(value, hint)
-        if not fits(value, hint, type):
+        if not fits(value, hint):
             raise UserError(f"{source}: {place}{key}: {refusal(value, hint)}")
         values[key] = value
     return schema(**values)
@@ -321,10 +321,12 @@ def _number(text: str, kind: type) -> Any:
         return text
 
 
-def _listed(names: Any) -> list[str]:
+def _listed(names: Any, source: str) -> list[str]:
     """The packages that a tree allows: one, or a list."""
     if names is None or isinstance(names, str):
         return [names] if names else []
     if isinstance(names, list) and all(isinstance(name, str) for name in names):
         return names
-    raise UserError(f"allow: {names!r:.60} should be a list of packages, for example [mine]")
+    raise UserError(
+        f"{source}: allow: {names!r:.60} should be a list of packages, for example [mine]"
+    )

@@ -13,8 +13,10 @@ from taming.config.ranges import Length, Range
 ClassOf = Callable[[dict], type]  # of a node with a target
 
 
-def fits(value: Any, hint: Any, class_of: ClassOf) -> bool:
-    """Whether `value`, plain or a tree with targets, is what `hint` declares."""
+def fits(value: Any, hint: Any, class_of: ClassOf | None = None) -> bool:
+    """Whether `value` is what `hint` declares. class_of: where trees with a target are looked at,
+    the class that one builds; else they are mappings as others.
+    """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any or hint is inspect.Parameter.empty or isinstance(hint, typing.TypeVar):
         return True
@@ -26,13 +28,13 @@ def fits(value: Any, hint: Any, class_of: ClassOf) -> bool:
     if origin is Literal:
         return any(value == choice and type(value) is type(choice) for choice in arguments)
     kind = origin or hint
+    if class_of and isinstance(value, dict) and "target" in value:
+        return inspect.isclass(hint) and _is_a(class_of(value), hint)
     if kind in (dict, Mapping):
         key, entry = arguments or (Any, Any)
         return isinstance(value, dict) and all(
             fits(k, key, class_of) and fits(v, entry, class_of) for k, v in value.items()
         )
-    if isinstance(value, dict) and "target" in value:
-        return inspect.isclass(hint) and _is_a(class_of(value), hint)
     if hint is None or hint is type(None):
         return value is None
     if hint is int:
@@ -53,7 +55,9 @@ def _is_a(kind: type, hint: type) -> bool:
     return issubclass(kind, hint)
 
 
-def _entries_fit(value: list | tuple, kind: Any, arguments: tuple, class_of: ClassOf) -> bool:
+def _entries_fit(
+    value: list | tuple, kind: Any, arguments: tuple, class_of: ClassOf | None
+) -> bool:
     if kind is tuple and arguments and arguments[-1] is not Ellipsis:
         return len(value) == len(arguments) and all(
             fits(entry, hint, class_of) for entry, hint in zip(value, arguments)
@@ -68,14 +72,17 @@ def _finite(value: float) -> bool:
         return False
 
 
-def expectation(hint: Any) -> str:
-    """What `hint` declares, in words: `an int of at least 1, or null`."""
+def expectation(hint: Any, value: Any = None) -> str:
+    """What `hint` declares, in words: `an int of at least 1, or null`; in view of `value`."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        limits = " and ".join(str(limit) for limit in arguments[1:])
-        return f"{expectation(arguments[0])} {'with' if origin is list else 'of'} {limits}"
+        limits = " and ".join(
+            limit.words(value) if isinstance(limit, Range) else str(limit)
+            for limit in arguments[1:]
+        )
+        return f"{expectation(arguments[0], value)} {'with' if origin is list else 'of'} {limits}"
     if origin in (typing.Union, types.UnionType):
-        return ", or ".join(expectation(choice) for choice in arguments)
+        return ", or ".join(expectation(choice, value) for choice in arguments)
     if origin is Literal:
         return f"one of {', '.join(str(choice) for choice in arguments)}"
     if hint is type(None):

@@ -85,7 +85,7 @@ def _carries_over(key: str, value: Any, old: Any, new: Any, target: str) -> bool
         return False  # the old class has to be given what the new one works out by itself
     # The same word may mean another thing, as `restart` does: batches here, a share there
     plain = not isinstance(value, dict | list | str)
-    return fits(value, hints.get(key, Any), type) if plain else True
+    return fits(value, hints.get(key, Any)) if plain else True
 
 
 def overriding(overrides: Iterable[str]) -> dict:

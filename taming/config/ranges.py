@@ -24,12 +24,21 @@ class Range:
         # Not math.isfinite, which fails on whole numbers that no float holds
         return abs(value) < math.inf and above and below
 
-    def __str__(self) -> str:
-        low = f"{'above' if self.low_open else 'at least'} {self.low:g}"
-        high = f"{'below' if self.high_open else 'at most'} {self.high:g}"
-        # Bounds that only keep numbers representable are not worth a word
-        parts = [low] * (self.low > -(2**31)) + [high] * (self.high < 2**31)
+    def words(self, value: object = None) -> str:
+        """In words; of bounds that only keep numbers representable, the one that `value` breaks."""
+        low = f"{'above' if self.low_open else 'at least'} {_digits(self.low)}"
+        high = f"{'below' if self.high_open else 'at most'} {_digits(self.high)}"
+        number = value if isinstance(value, int | float) else 0
+        parts = [low] * (self.low > -(2**31) or number < self.low)
+        parts += [high] * (self.high < 2**31 or number > self.high)
         return " and ".join(parts) or "finite"
+
+    def __str__(self) -> str:
+        return self.words()
+
+
+def _digits(number: float) -> str:
+    return f"{number:.0f}" if abs(number) < 2**63 and number == int(number) else f"{number:g}"
 
 
 @dataclass(frozen=True)

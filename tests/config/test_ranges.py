@@ -1,0 +1,269 @@
+"""Every parameter that a configuration can set, with every kind of wrong value: what its
+declaration forbids is refused in one line, what it admits is built or refused in one line; nothing
+ends in a traceback, and nothing runs for ever.
+"""
+
+import dataclasses
+import inspect
+import math
+import shutil
+import signal
+import typing
+from contextlib import contextmanager, nullcontext
+from typing import Annotated, Any
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from taming import config
+from taming.config.build import declared
+from taming.config.experiment import Experiment
+from taming.config.hints import expectation, fits
+from taming.config.ranges import Length, Range
+from taming.errors import UserError
+from tests.conftest import first_stage_plain, paint_pairs
+
+CLASSES = config.file_classes()
+LONGEST = 10  # seconds for one construction
+
+
+def node(name: str, **params) -> dict:
+    return {"target": f"taming.{name}", "params": params}
+
+
+QUANTIZER = node("first_stage.VectorQuantizer", num_codes=8, dim=4)
+LIKELIHOOD = node("first_stage.GaussianLikelihood")
+VQVAE = node("first_stage.VQVAE", width=8, residual_width=8, quantizer=QUANTIZER)
+GPT = node("second_stage.GPT", layers=1, heads=2, width=16)
+UNCONDITIONAL = node("second_stage.Unconditional")
+KINDS = [QUANTIZER, LIKELIHOOD, VQVAE, GPT, UNCONDITIONAL, node("data.DrawnLandscapes", size=16)]
+
+# Parameters with which a class can be built; of the others, `example` finds some
+SHAPE: dict = {"num_codes": 8, "grid": [4, 4], "parts": [{"vocabulary": 3, "grid": [2, 2]}]}
+PARAMS: dict[str, dict] = {
+    "DVAE": {"width": 4, "quantizer": {**QUANTIZER, "params": {"num_codes": 8, "dim": 32}}},
+    "DrawnLandscapes": {"size": 16},
+    "EncodedImage": {"first_stage": VQVAE},
+    "GPT": {"layers": 1, "heads": 2, "width": 16, **SHAPE},
+    "CompVisGPT": {"layers": 1, "heads": 2, "width": 16, "shared_vocabulary": 8, **SHAPE},
+    "GatedPixelCNN": {"layers": 1, "width": 8, **SHAPE},
+    "PixelSNAIL": {"blocks": 1, "layers": 1, "width": 8, **SHAPE},
+    "MaskVQGAN": {"labels": 3, "channels": 32, "multipliers": [1], "quantizer": QUANTIZER},
+    "RemappedQuantizer": {"quantizer": QUANTIZER, "used": 4},
+    "SecondStage": {"first_stage": VQVAE, "conditioner": UNCONDITIONAL, "prior": GPT, "size": 16},
+    "VQGAN": {"channels": 32, "multipliers": [1], "quantizer": QUANTIZER},
+    "VQGANLoss": {"perceptual": "none"},
+    "VQVAE2": {"width": 8, "residual_width": 8, "quantizers": [QUANTIZER, QUANTIZER]},
+}
+
+SCALARS = [-1, 0, 1, 2, 3, 10**12, 10**30, -(10**30), 10**400, 0.5, -0.5, 1.0, 1.5, 1e300]
+ODD = [math.nan, math.inf, -math.inf, True, False, None, "", "a word", "0", "96x128", "/dev/null"]
+LISTS = [[], [0], [-1], [1], [1, 2], [math.nan, 1], [[]], [None], [{}], ["a"], [QUANTIZER]]
+TREES = [{}, {"size": -1}, {"size": math.nan}, {"a": 1}, *KINDS]
+VALUES = [*SCALARS, *ODD, *LISTS, *TREES, [3] * 2000]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> str:
+    """A folder that every data set can read."""
+    root = paint_pairs(tmp_path_factory.mktemp("data") / "pairs")
+    shutil.copytree(root / "segmentations", root / "depth")
+    return str(root)
+
+
+def example(hint: Any) -> Any:
+    """A value that a declaration admits."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        value = example(arguments[0])
+        for limit in arguments[1:]:
+            if isinstance(limit, Range) and value not in limit:
+                value = type(value)(limit.low)
+            if isinstance(limit, Length):
+                value = (value * limit.low)[: limit.low]
+        return value
+    if arguments and origin in (typing.Union, type(int | str)):
+        return example(arguments[0])
+    if origin is typing.Literal:
+        return arguments[0]
+    simple = {int: 4, float: 0.5, bool: True, str: "image"}
+    if hint in simple:
+        return simple[hint]
+    for kind in KINDS:
+        if inspect.isclass(hint) and fits(kind, hint, class_of):
+            return kind
+    return [example(entry) for entry in arguments[:1]]
+
+
+def class_of(tree: dict) -> type:
+    return CLASSES[tree["target"]]
+
+
+def example_params(name: str, pictures: str) -> dict:
+    made = CLASSES[name]
+    params = dict(PARAMS.get(name.rpartition(".")[2], {}))
+    parameters, hints = declared(made)
+    for key, parameter in parameters.items():
+        if key not in params and parameter.default is parameter.empty:
+            params[key] = example(hints.get(key, Any))
+    if "root" in params:
+        params |= {"root": pictures, "view": {"size": 16}}
+    return params
+
+
+@contextmanager
+def time_limit(what: str):
+    def stop(*_):
+        raise TimeoutError(f"{what} takes over {LONGEST} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(LONGEST)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def build(tree: dict) -> Any:
+    """Without memory for weights."""
+    data = issubclass(class_of(tree), Dataset)
+    with nullcontext() if data else torch.device("meta"):
+        return config.build(tree)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_class_is_built_from_its_example(name, pictures):
+    """Else the walk below would see refusals of something else."""
+    build({"target": name, "params": example_params(name, pictures)})
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_every_parameter_of_every_class(name, pictures):
+    params, problems = example_params(name, pictures), []
+    parameters, hints = declared(CLASSES[name])
+    for key in parameters:
+        for value in VALUES:
+            case = f"{name}.{key}={value!r:.40}"
+            try:
+                with time_limit(case):
+                    build({"target": name, "params": {**params, key: value}})
+            except UserError as error:
+                if "\n" in str(error) or len(str(error)) > 1000:
+                    problems.append(f"{case}: not one line: {error}")
+            except (Exception, TimeoutError) as error:
+                problems.append(f"{case}: {type(error).__name__}: {error}")
+            else:
+                if not fits(value, hints.get(key, Any), class_of):
+                    problems.append(f"{case}: silence, but {expectation(hints[key])} is declared")
+    assert problems == []
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_every_number_declares_its_range(name):
+    """Hints in full, numbers with a Range, lists with what they hold."""
+    parameters, hints = declared(CLASSES[name])
+    undeclared = [key for key in parameters if key not in hints]
+    assert undeclared + [key for key, hint in hints.items() if bare(hint)] == []
+
+
+def bare(hint: Any, limits: tuple = ()) -> bool:
+    """Whether a number, or a list of anything, is declared without limits."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return bare(arguments[0], arguments[1:])
+    if hint in (int, float):
+        return not any(isinstance(limit, Range) for limit in limits)
+    if hint in (list, tuple, typing.Sequence, Any):
+        return True
+    if origin is dict:
+        return False
+    return any(bare(inner) for inner in arguments if inner is not Ellipsis)
+
+
+def fields(schema: type = Experiment, place: str = "") -> dict[str, Any]:
+    """Dotted name -> declaration, of all that is no target/params tree."""
+    found = {}
+    for name, hint in typing.get_type_hints(schema, include_extras=True).items():
+        if dataclasses.is_dataclass(hint):
+            found |= fields(hint, f"{place}{name}.")
+        elif typing.get_origin(hint) is not typing.ClassVar:
+            found[f"{place}{name}"] = hint
+    return found
+
+
+@pytest.mark.parametrize("dotted", fields())
+def test_every_field_of_an_experiment(dotted):
+    """A value is refused, or it is in the experiment as the declaration has it."""
+    for value in [v for v in VALUES if v not in KINDS]:
+        plain = first_stage_plain()
+        if dotted not in ("model", "loss", "data.train", "data.validation"):
+            try:
+                experiment = config.from_plain(put(plain, dotted, value), "my.yaml")
+            except UserError as error:
+                assert dotted in str(error) and "\n" not in str(error)
+                continue
+            result = experiment
+            for key in dotted.split("."):
+                result = getattr(result, key)
+            assert fits(result, fields()[dotted]), (dotted, value, result)
+
+
+@pytest.mark.parametrize("place", ["model", "loss", "data.train", "data.validation"])
+def test_every_tree_of_an_experiment(place):
+    for value in VALUES:
+        try:
+            config.from_plain(put(first_stage_plain(), place, value), "my.yaml")
+        except UserError as error:
+            assert place in str(error) and "\n" not in str(error)
+        else:
+            assert not value or value in KINDS, (place, value)
+
+
+def put(plain: dict, dotted: str, value: Any) -> dict:
+    *path, last = dotted.split(".")
+    inner = plain
+    for key in path:
+        inner = inner.setdefault(key, {})
+    inner[last] = value
+    return plain
+
+
+@pytest.mark.parametrize(
+    "dotted, value, words",
+    [
+        ("trainer.gradient_clip_val", -1, "above 0, or null"),
+        ("trainer.gradient_clip_val", 0, "above 0, or null"),
+        ("trainer.ema", 1.5, "at least 0 and below 1, or null"),
+        ("trainer.ema", math.nan, "below 1"),
+        ("trainer.devices", 10**6, "at most 1024"),
+        ("trainer.threads", 10**6, "at most 1024"),
+        ("trainer.threads", 0, "at least 1"),
+        ("trainer.precision", "16-mixed", "one of 32-true, bf16-mixed"),
+        ("trainer.accelerator", "gpus", "did you mean 'gpu'"),
+        ("optimizer.weight_decay", -100, "at least 0"),
+        ("optimizer.final", -1, "from 0 to 1|at least 0 and at most 1"),
+        ("optimizer.warmup", -30, "at least 0"),
+        ("optimizer.learning_rate", math.nan, "above 0"),
+        ("optimizer.learning_rate", math.inf, "above 0"),
+        ("optimizer.learning_rate", 0, "above 0"),
+        ("optimizer.betas", [0.9], "2 entries"),
+        ("optimizer.betas", [0.9, 1.0], "below 1"),
+        ("optimizer.betas", [], "2 entries"),
+        ("data.workers", -1, "at least 0"),
+        ("data.workers", 10**5, "at most 1024"),
+        ("data.views", 0, "at least 1"),
+        ("data.batch_size", 0, "at least 1"),
+        ("noise", 1, "below 1"),
+        ("condition_dropout", -0.1, "at least 0"),
+        ("seed", -1, "at least 0"),
+        ("seed", 2**32, "at most 4294967295|at most 4.29"),
+        ("evaluation.pictures", 1, "at least 2"),
+        ("allow", [1], "list"),
+    ],
+)
+def test_what_people_write_for_off_and_more(dotted, value, words):
+    with pytest.raises(UserError, match=words) as error:
+        config.from_plain(put(first_stage_plain(), dotted, value), "my.yaml")
+    assert str(error.value).startswith(f"my.yaml: {dotted}: ")
