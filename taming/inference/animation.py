@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from taming import images
 from taming.first_stage.interface import Codes
@@ -18,7 +18,7 @@ class Frames:
     grey. Handed to the sampler as `on_row`.
     """
 
-    def __init__(self, model: SecondStage, batch: dict[str, Tensor]):
+    def __init__(self, model: SecondStage, batch: dict[str, Any]):
         self.model, self.frames = model, []
         condition = model.conditioner.picture(batch)
         self.background = None if condition is None else condition.cpu()

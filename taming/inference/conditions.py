@@ -182,9 +182,7 @@ def metadata_of(model: SecondStage, item: dict) -> dict[str, Any]:
     )
 
 
-def batch_of(
-    model: SecondStage, condition: dict[str, Any], sampling: Sampling
-) -> dict[str, Tensor]:
+def batch_of(model: SecondStage, condition: dict[str, Any], sampling: Sampling) -> dict[str, Any]:
     """The batch of one for what a PNG holds of its condition."""
     if "segmentation" in condition:
         return {"segmentation": mask_to_tensor(unpacked_mask(condition["segmentation"]))[None]}
@@ -192,7 +190,7 @@ def batch_of(
         return _picture_batch(model, Path(condition["image"][0]), sampling)
     if "class" in condition:
         return {"class": torch.tensor([condition["class"]])}
-    return {"count": torch.ones(1)}
+    return {"count": 1}
 
 
 def _picture_batch(model: SecondStage, path: Path, sampling: Sampling) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """A batch of jobs -> pictures: what sampling a folder and repeating a PNG share."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,8 +17,10 @@ Known = tuple[Tensor, Tensor]
 """A picture (1, 3, H, W) and which of its pixels stay, bool (1, H, W)."""
 
 
-def joined(model: SecondStage, jobs: Sequence[Job], sampling: Sampling) -> dict[str, Tensor]:
+def joined(model: SecondStage, jobs: Sequence[Job], sampling: Sampling) -> dict[str, Any]:
     """The batch of several jobs, on the model's device."""
+    if model.conditioner.key is None:
+        return {"count": len(jobs)}
     batches = [batch_of(model, job.condition, sampling) for job in jobs]
     device = next(model.parameters()).device
     return {key: torch.cat([one[key] for one in batches]).to(device) for key in batches[0]}
@@ -26,7 +29,7 @@ def joined(model: SecondStage, jobs: Sequence[Job], sampling: Sampling) -> dict[
 def draw_batch(
     model: SecondStage,
     jobs: Sequence[Job],
-    batch: dict[str, Tensor],
+    batch: dict[str, Any],
     sampling: Sampling,
     known: Known | None = None,
     on_row: Callable[[Codes, int], None] | None = None,

@@ -1,6 +1,7 @@
 """How much memory a sample needs, estimated before it is drawn."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ FLOAT = 4  # bytes
 
 def check_memory(
     model: SecondStage,
-    batch: dict[str, Tensor],
+    batch: dict[str, Any],
     sampling: Sampling,
     batch_size: int,
     animate: bool = False,
@@ -71,7 +72,7 @@ def _free_memory() -> float:
         return float("inf")  # systems that do not say
 
 
-def _size(model: SecondStage, batch: dict[str, Tensor], sampling: Sampling) -> tuple[int, int]:
+def _size(model: SecondStage, batch: dict[str, Any], sampling: Sampling) -> tuple[int, int]:
     condition = batch.get(model.conditioner.key or "")
     if sampling.size:
         return sampling.size
