@@ -15,7 +15,7 @@ from torch import Tensor
 
 from taming.config import Experiment, from_plain, to_plain
 from taming.config.older import upgrade
-from taming.errors import UserError, did_you_mean
+from taming.errors import UserError
 from taming.second_stage.interface import current_name
 
 STAGES = ("first", "second", "segmenter")
@@ -78,7 +78,7 @@ def content_of(
         raise malformed(path, f"its metadata are a {type(metadata).__name__}, not a mapping")
     stage, batches, figures = (metadata.get(key) for key in ("stage", "batches", "figures"))
     if not isinstance(stage, str) or stage not in STAGES:
-        raise malformed(path, f"stage is {brief(stage)}{did_you_mean(brief(stage), STAGES)}")
+        raise malformed(path, f"its stage is {brief(stage)}, none of {', '.join(STAGES)}")
     if not is_index(batches):
         raise malformed(path, f"batches is {brief(batches)}, not a number of batches")
     figures = {} if figures is None else figures

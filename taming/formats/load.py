@@ -104,7 +104,7 @@ def load(
             not name, or its weights and its configuration do not fit.
     """
     if stage is not None and stage not in STAGES:
-        raise UserError(f"stage '{stage}'{did_you_mean(stage, STAGES)}")
+        raise UserError(f"stage '{stage}' is none{did_you_mean(stage, STAGES)}")
     content = read_checkpoint(path, config, allow)
     refuse_unknown(content, path)
     if stage and content.stage != stage:

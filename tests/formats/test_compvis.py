@@ -1,5 +1,6 @@
 """Checkpoints and YAML of the published code, as files: read, converted, exported, trained on."""
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -447,3 +448,45 @@ def test_loading_a_gigabyte_takes_seconds_and_one_extra_copy(tmp_path):
     )
     print(f"{size / 1e9:.2f} GB in {seconds:.1f} s, peak {peak / size:.2f} x the file")
     assert peak < 2.2 * size and seconds < 30
+
+
+ODD = (None, "x", -1, 0, 1.5, True, [], [[]], {}, {"target": "os.system"}, 10**30)
+
+
+def leaves(node, path=()):
+    """The places of all values in a tree, inner nodes included."""
+    if path:
+        yield path
+    items = node.items() if isinstance(node, dict) else enumerate(node)
+    for key, value in items if isinstance(node, dict | list) else ():
+        if isinstance(value, dict | list):
+            yield from leaves(value, (*path, key))
+        else:
+            yield (*path, key)
+
+
+def changed(tree: dict, path: tuple, value) -> dict:
+    tree = copy.deepcopy(tree)
+    node = tree
+    for key in path[:-1]:
+        node = node[key]
+    node[path[-1]] = copy.deepcopy(value)
+    return tree
+
+
+@pytest.mark.parametrize("name", ["sflckr", "faceshq", "cin", "coco_scene", "gumbel_f8"])
+def test_odd_values_anywhere_in_their_yaml_are_one_line(name):
+    tree = {
+        "model": {"base_learning_rate": 4.5e-6, **PUBLISHED[name]},
+        "data": {"params": {"batch_size": 2, "train": {"params": {"size": 256}}}},
+        "lightning": {"trainer": {"max_steps": 5, "gpus": "0,"}},
+    }
+    refused = 0
+    for path in leaves(tree):
+        for value in ODD:
+            try:
+                config.from_plain(translate(changed(tree, path, value)).plain)
+            except UserError as error:
+                assert "\n" not in str(error), (path, value)
+                refused += 1
+    assert refused > 100
