@@ -26,8 +26,9 @@ def damaged_record(path: Path) -> str | None:
 
 
 def tensor_checksum(tensor: Tensor) -> int:
+    """Of its numbers as they lie in memory, row after row."""
     numbers = tensor.detach().contiguous().reshape(-1)
-    return zlib.crc32(numbers.view(torch.uint8).numpy()) if len(numbers) else 0
+    return zlib.crc32(numbers.view(torch.uint8).numpy().data) if len(numbers) else 0
 
 
 def write_checksums(text: str, tensors: dict[str, Tensor]) -> str:

@@ -8,7 +8,7 @@ be named says the caller, never the file.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -76,11 +76,12 @@ def content_of(
     """
     if not isinstance(metadata, dict):
         raise malformed(path, f"its metadata are a {type(metadata).__name__}, not a mapping")
-    stage, batches, figures = (metadata.get(key) for key in ("stage", "batches", "figures"))
+    stage, batches = metadata.get("stage"), metadata.get("batches")
     if not isinstance(stage, str) or stage not in STAGES:
         raise malformed(path, f"its stage is {brief(stage)}, none of {', '.join(STAGES)}")
     if not is_index(batches):
         raise malformed(path, f"batches is {brief(batches)}, not a number of batches")
+    figures = metadata.get("figures")
     figures = {} if figures is None else figures
     if not isinstance(figures, dict) or not all(
         isinstance(name, str) and (isinstance(value, float) or is_index(value))
@@ -125,7 +126,8 @@ def brief(value: Any) -> str:
     return text if len(text) < 60 else f"{text[:60]}..."
 
 
-def is_index(value: Any) -> bool:
+def is_index(value: Any) -> TypeGuard[int]:
+    """Whether it is a whole number from 0, of a size that a machine counts to."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 

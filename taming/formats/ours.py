@@ -11,6 +11,7 @@ import math
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -122,14 +123,17 @@ def _read_archive(path: Path) -> object:
 def _from_state(raw: dict, path: Path, allow: Iterable[str]) -> Content:
     metadata, state = raw["taming"], raw.get("state_dict")
     averaged = metadata.get("averaged") if isinstance(metadata, dict) else None
-    for name, tensors in (("state_dict", state), ("averaged", averaged or {})):
-        if not isinstance(tensors, dict) or not all(isinstance(key, str) for key in tensors):
-            raise malformed(path, f"{name} is a {type(tensors).__name__}, not tensors by name")
+    if not _has_names(state) or not _has_names(averaged or {}):
+        raise malformed(path, "state_dict or averaged holds no tensors by name")
     weights = {**_take(state, "model."), **_take(averaged or {}, "averaged.")}
     return content_of(metadata, weights, _take(state, "loss."), path, allow)
 
 
-def _take(tensors: dict, prefix: str) -> dict[str, Tensor]:
+def _has_names(tensors: Any) -> TypeGuard[dict[str, Tensor]]:
+    return isinstance(tensors, dict) and all(isinstance(name, str) for name in tensors)
+
+
+def _take(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Those whose names start with the prefix, without it."""
     return {
         name.removeprefix(prefix): tensor

@@ -51,7 +51,7 @@ class _Rebuilder:
         )
 
     def __setstate__(self, state):
-        self.state = state
+        self.__setattr__("state", state)
 
 
 def _latin1(text: str, encoding: str = "latin1") -> bytes:
@@ -85,7 +85,7 @@ class _Inert(type):
     """
 
     def __call__(cls, *arguments, **keywords):
-        return cls.__new__(cls)
+        return cls.__new__(cls)  # type: ignore[call-arg]  # its own, see _stand_in
 
 
 def _stand_in(module: str, name: str) -> type:

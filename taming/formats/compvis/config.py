@@ -7,6 +7,7 @@ never guessed. Nothing that a YAML names is imported: targets are looked up in c
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeGuard
 
 import torch
 from omegaconf import OmegaConf
@@ -38,7 +39,7 @@ class Translation:
         return resolved(self.config)
 
 
-def is_published(tree) -> bool:
+def is_published(tree: Any) -> TypeGuard[dict]:
     """Whether a YAML tree is of the published code."""
     model = tree.get("model") if isinstance(tree, dict) else None
     return isinstance(model, dict) and (
@@ -73,7 +74,7 @@ def read_yaml(paths: list[Path]) -> dict:
 def resolved(tree: dict) -> dict:
     """A tree with its ${...} filled in."""
     try:
-        return OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
+        return dict(OmegaConf.to_container(OmegaConf.create(tree), resolve=True))  # type: ignore[arg-type]
     except OmegaConfBaseException as error:
         raise UserError(
             f"the published YAML can't be resolved: {' '.join(str(error).split())[:200]}"

@@ -31,11 +31,11 @@ def translate_first_stage(
         prefix: of the model's tensors in that checkpoint.
     """
     params = dict(node.get("params") or {})
-    kind = KINDS.get(node.get("target"))
+    target = str(node.get("target"))
+    kind = KINDS.get(target)
     if kind is None:
         raise UserError(
-            f"target '{node.get('target')}' is none of the published first"
-            f" stages{did_you_mean(node.get('target'), KINDS)}"
+            f"target '{target}' is none of the published first stages{did_you_mean(target, KINDS)}"
         )
     try:
         net = dict(params["ddconfig"])
@@ -144,7 +144,8 @@ def _quantizer(
 
 def translate_loss(node: dict | None, notes: list[str]) -> dict | None:
     """A loss of theirs as ours; None where theirs is there only to be left out."""
-    target, params = (node or {}).get("target"), dict((node or {}).get("params") or {})
+    target = str((node or {}).get("target"))
+    params = dict((node or {}).get("params") or {})
     if node is None or target in NO_LOSSES:
         notes.append(
             "the YAML names no loss (its model was only to be used); to train, add one with"

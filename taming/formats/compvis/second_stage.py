@@ -75,10 +75,10 @@ def translate_second_stage(
 
 def _gpt_params(params: dict) -> dict:
     node = params.get("transformer_config") or {}
-    if node.get("target") not in GPTS:
+    target = str(node.get("target"))
+    if target not in GPTS:
         raise UserError(
-            f"transformer_config.target: '{node.get('target')}' is not"
-            f" supported{did_you_mean(node.get('target'), GPTS)}"
+            f"transformer_config.target: '{target}' is not supported{did_you_mean(target, GPTS)}"
         )
     gpt = dict(node.get("params") or {})
     missing = [name for name in GPT_SIZES if name not in gpt]
@@ -111,7 +111,7 @@ def _conditioner(
             f"cond_stage_config: {node!r} is not supported; a model, __is_first_stage__ or"
             " __is_unconditional__ is"
         )
-    kind, own_params = CONDITIONS.get(node.get("target")), dict(node.get("params") or {})
+    kind, own_params = CONDITIONS.get(str(node.get("target"))), dict(node.get("params") or {})
     if kind == "start":
         return _start(own_params["sos_token"])
     if kind == "class":
