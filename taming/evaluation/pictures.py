@@ -19,7 +19,7 @@ from taming.data.segmentation import SegmentedImages
 from taming.data.views import View
 from taming.errors import UserError
 from taming.formats.content import Content
-from taming.inference.conditions import _unpacked
+from taming.inference.conditions import unpacked_mask
 from taming.inference.record import Record, read_record
 
 Size = tuple[int, int]
@@ -104,7 +104,9 @@ class Samples(Pictures):
     def layout(self, index: int) -> Tensor:
         """The labels (H, W) that a sample was drawn from."""
         try:
-            return mask_to_tensor(_unpacked((self.records[index].condition or {})["segmentation"]))
+            return mask_to_tensor(
+                unpacked_mask((self.records[index].condition or {})["segmentation"])
+            )
         except UserError as error:
             raise UserError(f"'{self.paths[index]}': {error}") from None
 

@@ -29,7 +29,9 @@ def photographs():
         pytest.skip(
             "../shared is not here: photographs and VGG16 are for the project's own machines"
         )
-    folder = ImageFolder(str(SHARED / "data" / "intel_landscapes" / "images"), {"size": 64, "flip": False})
+    folder = ImageFolder(
+        str(SHARED / "data" / "intel_landscapes" / "images"), {"size": 64, "flip": False}
+    )
     network = feature_network(str(SHARED / "weights" / "vgg16_imagenet_features_fp16.safetensors"))
     chosen = [i * len(folder) // (2 * COUNT) for i in range(2 * COUNT)]
     scenes = np.array([folder.name(i).split("_")[0] for i in chosen])
@@ -67,12 +69,14 @@ def noisy(pictures: torch.Tensor, deviation: float) -> torch.Tensor:
 
 
 def packed(pictures: torch.Tensor, quality: int) -> torch.Tensor:
-    found = []
+    pictures_again = []
     for picture in pictures:
         buffer = io.BytesIO()
         to_pil(picture).save(buffer, format="JPEG", quality=quality)
-        found.append(torch.from_numpy(np.array(Image.open(buffer))).permute(2, 0, 1) / 127.5 - 1)
-    return torch.stack(found)
+        pictures_again.append(
+            torch.from_numpy(np.array(Image.open(buffer))).permute(2, 0, 1) / 127.5 - 1
+        )
+    return torch.stack(pictures_again)
 
 
 @pytest.mark.parametrize(
@@ -85,10 +89,10 @@ def test_distances_grow_with_the_degree_of_a_fault(photographs, real, spoil, deg
     tell it from none (docs/evaluation.md).
     """
     _, second, _, features = photographs
-    found = [distances(*real)] + [
+    rows = [distances(*real)] + [
         distances(real[0], features(spoil(second, degree))) for degree in degrees
     ]
-    for figure in zip(*found):
+    for figure in zip(*rows):
         assert list(figure) == sorted(figure), (
             "real against real is the smallest, and each degree is worse than the one before"
         )
@@ -99,21 +103,21 @@ def test_dropped_scenes_are_seen_by_distances_recall_and_coverage_and_not_by_pre
 ):
     """The same number of pictures, of ever fewer scenes."""
     _, _, scenes, _ = photographs
-    found, names = [], sorted(set(scenes))
-    for kept in (4, 2, 1):
-        pool = np.flatnonzero(np.isin(scenes, names[:kept]))
+    rows, names = [], sorted(set(scenes))
+    for number in (4, 2, 1):
+        pool = np.flatnonzero(np.isin(scenes, names[:number]))
         fake = real[1][pool[np.linspace(0, len(pool) - 1, 20).astype(int)]]
-        found.append(
+        rows.append(
             (
                 *distances(real[0], fake),
                 precision_recall(real[0], fake),
                 density_coverage(real[0], fake),
             )
         )
-    for distance in list(zip(*found))[:2]:
+    for distance in list(zip(*rows))[:2]:
         assert list(distance) == sorted(distance)
     recall, coverage, precision = (
-        [f[place][name].value for f in found]
+        [f[place][name].value for f in rows]
         for place, name in ((2, "recall"), (3, "coverage"), (2, "precision"))
     )
     assert recall[0] > recall[1] > recall[2] and coverage[0] > coverage[1] > coverage[2]

@@ -68,10 +68,10 @@ def test_figures_of_different_protocols_are_starred(runs, tmp_path):
 
 
 def test_samples_of_two_models_may_be_compared_and_other_photographs_not():
-    told = {"data_sha256": "a", "sampling": {"seed": 0}, "against_sha256": "t", "pictures": 9}
-    other = {**told, "data_sha256": "b", "sampling": {"seed": 1}, "checkpoint_sha256": "c"}
-    assert comparison._comparable(told) == comparison._comparable(other)
-    assert comparison._comparable(told) != comparison._comparable({**told, "against_sha256": "u"})
+    stamp = {"data_sha256": "a", "sampling": {"seed": 0}, "against_sha256": "t", "pictures": 9}
+    other = {**stamp, "data_sha256": "b", "sampling": {"seed": 1}, "checkpoint_sha256": "c"}
+    assert comparison._comparable(stamp) == comparison._comparable(other)
+    assert comparison._comparable(stamp) != comparison._comparable({**stamp, "against_sha256": "u"})
     held_out = {"data_sha256": "a", "pictures": 9}
     assert comparison._comparable(held_out) != comparison._comparable(
         {**held_out, "data_sha256": "b"}

@@ -19,7 +19,7 @@ def first(
     optimizer: dict | None = None,
     **trainer,
 ):
-    """A run of a first stage; what is given differs from a sensible one."""
+    """A run of a first stage; the arguments differ from a sensible one."""
     plain = first_stage_plain(**{**LONG, **trainer})
     plain["loss"]["params"].update({"adversarial": 0.05, "adversarial_start": 10, **(loss or {})})
     if quantizer:
@@ -48,45 +48,45 @@ def second(
     ).parent.parent
 
 
-def told(folder) -> list[str]:
-    return [diagnosis.what for diagnosis in doctor.examine(folder)]
+def problems(folder) -> list[str]:
+    return [diagnosis.problem for diagnosis in doctor.examine(folder)]
 
 
 def test_a_healthy_run_has_nothing(tmp_path, capsys):
     folder = first(tmp_path)
-    assert told(folder) == []
+    assert problems(folder) == []
     assert main(["doctor", str(folder)]) == 0
     assert "nothing wrong was found (looked for: " in capsys.readouterr().out
 
 
 def test_a_collapsed_codebook(tmp_path):
-    found = doctor.examine(
+    diagnoses = doctor.examine(
         first(tmp_path, quantizer={"num_codes": 512, "dim": 8}, loss={"adversarial": 0.0})
     )
-    assert [d.what for d in found] == ["The codebook has collapsed"]
-    assert "of 512 codes" in found[0].evidence and "restart" in found[0].cure
+    assert [one.problem for one in diagnoses] == ["The codebook has collapsed"]
+    assert "of 512 codes" in diagnoses[0].evidence and "restart" in diagnoses[0].cure
 
 
 def test_a_discriminator_that_wins(tmp_path):
     rates = {"learning_rate": 1e-5, "discriminator_learning_rate": 1e-2}
-    assert "The discriminator wins" in told(
+    assert "The discriminator wins" in problems(
         first(tmp_path, optimizer=rates, loss={"adversarial_start": 1})
     )
 
 
 def test_a_dead_discriminator(tmp_path):
-    found = told(
+    names = problems(
         first(
             tmp_path,
             optimizer={"discriminator_learning_rate": 1e-12},
             loss={"adversarial_start": 1},
         )
     )
-    assert found == ["The discriminator is dead"]
+    assert names == ["The discriminator is dead"]
 
 
 def test_a_discriminator_that_never_starts(tmp_path):
-    assert told(first(tmp_path, loss={"adversarial_start": 1000})) == [
+    assert problems(first(tmp_path, loss={"adversarial_start": 1000})) == [
         "The discriminator never starts"
     ]
 
@@ -112,9 +112,8 @@ def test_an_adaptive_weight_at_its_clamp(tmp_path):
     plain = state["taming"]["config"]
     plain["trainer"]["max_steps"] = 62
     run.train(experiment_of(plain), folder, resume=True)
-    found = {diagnosis.what: diagnosis for diagnosis in doctor.examine(folder)}
-    assert "The adaptive weight is at its clamp" in found
-    assert "its largest, 10000" in found["The adaptive weight is at its clamp"].evidence
+    diagnoses = {diagnosis.problem: diagnosis for diagnosis in doctor.examine(folder)}
+    assert "its largest, 10000" in diagnoses["The adaptive weight is at its clamp"].evidence
 
 
 @pytest.mark.parametrize("rate, word", [(0.02, "too high"), (1e-7, "too low")])
@@ -126,24 +125,24 @@ def test_an_absurd_learning_rate(tmp_path, rate, word):
         max_steps=2,
         validate_every=2,
     )
-    assert told(folder) == [
+    assert problems(folder) == [
         f"The learning rate is {word} {'for Adam' if word == 'too high' else 'to learn anything'}"
     ]
 
 
 def test_a_loss_that_runs_away(tmp_path):
-    found = told(
+    names = problems(
         first(
             tmp_path,
             optimizer={"learning_rate": 0.5, "warmup": 40, "final": 1.0},
             loss={"adversarial": 0.0},
         )
     )
-    assert "Training diverges" in found
+    assert "Training diverges" in names
 
 
 def test_a_prior_that_knows_no_more_than_frequencies(tmp_path):
-    assert "The prior is no better than the codes' frequencies" in told(
+    assert "The prior is no better than the codes' frequencies" in problems(
         second(tmp_path, optimizer={"learning_rate": 2e-6})
     )
 
@@ -158,15 +157,12 @@ def test_a_prior_that_overfits(tmp_path):
         max_steps=160,
         validate_every=20,
     )
-    found = doctor.examine(folder)
-    assert "The prior overfits" in [diagnosis.what for diagnosis in found]
-    assert "best.ckpt" in next(
-        diagnosis.cure for diagnosis in found if diagnosis.what == "The prior overfits"
-    )
+    cures = {diagnosis.problem: diagnosis.cure for diagnosis in doctor.examine(folder)}
+    assert "best.ckpt" in cures["The prior overfits"]
 
 
 def test_averaged_weights_that_remember_too_long(tmp_path):
-    assert told(first(tmp_path, ema=0.999)) == ["The averaged weights lag behind"]
+    assert problems(first(tmp_path, ema=0.999)) == ["The averaged weights lag behind"]
 
 
 def test_broken_weights(tmp_path):
@@ -175,7 +171,7 @@ def test_broken_weights(tmp_path):
     state = torch.load(last, weights_only=True)
     state["state_dict"]["model.decoder.conv_out.bias"][0] = torch.nan
     torch.save(state, last)
-    assert told(folder)[0] == "The weights are broken"
+    assert problems(folder)[0] == "The weights are broken"
 
 
 def test_what_is_no_run_is_refused(tmp_path):

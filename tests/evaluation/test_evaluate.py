@@ -33,7 +33,7 @@ FEATURES = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Tanh())
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> dict:
-    """A tokenizer, a mask tokenizer, a prior on both, and a segmenter, each trained for two batches."""
+    """A tokenizer, a mask tokenizer, a prior on both, and a segmenter, two batches each."""
     root = tmp_path_factory.mktemp("models")
     short = {"max_steps": 2, "validate_every": 2, "checkpoint_every": 2, "pictures_every": 2}
     made = {"first": run.train(experiment_of(first_stage_plain(**short)), root / "first")}
@@ -43,7 +43,7 @@ def models(tmp_path_factory) -> dict:
     )
     segmenter = first_stage_plain(**short) | {
         "model": {
-            "target": "taming.evaluation.Segmenter",
+            "target": "taming.segmenter.Segmenter",
             "params": {"labels": 10, "width": 8, "depth": 2},
         }
     }
@@ -69,7 +69,7 @@ def values(figures: Figures) -> dict[str, float]:
 
 
 def test_a_second_stage_has_figures_of_every_kind_and_a_stamp_on_each(models, tmp_path):
-    found = evaluate(
+    figures = evaluate(
         tmp_path / "f.json",
         checkpoint=models["second"],
         features=FEATURES,
@@ -106,9 +106,9 @@ def test_a_second_stage_has_figures_of_every_kind_and_a_stamp_on_each(models, tm
         "layout_reconstructed_iou",
         "layout_accuracy",
     }
-    assert kinds <= set(found.figures)
+    assert kinds <= set(figures.figures)
     assert not any(
-        name.startswith(("fid", "kid", "rfid", "inception")) for name in found.figures
+        name.startswith(("fid", "kid", "rfid", "inception")) for name in figures.figures
     ), "only Inception-2015 makes those"
     read = Figures.read(tmp_path / "f.json")
     for figure in read.figures.values():
@@ -126,7 +126,7 @@ def test_a_second_stage_has_figures_of_every_kind_and_a_stamp_on_each(models, tm
         read.stamps[read.figures["fd"].stamp]
     )
     assert read.stamps[read.figures["fd"].stamp]["sampling"]["temperature"] == 1.0
-    assert any("MS-SSIM" in why for why in read.left) and any(
+    assert any("MS-SSIM" in why for why in read.missing) and any(
         "fd: 3 pictures for 6 features" in w for w in read.warnings
     )
     pictures = {path.name for path in (tmp_path / "f").iterdir()}
@@ -134,14 +134,14 @@ def test_a_second_stage_has_figures_of_every_kind_and_a_stamp_on_each(models, tm
         name.startswith("work") for name in pictures
     )
     counts = np.load(tmp_path / "f" / "codes.npz")["counts"]
-    assert counts.sum() == 3 * 64 and (counts > 0).mean() == pytest.approx(found["used"])
+    assert counts.sum() == 3 * 64 and (counts > 0).mean() == pytest.approx(figures["used"])
 
 
 def test_likelihood_and_psnr_are_those_of_the_model(models, tmp_path):
     import taming
     from taming.data import DrawnLandscapes
 
-    found = evaluate(
+    figures = evaluate(
         tmp_path / "f.json", checkpoint=models["second"], only=("reconstruction", "likelihood")
     )
     model, held_out = taming.load(models["second"]), DrawnLandscapes(16, 3, seed=1)
@@ -152,25 +152,29 @@ def test_likelihood_and_psnr_are_those_of_the_model(models, tmp_path):
         codes = model.first_stage.encode(batch["image"])
         nll = -model.log_prob(codes, model.conditioner(batch)).mean() / 64
         again = model.first_stage.decode(codes).clamp(-1, 1)
-    assert found["nll"] == pytest.approx(float(nll), rel=1e-6)
+    assert figures["nll"] == pytest.approx(float(nll), rel=1e-6)
     rounded = [((x + 1) * 127.5).round() for x in (batch["image"], again)]
     psnr = 10 * torch.log10(255**2 / (rounded[0] - rounded[1]).square().mean(dim=(1, 2, 3)))
-    assert found["psnr"] == pytest.approx(float(psnr.mean()), rel=1e-6)
-    assert found["log_codes"] == pytest.approx(np.log(32))
+    assert figures["psnr"] == pytest.approx(float(psnr.mean()), rel=1e-6)
+    assert figures["log_codes"] == pytest.approx(np.log(32))
 
 
 def test_a_mask_tokenizer_is_measured_by_its_labels(models, tmp_path):
-    found = evaluate(tmp_path / "f.json", checkpoint=models["masks"])
+    figures = evaluate(tmp_path / "f.json", checkpoint=models["masks"])
     assert {"labels_accuracy", "labels_mean_iou", "used"} <= set(
-        found.figures
-    ) and "psnr" not in found
+        figures.figures
+    ) and "psnr" not in figures
 
 
 def test_another_batch_size_and_a_kill_change_nothing(models, tmp_path, monkeypatch):
     from taming.evaluation import rows
 
-    how = {"checkpoint": models["second"], "segmenter": models["segmenter"], "features": FEATURES}
-    whole = values(evaluate(tmp_path / "whole.json", **how))
+    request = {
+        "checkpoint": models["second"],
+        "segmenter": models["segmenter"],
+        "features": FEATURES,
+    }
+    whole = values(evaluate(tmp_path / "whole.json", **request))
     calls, measured = [], rows._measured
 
     def dying(*arguments):
@@ -181,9 +185,9 @@ def test_another_batch_size_and_a_kill_change_nothing(models, tmp_path, monkeypa
 
     monkeypatch.setattr(rows, "_measured", dying)
     with pytest.raises(KeyboardInterrupt):
-        evaluate(tmp_path / "other.json", batch_size=2, **how)
+        evaluate(tmp_path / "other.json", batch_size=2, **request)
     monkeypatch.setattr(rows, "_measured", measured)
-    again = values(evaluate(tmp_path / "other.json", batch_size=3, **how))
+    again = values(evaluate(tmp_path / "other.json", batch_size=3, **request))
     assert again.keys() == whole.keys()
     for name, value in whole.items():
         assert again[name] == pytest.approx(value, rel=1e-6, abs=1e-6), name
@@ -229,14 +233,14 @@ def test_two_processes_give_the_figures_of_one(models, tmp_path):
         for rank in (0, 1)
     ]
     assert [process.wait(timeout=200) for process in both] == [0, 0]
-    theirs = values(Figures.read(tmp_path / "two.json"))
+    both_figures = values(Figures.read(tmp_path / "two.json"))
     for name, value in values(Figures.read(one)).items():
-        assert theirs[name] == pytest.approx(value, rel=1e-6, abs=1e-6), name
+        assert both_figures[name] == pytest.approx(value, rel=1e-6, abs=1e-6), name
 
 
 def test_a_vae_and_levels_and_classes_are_measured(tmp_path):
-    """A VAE has no codes; VQ-VAE-2 has two levels, each with a prior; a prior may be told a class,
-    here the picture's folder.
+    """A VAE has no codes; VQ-VAE-2 has two levels, each with a prior; a prior may be conditioned
+    on a class, here the picture's folder.
     """
     short = {"max_steps": 2, "validate_every": 2, "checkpoint_every": 2, "pictures_every": 2}
     gaussian = {"target": "taming.first_stage.GaussianLikelihood"}
@@ -248,10 +252,10 @@ def test_a_vae_and_levels_and_classes_are_measured(tmp_path):
         ),
         tmp_path / "vae",
     )
-    found = evaluate(tmp_path / "vae.json", checkpoint=str(vae), features=FEATURES)
+    figures = evaluate(tmp_path / "vae.json", checkpoint=str(vae), features=FEATURES)
     alone = evaluate(tmp_path / "alone.json", checkpoint=str(vae), features=FEATURES, batch_size=1)
-    assert {"psnr", "bits_per_dim", "rfd"} <= set(found.figures) and "used" not in found
-    assert alone["bits_per_dim"] == pytest.approx(found["bits_per_dim"], rel=1e-6), (
+    assert {"psnr", "bits_per_dim", "rfd"} <= set(figures.figures) and "used" not in figures
+    assert alone["bits_per_dim"] == pytest.approx(figures["bits_per_dim"], rel=1e-6), (
         "the VAE's noise does not depend on the batch"
     )
     quantizer = {
@@ -269,8 +273,8 @@ def test_a_vae_and_levels_and_classes_are_measured(tmp_path):
         paint_pairs(root / name, 3, (16, 16))
         for path in (root / name / "images").iterdir():
             path.rename(root / name / path.name)
-        for left in ("images", "segmentations"):
-            shutil.rmtree(root / name / left)
+        for folder in ("images", "segmentations"):
+            shutil.rmtree(root / name / folder)
     parts = [{"vocabulary": 2, "length": 1}]
     gpt = {"num_codes": 8, "layers": 1, "heads": 2, "width": 16}
     priors = [
@@ -299,7 +303,7 @@ def test_a_vae_and_levels_and_classes_are_measured(tmp_path):
         {"target": "taming.data.ClassFolders", "params": {"root": str(root), "size": 16}},
     )
     prior = run.train(experiment_of(plain), tmp_path / "prior")
-    found = evaluate(
+    figures = evaluate(
         tmp_path / "prior.json",
         checkpoint=str(prior),
         features=FEATURES,
@@ -307,23 +311,23 @@ def test_a_vae_and_levels_and_classes_are_measured(tmp_path):
         train=str(root),
     )
     assert {"used_0", "used_1", "nll_0", "nll_1", "nll", "fd", "copying", "precision"} <= set(
-        found.figures
+        figures.figures
     )
-    whole = sum(found[f"nll_{level}"] * h * w for level, (h, w) in enumerate(grids)) / sum(
+    whole = sum(figures[f"nll_{level}"] * h * w for level, (h, w) in enumerate(grids)) / sum(
         h * w for h, w in grids
     )
-    assert found["nll"] == pytest.approx(whole)
+    assert figures["nll"] == pytest.approx(whole)
     samples = sorted((tmp_path / "prior").glob("samples-*/*.png"))
     assert len([path for path in samples if path.name != "sheet.png"]) == 6
 
 
 def test_two_plain_folders_are_compared(two_folders, tmp_path):
     data, samples = two_folders
-    found = evaluate(tmp_path / "f.json", data=data, samples=samples, features=FEATURES)
+    figures = evaluate(tmp_path / "f.json", data=data, samples=samples, features=FEATURES)
     same = evaluate(tmp_path / "same.json", data=data, samples=data, features=FEATURES)
-    assert found["fd"] > 10 * same["fd"] and found["kd"] > same["kd"]
+    assert figures["fd"] > 10 * same["fd"] and figures["kd"] > same["kd"]
     assert same["precision"] == same["recall"] == same["coverage"] == 1
-    assert found.stamps[found.figures["fd"].stamp]["sampling"] == {"drawn by": "unknown"}
+    assert figures.stamps[figures.figures["fd"].stamp]["sampling"] == {"drawn by": "unknown"}
 
 
 def test_two_folders_without_any_features_are_refused_and_a_model_is_still_measured(
@@ -339,9 +343,11 @@ def test_two_folders_without_any_features_are_refused_and_a_model_is_still_measu
     data, samples = two_folders
     with pytest.raises(UserError, match=r"6726825d\.pth are not in .* put the file there"):
         evaluate(tmp_path / "f.json", data=data, samples=samples)
-    found = evaluate(tmp_path / "g.json", checkpoint=models["first"])
+    figures = evaluate(tmp_path / "g.json", checkpoint=models["first"])
     assert (
-        "psnr" in found and "rfd" not in found and any("6726825d.pth" in why for why in found.left)
+        "psnr" in figures
+        and "rfd" not in figures
+        and any("6726825d.pth" in why for why in figures.missing)
     )
 
 
@@ -349,10 +355,14 @@ def test_stored_statistics_are_used_and_refused_where_the_protocol_differs(two_f
     data, samples = two_folders
     store = str(tmp_path / "real.npz")
     whole = evaluate(
-        tmp_path / "a.json", data=data, samples=samples, features=FEATURES, store_reference=store
+        tmp_path / "a_figures.json",
+        data=data,
+        samples=samples,
+        features=FEATURES,
+        store_reference=store,
     )
     again = evaluate(
-        tmp_path / "b.json", data=data, samples=samples, features=FEATURES, reference=store
+        tmp_path / "b_figures.json", data=data, samples=samples, features=FEATURES, reference=store
     )
     assert (
         again["fd"] == pytest.approx(whole["fd"], rel=1e-9)
@@ -362,10 +372,12 @@ def test_stored_statistics_are_used_and_refused_where_the_protocol_differs(two_f
     with pytest.raises(
         UserError, match="another protocol: features_sha256 is .* there and .* here"
     ):
-        evaluate(tmp_path / "c.json", data=data, samples=samples, features=other, reference=store)
+        evaluate(
+            tmp_path / "c_figures.json", data=data, samples=samples, features=other, reference=store
+        )
     with pytest.raises(UserError, match="another protocol: feature_size is as given there"):
         evaluate(
-            tmp_path / "d.json",
+            tmp_path / "d_figures.json",
             data=data,
             samples=samples,
             features=FEATURES,
@@ -385,9 +397,9 @@ def test_copies_of_training_pictures_are_noticed(tmp_path):
             noise = np.random.default_rng(i).integers(-2, 3, (16, 16, 3))
             picture = np.asarray(Image.open(root / "images" / f"p{i}.png")).astype(int) + noise
             Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(folder / f"{i}.png")
-    found = [
+    shares = [
         evaluate(
-            tmp_path / f"{f.name}.json",
+            tmp_path / "figures" / f"{f.name}.json",
             data=str(root),
             samples=str(f),
             features=FEATURES,
@@ -395,11 +407,11 @@ def test_copies_of_training_pictures_are_noticed(tmp_path):
         )["copying"]
         for f in (copies, fresh)
     ]
-    assert found[0] > 0.95 and 0.2 < found[1] < 0.8
-    assert (tmp_path / "copies" / "nearest.png").is_file()
+    assert shares[0] > 0.95 and 0.2 < shares[1] < 0.8
+    assert (tmp_path / "figures" / "copies" / "nearest.png").is_file()
 
 
-def test_mistakes_are_told_in_one_line_with_their_cure(models, two_folders, tmp_path, capsys):
+def test_mistakes_end_in_one_line_with_their_cure(models, two_folders, tmp_path, capsys):
     data, samples = two_folders
     vgg = tmp_path / "resnet.pth"
     from torchvision import models as networks
@@ -413,7 +425,7 @@ def test_mistakes_are_told_in_one_line_with_their_cure(models, two_folders, tmp_
     for name in "ab":
         Image.new("RGB", (20, 24)).save(tmp_path / "large" / f"{name}.png")
     out = ["-o", str(tmp_path / "f.json")]
-    for words, told in (
+    for words, message in (
         ([], "evaluate needs a checkpoint, or --data DIR and --samples DIR"),
         (["--data", str(tmp_path / "none"), "--samples", samples], "does not exist"),
         (["--data", data, "--samples", str(tmp_path / "empty"), *features], "no pictures in"),
@@ -435,11 +447,14 @@ def test_mistakes_are_told_in_one_line_with_their_cure(models, two_folders, tmp_
             [models["second"], "--segmenter", models["first"]],
             "first-stage checkpoint, but a segmenter stage is needed",
         ),
-        ([models["second"], "--batch-size", "0"], "--batch-size 0 should be at least 1"),
+        (
+            [models["second"], "--batch-size", "0"],
+            "--batch-size: 0 should be a whole number of at least 1",
+        ),
     ):
         assert main(["evaluate", *words, *out]) == 2, words
         error = capsys.readouterr().err.strip().splitlines()[-1]
-        assert error.startswith("taming: ") and told in error, error
+        assert error.startswith("taming: ") and message in error, error
     network = ["--data", data, "--samples", str(tmp_path / "large"), "--features", f"{vgg}"]
     assert main(["evaluate", *network, *out]) == 2
     with pytest.raises(

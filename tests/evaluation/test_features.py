@@ -61,12 +61,14 @@ def test_inception_is_torch_fidelitys_and_only_the_known_weights_make_an_fid(tmp
 
     path = inception_weights(tmp_path / "weights-inception-2015-12-05-6726825d.pth")
     network = feature_network(f"inception:{path}")
-    found = network(PICTURES)
-    theirs = FeatureExtractorInceptionV3(
+    outputs = network(PICTURES)
+    reference = FeatureExtractorInceptionV3(
         "inception", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path)
     )
-    expected = theirs(((PICTURES + 1) * 127.5).round().to(torch.uint8))
-    assert torch.equal(found["features"], expected[0]) and torch.equal(found["logits"], expected[1])
+    expected = reference(((PICTURES + 1) * 127.5).round().to(torch.uint8))
+    assert torch.equal(outputs["features"], expected[0]) and torch.equal(
+        outputs["logits"], expected[1]
+    )
     assert generation.names(network)["fd"] == "fd", "the file has the right name, but other weights"
     monkeypatch.setattr(features, "INCEPTION_HASH", network.sha256[:8])
     assert generation.names(feature_network(f"inception:{path}"))["fd"] == "fid"
@@ -74,7 +76,7 @@ def test_inception_is_torch_fidelitys_and_only_the_known_weights_make_an_fid(tmp
         feature_network(f"inception:{path}", (64, 64))
 
 
-def test_a_cached_file_is_found(hub):
+def test_a_cached_file_is_outputs(hub):
     hub.mkdir()
     inception_weights(hub / features.INCEPTION_FILES[1])
     assert feature_network("inception").sha256 == features.sha256(hub / features.INCEPTION_FILES[1])
@@ -86,9 +88,9 @@ def test_a_torchvision_network_gives_what_goes_into_its_last_layer(tmp_path):
     whole = models.resnet18()
     torch.save(whole.state_dict(), tmp_path / "own.pth")
     network = feature_network(f"resnet18:{tmp_path / 'own.pth'}", (64, 64))
-    found = network(PICTURES)
-    assert found["features"].shape == (2, 512)
-    torch.testing.assert_close(whole.eval().fc(found["features"]), found["logits"])
+    outputs = network(PICTURES)
+    assert outputs["features"].shape == (2, 512)
+    torch.testing.assert_close(whole.eval().fc(outputs["features"]), outputs["logits"])
     assert network.stamp()["feature_size"] == [64, 64]
 
 

@@ -26,32 +26,32 @@ def doubled(batch: dict) -> dict:
 
 def test_rows_are_in_the_pictures_order_whatever_the_batches(tmp_path):
     for size in (1, 4, 100):
-        found = measure("x", Numbered(), doubled, RowStore(tmp_path / str(size), size))
-        np.testing.assert_array_equal(found["twice"], 2 * np.arange(11))
-        assert found["codes"].dtype == np.int32 and found["codes"].shape == (11, 1)
+        result = measure("x", Numbered(), doubled, RowStore(tmp_path / str(size), size))
+        np.testing.assert_array_equal(result["twice"], 2 * np.arange(11))
+        assert result["codes"].dtype == np.int32 and result["codes"].shape == (11, 1)
 
 
 def test_what_is_done_before_a_kill_is_not_done_again(tmp_path):
-    seen: list[int] = []
+    measured: list[int] = []
 
     def dying(batch: dict) -> dict:
-        if len(seen) > 5:
+        if len(measured) > 5:
             raise KeyboardInterrupt
-        seen.extend(batch["index"].tolist())
+        measured.extend(batch["index"].tolist())
         return doubled(batch)
 
-    place = RowStore(tmp_path, 3)
+    store = RowStore(tmp_path, 3)
     with pytest.raises(KeyboardInterrupt):
-        measure("x", Numbered(), dying, place)
-    before = set(seen)
+        measure("x", Numbered(), dying, store)
+    before = set(measured)
     again: list[int] = []
-    found = measure(
+    result = measure(
         "x",
         Numbered(),
         lambda batch: again.extend(batch["index"].tolist()) or doubled(batch),
-        place,
+        store,
     )
-    np.testing.assert_array_equal(found["twice"], 2 * np.arange(11))
+    np.testing.assert_array_equal(result["twice"], 2 * np.arange(11))
     assert len(again) == 11 - 6 and not before - {0} & set(again), (
         "picture 0 only showed what arrays are needed"
     )
@@ -59,14 +59,14 @@ def test_what_is_done_before_a_kill_is_not_done_again(tmp_path):
 
 def test_rows_of_other_pictures_are_not_taken_up(tmp_path):
     measure("x", Numbered(), doubled, RowStore(tmp_path), "one list")
-    found = measure(
+    result = measure(
         "x",
         Numbered(),
         lambda batch: {"twice": 3 * batch["image"][:, 0, 0, 0]},
         RowStore(tmp_path),
         "another",
     )
-    np.testing.assert_array_equal(found["twice"], 3 * np.arange(11))
+    np.testing.assert_array_equal(result["twice"], 3 * np.arange(11))
 
 
 def test_pictures_of_different_sizes_are_named(tmp_path):
