@@ -242,10 +242,10 @@ def _keys_read(params: dict) -> set[str]:
     if "first_stage" not in params:
         return {params["key"]}
     conditioner = params["conditioner"]
-    name, own_params = conditioner["target"].rpartition(".")[2], conditioner["params"]
+    name, details = conditioner["target"].rpartition(".")[2], conditioner["params"]
     keys = {"ClassLabel": "class", "Coordinates": "coordinates", "Boxes": "boxes"}
     condition = (
-        own_params["first_stage"]["params"]["key"] if name == "EncodedImage" else keys.get(name)
+        details["first_stage"]["params"]["key"] if name == "EncodedImage" else keys.get(name)
     )
     return {params["first_stage"]["params"]["key"]} | ({condition} if condition else set())
 

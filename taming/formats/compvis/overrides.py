@@ -50,9 +50,9 @@ def translated_start(bases: list, overrides: list[str], checkpoint: str | None =
     if not is_published(tree):
         return Start(bases, overrides, checkpoint)
     overrides = [_renamed(override) for override in overrides]
-    theirs = [override for override in overrides if override.startswith(THEIR_SECTIONS)]
-    ours = [override for override in overrides if override not in theirs]
-    translation = translate(resolved(plain_yaml([tree], theirs)), devices=_devices(ours))
+    published = [override for override in overrides if override.startswith(THEIR_SECTIONS)]
+    ours = [override for override in overrides if override not in published]
+    translation = translate(resolved(plain_yaml([tree], published)), devices=_devices(ours))
     if not checkpoint:
         checkpoint = _fill(translation)
     for part in ("train", "validation"):

@@ -111,25 +111,25 @@ def _conditioner(
             f"cond_stage_config: {node!r} is not supported; a model, __is_first_stage__ or"
             " __is_unconditional__ is"
         )
-    kind, own_params = CONDITIONS.get(str(node.get("target"))), dict(node.get("params") or {})
+    kind, details = CONDITIONS.get(str(node.get("target"))), dict(node.get("params") or {})
     if kind == "start":
-        return _start(own_params["sos_token"])
+        return _start(details["sos_token"])
     if kind == "class":
-        classes = own_params["n_classes"]
+        classes = details["n_classes"]
         return {"target": "taming.second_stage.ClassLabel", "params": {"classes": classes}}, {
             "vocabulary": classes,
             "length": 1,
         }
     if kind == "coordinates":
-        side = resolution // own_params["down_factor"]
-        sizes = {"steps": own_params["n_embed"], "factor": own_params["down_factor"]}
+        side = resolution // details["down_factor"]
+        sizes = {"steps": details["n_embed"], "factor": details["down_factor"]}
         return {"target": "taming.second_stage.Coordinates", "params": sizes}, {
-            "vocabulary": own_params["n_embed"],
+            "vocabulary": details["n_embed"],
             "grid": [side, side],
         }
     if kind == "boxes":
         vocabulary = params["transformer_config"]["params"]["vocab_size"]
-        return _boxes(own_params["conditional_key"], length, vocabulary, data)
+        return _boxes(details["conditional_key"], length, vocabulary, data)
     stage, resolution = translate_first_stage(node, notes, shapes, "cond_stage_model.")
     if stage["target"].endswith(".VQGAN"):
         stage["params"]["key"] = key
