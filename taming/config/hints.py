@@ -89,6 +89,8 @@ def expectation(hint: Any, value: Any = None) -> str:
         return "null"
     if hint is float:
         return "a finite number"
+    if origin is tuple and Ellipsis not in arguments:
+        return f"[{', '.join(expectation(entry) for entry in arguments)}]"
     if (origin or hint) in (list, tuple, Sequence, Iterable):
         entries = {expectation(entry) for entry in arguments if entry is not Ellipsis}
         return f"a list{f' (each {chr(32).join(entries)})' if len(entries) == 1 else ''}"

@@ -4,18 +4,18 @@ import os
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, Literal
 
 import torch
 
-from taming.config.ranges import Index, Length, Size
+from taming.config.ranges import Index, Share, Size
 from taming.data.reading import EXTENSIONS, image_size, read_image, to_tensor
 from taming.data.views import View
 from taming.errors import UserError
 from taming.files import read_text
 
 NO_DATA = ("__MACOSX",)  # what archives of a Mac hold beside the pictures
-Split = Annotated[list, Length(2, 2)]
+Split = tuple[Literal["train", "validation"], Share]
 ViewParameters = View | dict[str, Any] | Size | str
 
 

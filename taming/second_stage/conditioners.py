@@ -153,7 +153,7 @@ class CoarserCodes(Conditioner):
         num_codes: of each level, coarse to fine.
     """
 
-    def __init__(self, num_codes: tuple[int, ...]):
+    def __init__(self, num_codes: tuple[Count, ...]):
         super().__init__()
         self.num_codes = num_codes
 

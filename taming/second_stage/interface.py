@@ -25,8 +25,6 @@ Kernel = Annotated[int, Range(1, 255)]
 NumCodes = Annotated[int, Range(1, 2**24)]
 Grid = Annotated[list[Annotated[int, Range(1, 1024)]], Length(2, 2)]
 """Rows and columns of codes."""
-Parts = Annotated[list, Length(1, 64)]
-"""Of the shape of a condition: PartShapes, or the mappings that PartShape.of takes."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +68,10 @@ class PartShape:
     def length(self) -> int:
         """How many tokens."""
         return self.size if isinstance(self.size, int) else math.prod(self.size)
+
+
+Parts = Annotated[list[PartShape | dict[str, Any]], Length(1, 64)]
+"""Of the shape of a condition: PartShapes, or the mappings that PartShape.of takes."""
 
 
 @dataclass(frozen=True)

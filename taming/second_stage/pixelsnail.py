@@ -4,13 +4,13 @@ everything before (Chen et al. 2017, arXiv 1712.09763; over the codes of a hiera
 """
 
 import math
-from typing import cast
+from typing import Annotated, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from taming.config.ranges import Decay, Index
+from taming.config.ranges import Decay, Range
 from taming.second_stage.condition_map import ConditionMap
 from taming.second_stage.interface import (
     Condition,
@@ -23,6 +23,8 @@ from taming.second_stage.interface import (
     Prior,
     Width,
 )
+
+Few = Annotated[int, Range(0, 1024)]
 
 
 class PixelSNAIL(Prior):
@@ -50,9 +52,9 @@ class PixelSNAIL(Prior):
         blocks: Depth,
         layers: Depth,
         width: Width,
-        heads: Index = 1,
+        heads: Few = 1,
         kernel: Kernel = 5,
-        condition_blocks: Index = 0,
+        condition_blocks: Few = 0,
         dropout: Decay = 0.0,
         *,
         num_codes: NumCodes | None = None,
