@@ -23,6 +23,7 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see: {self.prog} --help")
 
     def parse(self, words: list[str]) -> argparse.Namespace:
+        self._refuse_nothing(words)
         arguments, unknown = self.parse_known_args(words)
         # Argparse takes key=value only in one run; users put them between flags too
         if hasattr(arguments, "overrides"):
@@ -34,6 +35,14 @@ class Parser(argparse.ArgumentParser):
             hint = did_you_mean(unknown[0].split("=")[0], flags) if unknown[0][:1] == "-" else ""
             raise UserError(f"unknown argument '{unknown[0]}'{hint}; see: {self.prog} --help")
         return arguments
+
+    def _refuse_nothing(self, words: list[str]) -> None:
+        """Empty words are mistakes of shell scripts; of --flag=-- argparse makes a list."""
+        for flag, word in zip(["an argument", *words], words):
+            if not word:
+                raise UserError(f"{flag} is empty; see: {self.prog} --help")
+            if word.startswith("--") and word.endswith(("=", "=--")):
+                raise UserError(f"{word.split('=')[0]} is empty; see: {self.prog} --help")
 
 
 def add_checkpoint(parser: Parser, help: str | None = None, **options: Any) -> None:
@@ -88,9 +97,12 @@ def size_of(text: str) -> tuple[int, int]:
 def numbers_of(text: str) -> list[int]:
     """An argparse type: 0,1 -> [0, 1]."""
     try:
-        return [int(part) for part in text.split(",") if part.strip()]
+        numbers = [int(part) for part in text.split(",") if part.strip()]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a list of numbers such as 0,1") from None
+        numbers = [-1]
+    if any(not 0 <= number < 2**31 for number in numbers):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of numbers such as 0,1")
+    return numbers
 
 
 def add_sampling(parser: argparse._ActionsContainer, leave_out: Container[str] = ()) -> None:
@@ -124,9 +136,8 @@ def sampling_of(arguments: argparse.Namespace, leave_out: Container[str] = ()) -
     return Sampling.of(**{name: getattr(arguments, name) for name in names})
 
 
-def gpu_overrides(text: str) -> list[str]:
+def gpu_overrides(devices: list[int]) -> list[str]:
     """--gpus 0,1 -> our keys."""
-    devices = numbers_of(text)
     if devices != list(range(len(devices))):
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, devices))
     return ["trainer.accelerator=gpu", f"trainer.devices={len(devices)}"]

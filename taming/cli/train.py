@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from taming.cli.parser import Parser, add_loading, gpu_overrides, quiet_lightning
+from taming.cli.parser import Parser, add_loading, gpu_overrides, numbers_of, quiet_lightning
 from taming.errors import UserError
 
 YES = ("true", "t", "1", "yes", "y")
@@ -70,6 +70,7 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--gpus",
+        type=numbers_of,
         metavar="0,1",
         help="run on these GPUs; the same as trainer.accelerator=gpu trainer.devices=...",
     )
@@ -121,8 +122,8 @@ def _folder(arguments: argparse.Namespace, bases: list[str], overrides: list[str
     if not bases:
         raise UserError("nothing to train: give a configuration with -b, or a run to resume by -r")
     name = arguments.name if arguments.name is not None else Path(bases[-1]).stem
-    if not Path(name).name or "\0" in name:
-        raise UserError(f"-n '{name}' is no name for a folder")
+    if not Path(name).name or ".." in Path(name).parts:
+        raise UserError(f"-n '{name}' is no name for a folder in runs/")
     return Path("runs") / name
 
 

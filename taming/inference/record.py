@@ -167,7 +167,7 @@ CONDITIONS: dict[str, Callable[[Any], bool]] = {
 }
 SCHEMA: dict[str, Callable[[Any], bool]] = CONDITIONS | {
     "checkpoint": _is_text,
-    "sha256": _is_text,
+    "sha256": lambda value: _is_text(value) and value != "",
     "sampling": lambda value: isinstance(value, dict),
     "config": lambda value: value is None or _is_file(value),
     "known": lambda value: value is None or _is_pair(value, _is_file),
