@@ -6,8 +6,9 @@ import sys
 from collections.abc import Iterator
 
 import torch
-from torch.utils.data import Dataset, Sampler, default_collate
+from torch.utils.data import Sampler, default_collate
 
+from taming.data.interface import PictureSet
 from taming.data.reading import CorruptImage
 from taming.errors import UserError
 
@@ -62,12 +63,12 @@ class EndlessBatches(Sampler):
         return torch.randperm(self.length, generator=generator).tolist()
 
 
-class SkippingBroken(Dataset):
+class SkippingBroken(PictureSet):
     """A data set in which the next usable picture stands in for one that can't be used; the item
     then has the messages about the broken ones under "skipped".
     """
 
-    def __init__(self, dataset: Dataset):
+    def __init__(self, dataset: PictureSet):
         self.dataset = dataset
 
     def __len__(self) -> int:

@@ -5,17 +5,17 @@ from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from taming.data.batches import refuse_too_many
 from taming.data.folder import ImageFolder
+from taming.data.interface import PictureSet
 from taming.data.reading import CorruptImage
 
 THREADS = 8
 
 
-def check_pictures(sets: Mapping[str, Dataset | None], full: bool = False) -> None:
+def check_pictures(sets: Mapping[str, PictureSet | None], full: bool = False) -> None:
     """Prints one line for each data set of files: how many pictures, how many are skipped and why.
 
     Args:

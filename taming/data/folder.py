@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from taming.config.ranges import Index, Share, Size
+from taming.data.interface import PictureSet
 from taming.data.reading import EXTENSIONS, image_size, read_image, to_tensor
 from taming.data.views import View
 from taming.errors import UserError
@@ -19,7 +18,7 @@ Split = tuple[Literal["train", "validation"], Share]
 ViewParameters = View | dict[str, Any] | Size | str
 
 
-class ImageFolder(torch.utils.data.Dataset):
+class ImageFolder(PictureSet):
     """All pictures under `root`, or those of `list`; item (index, view) -> {"image": float (3, H,
     W) in [-1, 1], "name": str}.
 

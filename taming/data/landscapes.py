@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from taming.config.ranges import Index, Range, Size
+from taming.data.interface import PictureSet
 from taming.data.views import as_pair
 from taming.errors import UserError
 
@@ -41,7 +42,7 @@ GROUND = {
 }
 
 
-class DrawnLandscapes(torch.utils.data.Dataset):
+class DrawnLandscapes(PictureSet):
     """Item (index, view) -> {"image": float (3, H, W) in [-1, 1], "segmentation": int64 (H, W),
     "class": int, "caption": str, "name": str}.
 

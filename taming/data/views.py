@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from PIL import Image, ImageOps
 
-from taming.config.ranges import Index, Range, Size
+from taming.config.ranges import Count, Index, Range, Size
 from taming.data.reading import CorruptImage
 from taming.errors import UserError, did_you_mean
 
@@ -55,7 +55,7 @@ class View:
 
     def __init__(
         self,
-        size: Size | str,
+        size: Size | tuple[Count, Count] | str,
         scale: Annotated[float, Range(1)] = 1.5,
         flip: bool = True,
         upscale: bool = False,
@@ -70,7 +70,9 @@ class View:
             )
 
     @classmethod
-    def of(cls, value: "View | Mapping[str, Any] | Size | str", seed: int = 0) -> "View":
+    def of(
+        cls, value: "View | Mapping[str, Any] | Size | tuple[int, int] | str", seed: int = 0
+    ) -> "View":
         """The View that a data set's parameter describes: one, its parameters, or a size alone."""
         if isinstance(value, View):
             return value

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from taming import config
 from taming.data.folder import ClassFolders, ImageFolder, find_pictures
+from taming.data.interface import PictureSet
 from taming.data.reading import mask_to_tensor, read_image, to_tensor
 from taming.data.segmentation import SegmentedImages
 from taming.data.views import View
@@ -25,7 +25,7 @@ from taming.inference.record import Record, read_record
 Size = tuple[int, int]
 
 
-class Pictures(Dataset):
+class Pictures(PictureSet):
     """Every picture under a folder.
 
     Args:
@@ -118,7 +118,7 @@ class Samples(Pictures):
         return item
 
 
-class Subset(Dataset):
+class Subset(PictureSet):
     """Items spread evenly over a data set, in their fixed view.
 
     Args:
@@ -126,7 +126,7 @@ class Subset(Dataset):
         count: how many; all of them where there are no more.
     """
 
-    def __init__(self, dataset: Dataset, count: int | None = None):
+    def __init__(self, dataset: PictureSet, count: int | None = None):
         count = min(count or len(dataset), len(dataset))
         self.dataset, self.indices = dataset, [i * len(dataset) // count for i in range(count)]
         if hasattr(dataset, "files"):
@@ -143,13 +143,13 @@ class Subset(Dataset):
         return {k: v for k, v in item.items() if not isinstance(v, list | tuple)} | {"index": index}
 
 
-def description(dataset: Dataset) -> str:
+def description(dataset: PictureSet) -> str:
     """The data set in words that are the same in every process."""
     has_words = type(dataset).__repr__ is not object.__repr__
     return repr(dataset) if has_words else type(dataset).__name__
 
 
-def list_hash(dataset: Dataset) -> str:
+def list_hash(dataset: PictureSet) -> str:
     """Of the names and sizes of the files that a data set is made of; of its description where it
     has no files.
     """
@@ -166,7 +166,7 @@ def data_sets(
     train: str | None,
     size: Size | None,
     classes: bool = False,
-) -> tuple[Dataset | None, Dataset]:
+) -> tuple[PictureSet | None, PictureSet]:
     """(training pictures or None, pictures to measure on).
 
     Args:
@@ -194,7 +194,7 @@ def data_sets(
     return training, _folder(root, "validation.txt" if has_lists else None, size, classes)
 
 
-def _configured(content: Content) -> tuple[Dataset | None, Dataset]:
+def _configured(content: Content) -> tuple[PictureSet | None, PictureSet]:
     """The data sets that the checkpoint's configuration names."""
     data = content.experiment().data
     if not data.validation:
@@ -209,7 +209,7 @@ def _configured(content: Content) -> tuple[Dataset | None, Dataset]:
     return training, validation
 
 
-def _folder(root: Path, names: str | None, size: Size | None, classes: bool) -> Dataset:
+def _folder(root: Path, names: str | None, size: Size | None, classes: bool) -> PictureSet:
     if not root.is_dir():
         raise UserError(f"picture folder '{root}' does not exist")
     if size:

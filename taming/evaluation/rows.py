@@ -14,10 +14,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from taming.data.batches import collate
+from taming.data.interface import PictureSet
 from taming.errors import UserError, first_line
 
 Rows = dict[str, np.ndarray]
@@ -83,7 +83,7 @@ def join_processes() -> None:
 
 
 def measure(
-    name: str, dataset: Dataset, measurer: Measurer, store: RowStore, mark: str = ""
+    name: str, dataset: PictureSet, measurer: Measurer, store: RowStore, mark: str = ""
 ) -> Rows:
     """The rows of every picture of a data set; pictures that are done are not measured again.
 
@@ -220,7 +220,7 @@ def refuse_other_sizes(items: list[dict]) -> None:
                 )
 
 
-def _refuse_not_finite(values: np.ndarray, what: str, dataset: Dataset) -> None:
+def _refuse_not_finite(values: np.ndarray, what: str, dataset: PictureSet) -> None:
     if not np.issubdtype(values.dtype, np.floating):
         return
     finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from taming import images
+from taming.data.interface import PictureSet
 from taming.data.views import as_pair
 from taming.errors import UserError, did_you_mean
 from taming.evaluation import rows
@@ -221,14 +221,14 @@ class Session:
         stamp = self.stamp(features=True, request=request, **self.segmenter_stamp)
         return stamp_id(stamp)
 
-    def hash(self, dataset: Dataset) -> str:
+    def hash(self, dataset: PictureSet) -> str:
         """See `list_hash`; the disk is read once."""
         if id(dataset) not in self._hashes:
             self._hashes[id(dataset)] = list_hash(dataset)
         return self._hashes[id(dataset)]
 
     def stamp(
-        self, features: bool = False, dataset: Dataset | None = None, **more: Any
+        self, features: bool = False, dataset: PictureSet | None = None, **more: Any
     ) -> dict[str, Any]:
         """The protocol of a figure.
 
@@ -253,7 +253,7 @@ class Session:
             stamp |= self.network.stamp()
         return stamp_of(**stamp, **more)
 
-    def measure(self, name: str, dataset: Dataset, measurer: Measurer) -> Rows:
+    def measure(self, name: str, dataset: PictureSet, measurer: Measurer) -> Rows:
         """The rows of a part, see `rows.measure`; measured once."""
         if name not in self._rows:
             mark = self.hash(dataset)

@@ -5,10 +5,10 @@ import os
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from taming.config.experiment import Experiment
 from taming.data.batches import SkippingBroken
+from taming.data.interface import PictureSet
 from taming.errors import UserError
 from taming.first_stage.interface import Autoencoder
 from taming.second_stage.model import SecondStage
@@ -38,7 +38,7 @@ def check_sections(experiment: Experiment) -> None:
 
 
 def check_sets(
-    model: Autoencoder, sets: list[Dataset | None], grids: list[tuple[int, int]] | None = None
+    model: Autoencoder, sets: list[PictureSet | None], grids: list[tuple[int, int]] | None = None
 ) -> None:
     """The first picture of each data set fits the model: entry, size, labels.
 
@@ -74,7 +74,7 @@ def _check_grids(grids: list[tuple[int, int]], actual: tuple, source: str) -> No
             )
 
 
-def check_labels(model: Autoencoder, dataset: Dataset, name: str) -> None:
+def check_labels(model: Autoencoder, dataset: PictureSet, name: str) -> None:
     labels, classes = getattr(model, "labels", None), getattr(dataset, "classes", None)
     if labels and classes and len(classes) > labels:
         raise UserError(
@@ -83,7 +83,7 @@ def check_labels(model: Autoencoder, dataset: Dataset, name: str) -> None:
         )
 
 
-def check_condition(model: SecondStage, dataset: Dataset) -> list[PartShape]:
+def check_condition(model: SecondStage, dataset: PictureSet) -> list[PartShape]:
     """The conditioner gives what the priors were built for. Returns vocabulary and grid of each
     part of the condition.
     """
@@ -96,7 +96,7 @@ def check_condition(model: SecondStage, dataset: Dataset) -> list[PartShape]:
     return [(part.vocabulary, part.grid) for part in condition]
 
 
-def single_batch(dataset: Dataset) -> dict:
+def single_batch(dataset: PictureSet) -> dict:
     """The first item as a batch of one, without names."""
     item = SkippingBroken(dataset)[0]
     return {
@@ -106,7 +106,7 @@ def single_batch(dataset: Dataset) -> dict:
     }
 
 
-def contents(dataset: Dataset | None) -> dict:
+def contents(dataset: PictureSet | None) -> dict:
     """Which images a data set has, to see on resuming whether it is another: their number and a
     hash of their names. Folders may move, so paths don't count.
     """

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from taming.data.batches import BrokenPictures, SkippingBroken, collate
+from taming.data.interface import PictureSet
 from taming.errors import UserError, first_line
 from taming.files import make_writable, write_atomically
 from taming.formats.checksums import damaged_record
@@ -25,12 +26,12 @@ PartShape = tuple[int, tuple[int, int] | None]
 """Vocabulary and grid of a part of the condition."""
 
 
-class CachedCodes(Dataset):
+class CachedCodes(PictureSet):
     """Item (index, view) -> {"codes": one (h, w) per level, "condition": tokens (M,) of each part,
     "name"}; the pictures themselves are in `source`.
     """
 
-    def __init__(self, source: Dataset, content: dict):
+    def __init__(self, source: PictureSet, content: dict):
         self.source, self.views = source, content["views"]
         self.codes, self.tokens = content["codes"], content["tokens"]
 
@@ -48,7 +49,7 @@ class CachedCodes(Dataset):
 
 
 def cached_codes(
-    model: SecondStage, source: Dataset, views: int | None, folder: str | Path
+    model: SecondStage, source: PictureSet, views: int | None, folder: str | Path
 ) -> CachedCodes:
     """The codes of each picture, read from `folder` where they were computed for the same weights,
     files and views. A damaged file is computed anew.
@@ -85,7 +86,7 @@ def read_cache(path: Path, model: SecondStage, rows: int) -> dict | None:
 
 
 @torch.no_grad()
-def compute(model: SecondStage, source: Dataset, views: int | None) -> dict:
+def compute(model: SecondStage, source: PictureSet, views: int | None) -> dict:
     broken = BrokenPictures(len(source))
     numbers = range(views) if views else [None]
     loader = DataLoader(
@@ -115,7 +116,7 @@ def as_condition(tokens: list[Tensor], shapes: Sequence[PartShape]) -> tuple[Par
     return tuple(Part(t, vocabulary, grid) for t, (vocabulary, grid) in zip(tokens, shapes))
 
 
-def fingerprint(model: SecondStage, source: Dataset, views: int | None) -> str:
+def fingerprint(model: SecondStage, source: PictureSet, views: int | None) -> str:
     """Of everything that the codes depend on: weights, files, crops."""
     digest = hashlib.sha256()
     for module in (model.first_stage, model.conditioner):
@@ -127,7 +128,7 @@ def fingerprint(model: SecondStage, source: Dataset, views: int | None) -> str:
     return digest.hexdigest()[:16]
 
 
-def _files(source: Dataset) -> list | str:
+def _files(source: PictureSet) -> list | str:
     """Path, size and date of every file that items are made of."""
     if not hasattr(source, "files"):
         return repr(source)

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from taming.config.experiment import Experiment
 from taming.data.batches import collate
+from taming.data.interface import PictureSet
 from taming.errors import UserError
 from taming.evaluation import generation
 from taming.evaluation.features import FeatureNetwork, feature_network
@@ -108,7 +108,7 @@ class Curve(pl.Callback):
         }
 
 
-def _batches(pictures: Dataset, size: int) -> Iterator[tuple[int, dict]]:
+def _batches(pictures: PictureSet, size: int) -> Iterator[tuple[int, dict]]:
     """(number of the first picture, batch), in order."""
     for start in range(0, len(pictures), size):
         stop = min(start + size, len(pictures))

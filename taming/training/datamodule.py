@@ -5,9 +5,10 @@ import signal
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from taming.data.batches import BrokenPictures, EndlessBatches, SkippingBroken, collate
+from taming.data.interface import PictureSet
 from taming.errors import UserError
 
 
@@ -24,8 +25,8 @@ class DataModule(pl.LightningDataModule):
 
     def __init__(
         self,
-        train: Dataset,
-        validation: Dataset | None,
+        train: PictureSet,
+        validation: PictureSet | None,
         batch_size: int,
         seed: int,
         workers: int = 0,
@@ -61,7 +62,7 @@ class DataModule(pl.LightningDataModule):
             return str(error)
         return ""
 
-    def _loader(self, dataset: Dataset, **options) -> DataLoader:
+    def _loader(self, dataset: PictureSet, **options) -> DataLoader:
         # A generator of its own: an iterator otherwise draws from the global random state
         return DataLoader(
             ErrorItems(SkippingBroken(dataset)),
@@ -74,10 +75,10 @@ class DataModule(pl.LightningDataModule):
         )
 
 
-class ErrorItems(Dataset):
+class ErrorItems(PictureSet):
     """A user's error in an item of `dataset` is an item too: {"error": message}."""
 
-    def __init__(self, dataset: Dataset):
+    def __init__(self, dataset: PictureSet):
         self.dataset = dataset
 
     def __len__(self) -> int:

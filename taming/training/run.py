@@ -14,11 +14,11 @@ import torch
 from omegaconf import OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from taming.config.build import build
 from taming.config.experiment import Experiment, load, to_plain
 from taming.data.checks import check_pictures
+from taming.data.interface import PictureSet
 from taming.errors import UserError
 from taming.files import make_writable, run_lock, write_atomically
 from taming.first_stage.interface import Autoencoder
@@ -202,7 +202,7 @@ def _build(experiment: Experiment, node: dict | None, place: str):
 
 
 def _first_stage(
-    experiment: Experiment, model: Autoencoder, sets: list[Dataset | None]
+    experiment: Experiment, model: Autoencoder, sets: list[PictureSet | None]
 ) -> FirstStageTraining:
     if experiment.loss is None:
         raise UserError(
@@ -221,7 +221,7 @@ def _first_stage(
 
 
 def _second_stage(
-    experiment: Experiment, model: SecondStage, sets: list[Dataset | None]
+    experiment: Experiment, model: SecondStage, sets: list[PictureSet | None]
 ) -> SecondStageTraining:
     if experiment.loss is not None:
         raise UserError(
@@ -238,7 +238,7 @@ def _second_stage(
 
 
 def _segmenter(
-    experiment: Experiment, model: Segmenter, sets: list[Dataset | None]
+    experiment: Experiment, model: Segmenter, sets: list[PictureSet | None]
 ) -> SegmenterTraining:
     if experiment.loss is not None:
         raise UserError(

@@ -3,8 +3,8 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset
 
+from taming.data.interface import PictureSet
 from taming.errors import UserError
 from taming.evaluation.layout import accuracy, confusions, mean_iou
 from taming.images import colour_labels, montage
@@ -70,7 +70,7 @@ def softened(image: Tensor) -> Tensor:
     return image
 
 
-def check_masks(model: Segmenter, sets: list[Dataset | None]) -> None:
+def check_masks(model: Segmenter, sets: list[PictureSet | None]) -> None:
     """Data sets have masks, and no more labels than the model."""
     for name, dataset in zip(("train", "validation"), sets):
         if dataset is None:
