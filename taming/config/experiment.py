@@ -280,7 +280,7 @@ def _typed(plain: Any, source: str, schema: type = Experiment, place: str = "") 
         if key not in hints:
             raise UserError(f"{source}: unknown key '{place}{key}'{did_you_mean(key, hints)}")
         hint = hints[key]
-        if dataclasses.is_dataclass(hint):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             values[key] = _typed(value, source, hint, f"{place}{key}.")
             continue
         value = _converted(value, hint)

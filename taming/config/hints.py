@@ -76,11 +76,7 @@ def expectation(hint: Any, value: Any = None) -> str:
     """What `hint` declares, in words: `an int of at least 1, or null`; in view of `value`."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        limits = " and ".join(
-            limit.words(value) if isinstance(limit, Range) else str(limit)
-            for limit in arguments[1:]
-        )
-        return f"{expectation(arguments[0], value)} {'with' if origin is list else 'of'} {limits}"
+        return _limited(expectation(arguments[0], value), arguments[1:], value)
     if origin in (typing.Union, types.UnionType):
         return ", or ".join(expectation(choice, value) for choice in arguments)
     if origin is Literal:
@@ -88,13 +84,24 @@ def expectation(hint: Any, value: Any = None) -> str:
     if hint is type(None):
         return "null"
     if hint is float:
-        return "a finite number"
+        return "a number"
     if origin is tuple and Ellipsis not in arguments:
         return f"[{', '.join(expectation(entry) for entry in arguments)}]"
     if (origin or hint) in (list, tuple, Sequence, Iterable):
-        entries = {expectation(entry) for entry in arguments if entry is not Ellipsis}
-        return f"a list{f' (each {chr(32).join(entries)})' if len(entries) == 1 else ''}"
+        entries = [expectation(entry) for entry in arguments[:1]]
+        return ", each ".join(["a list", *entries])
     if (origin or hint) in (dict, Mapping):
         return "a mapping of keys"
     name = getattr(hint, "__name__", str(hint))
     return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
+def _limited(words: str, limits: Iterable[Any], value: Any) -> str:
+    """`a number`, `a list, each an int` with their limits."""
+    for limit in limits:
+        if isinstance(limit, Length):
+            words = words.replace("a list", f"a list of {limit}", 1)
+        elif isinstance(limit, Range):
+            bounds = limit.words(value)
+            words += f" of {bounds}" if bounds.startswith("at ") else f" {bounds}"
+    return words.replace("a number finite", "a finite number")

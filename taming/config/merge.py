@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -38,7 +38,7 @@ def merge(base: Any, top: Any, place: str = "", allow: Iterable[str] = ()) -> An
     if not place:
         allow = [*_names(base.get("allow")), *_names(top.get("allow"))]
     if "target" in top and "target" in base and top["target"] != base["target"]:
-        base = _switched(base, top["target"], place, allow)
+        base = _switched(base, top, place, allow)
     result = dict(base)
     for key, value in top.items():
         inner = f"{place}.{key}".lstrip(".")
@@ -50,17 +50,19 @@ def _names(allow: Any) -> list[str]:
     return [name for name in allow if isinstance(name, str)] if isinstance(allow, list) else []
 
 
-def _switched(node: dict, target: Any, place: str, allow: Iterable[str]) -> dict:
-    """The node without the parameters that the class `target` does not know."""
-    params = node.get("params")
-    if not isinstance(params, dict):
+def _switched(node: dict, top: dict, place: str, allow: Iterable[str]) -> dict:
+    """The node without the parameters that the class `top` names does not know."""
+    params, target, stated = node.get("params"), top["target"], top.get("params") or {}
+    if not isinstance(params, dict) or not isinstance(stated, dict):
         return node
     try:
         old, new = (resolve(name, place, allow) for name in (node["target"], target))
     except UserError:  # said where the whole tree is checked
         return node
     dropped = [
-        key for key, value in params.items() if not _carries_over(key, value, old, new, target)
+        key
+        for key, value in params.items()
+        if key not in stated and not _carries_over(key, value, old, new, target, stated)
     ]
     if dropped:
         print(
@@ -70,8 +72,12 @@ def _switched(node: dict, target: Any, place: str, allow: Iterable[str]) -> dict
     return {**node, "params": {k: value for k, value in params.items() if k not in dropped}}
 
 
-def _carries_over(key: str, value: Any, old: Any, new: Any, target: str) -> bool:
-    """Whether `key=value`, stated for the class `old`, means something to the class `new`."""
+def _carries_over(
+    key: str, value: Any, old: Any, new: Any, target: str, stated: Iterable[str]
+) -> bool:
+    """Whether `key=value`, stated for the class `old`, means something to the class `new`, for
+    which `stated` are given.
+    """
     today = upgrade({"model": {"target": target, "params": {key: value}}})["model"]["params"]
     parameters, hints = declared(new)
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
@@ -79,7 +85,7 @@ def _carries_over(key: str, value: Any, old: Any, new: Any, target: str) -> bool
     if not today.keys() <= parameters.keys():
         return False
     if key not in parameters:  # in today's names part of something else, as a flat `size` is
-        return True
+        return not today.keys() & set(stated)
     before = declared(old)[0].get(key)
     if before and before.default is before.empty and parameters[key].default is None:
         return False  # the old class has to be given what the new one works out by itself
@@ -138,7 +144,7 @@ def check_variables(tree: dict, changes: dict, source: str) -> None:
 def interpolated(tree: dict, source: str) -> dict:
     """The tree with every ${...} filled in."""
     try:
-        return OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
+        return cast(dict, OmegaConf.to_container(OmegaConf.create(tree), resolve=True))
     except (OmegaConfBaseException, YAMLError, RecursionError) as error:
         raise UserError(f"{source}: {' '.join(str(error).split())[:300]}") from None
 

@@ -1,6 +1,7 @@
 """Configurations of earlier versions, in checkpoints and in people's YAML -> today's schema."""
 
 from collections.abc import Callable
+from typing import Any
 
 Upgrade = Callable[[dict], dict]
 
@@ -17,7 +18,7 @@ def upgrade(plain: dict) -> dict:
     return plain
 
 
-def in_targets(node, change: Callable[[str, dict], dict]):
+def in_targets(node: Any, change: Callable[[str, dict], dict]) -> Any:
     """The same tree, `change(target, params)` in place of the params of each node with a target."""
     if isinstance(node, list):
         return [in_targets(item, change) for item in node]
@@ -84,7 +85,7 @@ def name_shared_table(plain: dict) -> dict:
     """
     only_published = ("shared_vocabulary", "positions", "unmasked", "attention_dropout")
 
-    def renamed(node):
+    def renamed(node: Any) -> Any:
         if isinstance(node, list):
             return [renamed(item) for item in node]
         if not isinstance(node, dict):

@@ -73,6 +73,13 @@ def test_flat_keys_of_earlier_versions_survive_a_switch(capsys):
     assert params == {"root": "x", "view": {"size": 32}} and capsys.readouterr().err == ""
 
 
+def test_what_is_stated_for_the_new_class_wins_over_what_is_taken_over(capsys):
+    words = ["data.train.target=taming.data.ImageFolder", "data.train.params.root=x"]
+    experiment = config.load([first_stage_plain()], [*words, "data.train.params.view=24"])
+    assert experiment.data.train["params"] == {"root": "x", "view": 24, "seed": 0}
+    assert "does not take over size, count of DrawnLandscapes" in capsys.readouterr().err
+
+
 def test_null_removes_what_is_optional():
     words = ["data.validation=null", "trainer.gradient_clip_val=null", "loss=null", "logger=null"]
     experiment = config.load([first_stage_plain()], words)
