@@ -70,8 +70,12 @@ class PartShape:
         return self.size if isinstance(self.size, int) else math.prod(self.size)
 
 
-Parts = Annotated[list[PartShape | dict[str, Any]], Length(1, 64)]
-"""Of the shape of a condition: PartShapes, or the mappings that PartShape.of takes."""
+Parts = Annotated[
+    list[PartShape | dict[str, int | list[int] | tuple[int, ...] | None]], Length(1, 64)
+]
+"""Of the shape of a condition: PartShapes, or the mappings that PartShape.of takes. Typed to the
+numbers: `Any` would take a node with a target, and a file's would be built.
+"""
 
 
 @dataclass(frozen=True)

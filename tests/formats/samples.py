@@ -1,6 +1,8 @@
 """A small model of ours in both containers, and ways to change what the files say."""
 
+import copy
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +61,51 @@ def rewrite(path: Path, text: str) -> None:
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in list(file.keys())}
     save_file(tensors, path, metadata={"taming": text})
+
+
+def gpt_node(**params: Any) -> dict:
+    """A GPT of earlier versions, which says its shape."""
+    sizes = {"num_codes": 8, "grid": [2, 2], "parts": [{"vocabulary": 1, "length": 1}]}
+    sizes |= {"layers": 1, "heads": 1, "width": 8}
+    return {"target": "taming.second_stage.GPT", "params": sizes | params}
+
+
+def second_content(prior: dict) -> Content:
+    """An unconditional second stage of this prior."""
+    content = small_content()
+    first = content.config["model"]
+    first["params"]["quantizer"]["params"] |= {"num_codes": 8, "normalize": False, "restart": 0}
+    node = {
+        "target": "taming.second_stage.SecondStage",
+        "params": {
+            "first_stage": first,
+            "conditioner": {"target": "taming.second_stage.Unconditional"},
+            "prior": prior,
+        },
+    }
+    model = config.build(config.from_plain({**content.config, "loss": None, "model": node}).model)
+    content.stage, content.weights = "second", model.state_dict()
+    content.config = {**content.config, "loss": None, "model": node}
+    return content
+
+
+def leaves(node: Any, path: tuple = ()) -> Iterator[tuple]:
+    """The places of all values in a tree, inner nodes included."""
+    if path:
+        yield path
+    items = node.items() if isinstance(node, dict) else enumerate(node)
+    for key, value in items if isinstance(node, dict | list) else ():
+        if isinstance(value, dict | list):
+            yield from leaves(value, (*path, key))
+        else:
+            yield (*path, key)
+
+
+def changed(tree: dict, path: tuple, value: Any) -> dict:
+    """A copy with this value in that place."""
+    tree = copy.deepcopy(tree)
+    node = tree
+    for key in path[:-1]:
+        node = node[key]
+    node[path[-1]] = copy.deepcopy(value)
+    return tree

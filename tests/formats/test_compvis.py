@@ -23,6 +23,7 @@ from taming.formats.unpickler import read_restricted
 from tests.conftest import write_yaml
 from tests.formats.golden_values import relative
 from tests.formats.published import PUBLISHED, first_tree, second_tree
+from tests.formats.samples import changed, leaves
 
 
 @pytest.fixture
@@ -451,27 +452,6 @@ def test_loading_a_gigabyte_takes_seconds_and_one_extra_copy(tmp_path):
 
 
 ODD = (None, "x", -1, 0, 1.5, True, [], [[]], {}, {"target": "os.system"}, 10**30)
-
-
-def leaves(node, path=()):
-    """The places of all values in a tree, inner nodes included."""
-    if path:
-        yield path
-    items = node.items() if isinstance(node, dict) else enumerate(node)
-    for key, value in items if isinstance(node, dict | list) else ():
-        if isinstance(value, dict | list):
-            yield from leaves(value, (*path, key))
-        else:
-            yield (*path, key)
-
-
-def changed(tree: dict, path: tuple, value) -> dict:
-    tree = copy.deepcopy(tree)
-    node = tree
-    for key in path[:-1]:
-        node = node[key]
-    node[path[-1]] = copy.deepcopy(value)
-    return tree
 
 
 @pytest.mark.parametrize("name", ["sflckr", "coco_scene", "gumbel_f8"])

@@ -13,9 +13,20 @@ from taming.errors import UserError
 from taming.formats.content import DEPTH
 from taming.formats.describe import describe
 from taming.formats.load import read_checkpoint
+from taming.formats.ours import save_safetensors
 from taming.formats.pretrained import pretrained
 from tests.conftest import paint_pairs, write_yaml
-from tests.formats.samples import metadata_of, rewrite, small_content, write_ckpt, write_small
+from tests.formats.samples import (
+    changed,
+    gpt_node,
+    leaves,
+    metadata_of,
+    rewrite,
+    second_content,
+    small_content,
+    write_ckpt,
+    write_small,
+)
 
 COMMAND = {"target": "os.system", "params": {"command": "touch pwned"}}
 TARGETS = {  # what a file might name
@@ -157,6 +168,29 @@ def test_what_the_caller_allows_is_built_and_nothing_else_of_the_file(tmp_path, 
     assert type(config.build(node, allow=["mine"]).quantizer).__module__ == "mine"
     with pytest.raises(UserError, match="allow"):
         config.build(node)
+
+
+BUILT_ELSEWHERE = {  # classes that a file may name, but whose place is not in a model
+    "a loss, which may download": "taming.first_stage.VQGANLoss",
+    "a data set, which lists folders": "taming.data.ImageFolder",
+}
+
+
+@pytest.mark.parametrize("target", BUILT_ELSEWHERE.values(), ids=BUILT_ELSEWHERE)
+def test_what_is_no_part_of_a_model_is_not_built_in_one(tmp_path, monkeypatch, target):
+    built = []
+    content = second_content(gpt_node())
+    room, _, name = target.rpartition(".")
+    made = getattr(sys.modules[room], name)
+    monkeypatch.setattr(made, "__new__", lambda cls, *_, **__: built.append(cls), raising=False)
+    plain = content.config
+    for path in leaves({"model": plain["model"]}):
+        node = {"target": target, "params": {"root": "/"} if "data" in target else {}}
+        content.config = changed(plain, path, node)
+        save_safetensors(tmp_path / "m.safetensors", content)
+        with pytest.raises(UserError):
+            taming.load(tmp_path / "m.safetensors")
+        assert not built, path
 
 
 DEEP = "[" * 100_000 + "]" * 100_000

@@ -9,12 +9,10 @@ import pytest
 import torch
 
 import taming
-from taming import config
 from taming.cli.main import main
 from taming.errors import UserError
 from taming.formats.compvis import CompVisGPT
 from taming.formats.compvis.checkpoint import convert_yaml, save_published
-from taming.formats.content import Content
 from taming.formats.describe import describe
 from taming.formats.load import SHIPPED, find_checkpoint, read_checkpoint
 from taming.formats.ours import save_safetensors
@@ -22,7 +20,7 @@ from taming.formats.pretrained import inlined, pretrained
 from taming.second_stage import GPT
 from tests.conftest import write_yaml
 from tests.formats.published import first_tree
-from tests.formats.samples import small_content, write_ckpt, write_small
+from tests.formats.samples import gpt_node, second_content, small_content, write_ckpt, write_small
 
 LANDSCAPES = SHIPPED / "landscapes.safetensors"
 
@@ -197,31 +195,6 @@ def test_a_pretrained_part_becomes_the_tree_of_its_model(here, name):
 def test_the_shipped_model_loads():
     assert taming.load("landscapes").first_stage.num_codes == (1024,)
     assert read_checkpoint("landscapes").config["allow"] == []
-
-
-def gpt_node(**params) -> dict:
-    sizes = {"num_codes": 8, "grid": [2, 2], "parts": [{"vocabulary": 1, "length": 1}]}
-    sizes |= {"layers": 1, "heads": 1, "width": 8}
-    return {"target": "taming.second_stage.GPT", "params": sizes | params}
-
-
-def second_content(prior: dict) -> Content:
-    """An unconditional second stage of this prior."""
-    content = small_content()
-    first = content.config["model"]
-    first["params"]["quantizer"]["params"] |= {"num_codes": 8, "normalize": False, "restart": 0}
-    node = {
-        "target": "taming.second_stage.SecondStage",
-        "params": {
-            "first_stage": first,
-            "conditioner": {"target": "taming.second_stage.Unconditional"},
-            "prior": prior,
-        },
-    }
-    model = config.build(config.from_plain({**content.config, "loss": None, "model": node}).model)
-    content.stage, content.weights = "second", model.state_dict()
-    content.config = {**content.config, "loss": None, "model": node}
-    return content
 
 
 def test_a_gpt_with_a_shared_vocabulary_is_todays_class(here):
