@@ -176,6 +176,15 @@ def file_hash(path: str | Path) -> str:
         raise UserError(f"'{path}' can't be read ({error.strerror})") from None
 
 
+def size_and_date(path: str | Path) -> tuple[int, int]:
+    """Bytes, and nanoseconds of the last change; (0, 0) for a link that leads nowhere."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
+
+
 def check_output(
     out: str | Path | None, inputs: Iterable[str | Path] = (), endings: Iterable[str] = ()
 ) -> None:

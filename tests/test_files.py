@@ -13,7 +13,15 @@ import pytest
 
 from taming import files
 from taming.errors import UserError
-from taming.files import check_output, file_hash, make_writable, run_lock, write_atomically
+from taming.files import (
+    check_output,
+    file_hash,
+    make_writable,
+    read_text,
+    run_lock,
+    size_and_date,
+    write_atomically,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -256,6 +264,25 @@ def test_equal_files_have_equal_hashes(tmp_path):
     assert a == b != c and len(a) == 16 and int(a, 16) >= 0
     with pytest.raises(UserError, match="can't be read"):
         file_hash(tmp_path / "missing")
+
+
+def test_size_and_date_tell_files_apart(tmp_path):
+    (tmp_path / "a").write_text("four")
+    size, date = size_and_date(tmp_path / "a")
+    os.utime(tmp_path / "a", ns=(0, date + 1000))
+    assert size == 4 and size_and_date(tmp_path / "a") == (4, date + 1000)
+    assert size_and_date(tmp_path / "missing") == (0, 0)
+
+
+@pytest.mark.parametrize("text", ["grün\n".encode(), "\ufeffgrün\n".encode()])
+def test_text_is_utf8_without_marks(text, tmp_path):
+    (tmp_path / "a.txt").write_bytes(text)
+    assert read_text(tmp_path / "a.txt") == "grün\n"
+    (tmp_path / "a.txt").write_bytes(b"one\ntwo " + "grün".encode("latin-1"))
+    with pytest.raises(UserError, match="a.txt', line 2, is not UTF-8; save"):
+        read_text(tmp_path / "a.txt")
+    with pytest.raises(UserError, match="can't be read"):
+        read_text(tmp_path / "missing")
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from taming.data.reading import mask_to_tensor, read_image, to_tensor
 from taming.data.segmentation import SegmentedImages
 from taming.data.views import View
 from taming.errors import UserError
+from taming.files import size_and_date
 from taming.formats.content import Content
 from taming.inference.conditions import unpacked_mask
 from taming.inference.record import Record, read_record
@@ -156,7 +157,7 @@ def list_hash(dataset: PictureSet) -> str:
     entries: list = [description(dataset), len(dataset)]
     if hasattr(dataset, "files"):
         paths = [path for index in range(len(dataset)) for path in dataset.files(index)]
-        entries = [[path.name, path.stat().st_size] for path in paths]
+        entries = [[path.name, size_and_date(path)[0]] for path in paths]
     return hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:16]
 
 

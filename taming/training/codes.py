@@ -16,7 +16,7 @@ from tqdm import tqdm
 from taming.data.batches import BrokenPictures, SkippingBroken, collate
 from taming.data.interface import PictureSet
 from taming.errors import UserError, first_line
-from taming.files import make_writable, write_atomically
+from taming.files import make_writable, size_and_date, write_atomically
 from taming.formats.checksums import damaged_record
 from taming.second_stage.interface import Part
 from taming.second_stage.model import SecondStage
@@ -135,5 +135,5 @@ def _files(source: PictureSet) -> list | str:
     rows = []
     for index in range(len(source)):
         for file in source.files(index):
-            rows.append((str(file), file.stat().st_size, file.stat().st_mtime_ns))
+            rows.append((str(file), *size_and_date(file)))
     return rows

@@ -10,6 +10,7 @@ from taming.data import ClassFolders, ImageFolder, SegmentedImages
 from taming.data.folder import find_pictures
 from taming.data.reading import CorruptImage
 from taming.errors import UserError
+from taming.evaluation.pictures import list_hash
 from tests.conftest import paint_pairs
 
 
@@ -68,6 +69,7 @@ def test_a_link_that_leads_nowhere_counts_as_a_broken_picture(tmp_path):
     for data in (ImageFolder(str(tmp_path), 16), ImageFolder(str(tmp_path), 16, "l.txt")):
         with pytest.raises(CorruptImage, match="b.png' .a link to '.*nowhere.png'. does not exist"):
             data[len(data) - 1]
+        assert list_hash(data)
 
 
 def test_a_folder_that_can_not_be_read_is_one_line(tmp_path, monkeypatch):
