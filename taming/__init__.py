@@ -15,7 +15,7 @@ the parts.
 from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 LAZY = {
@@ -29,7 +29,28 @@ LAZY = {
     "Sampling": ("taming.second_stage.sampling", "Sampling"),
     "UserError": ("taming.errors", "UserError"),
 }
-__all__ = sorted([*LAZY, "train"])
+__all__ = [
+    "Sampling",
+    "UserError",
+    "compress",
+    "decompress",
+    "encode",
+    "evaluate",
+    "load",
+    "reconstruct",
+    "sample",
+    "train",
+]
+if TYPE_CHECKING:
+    from taming.errors import UserError
+    from taming.evaluation.evaluate import evaluate
+    from taming.formats.load import load
+    from taming.inference.compress import compress_file as compress
+    from taming.inference.compress import decompress_file as decompress
+    from taming.inference.encode import encode_folder as encode
+    from taming.inference.reconstruct import reconstruct_folder as reconstruct
+    from taming.inference.sample import sample
+    from taming.second_stage.sampling import Sampling
 
 
 def __getattr__(name: str) -> Any:

@@ -25,7 +25,8 @@ FLOORS = [
     {"evaluation"},
     {"training"},
     {"demo", "studio"},
-    {"cli", "", "__main__"},  # "" is taming/__init__.py, which may name anybody
+    {"cli", ""},  # "" is taming/__init__.py, which may name anybody
+    {"__main__"},
 ]
 ONLY_IN = {  # libraries that live in one place
     "pytorch_lightning": ("taming.training",),

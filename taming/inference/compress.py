@@ -28,8 +28,9 @@ from taming.data.reading import read_image, to_tensor
 from taming.errors import UserError
 from taming.files import check_output, file_hash, write_atomically
 from taming.first_stage.interface import Codes, pad_to_multiple
-from taming.formats.load import find_checkpoint, load
-from taming.second_stage.interface import Condition
+from taming.formats.load import find_checkpoint
+from taming.inference.models import second_stage_of
+from taming.second_stage.interface import Condition, Prior
 from taming.second_stage.model import SecondStage
 from taming.second_stage.sampling import reader
 
@@ -195,7 +196,7 @@ def compress(model: SecondStage, image: Tensor) -> Compressed:
         bits -= math.log2(probabilities[symbol])
         return symbol
 
-    _walk(model, [tuple(level.shape[1:]) for level in codes], write)
+    _walk(model, [(level.shape[1], level.shape[2]) for level in codes], write)
     return Compressed(_shortest(encoder.get_compressed(), models, symbols), bits, codes)
 
 
@@ -243,6 +244,7 @@ def _walk(
     condition = null_condition(model, (grids[-1][0] * stride, grids[-1][1] * stride))
     codes: Codes = ()
     for level, (prior, grid) in enumerate(zip(model.priors, grids)):
+        assert isinstance(prior, Prior)
         level_codes = torch.zeros(1, grid[0] * grid[1], dtype=torch.int64)
         with prior.decoding():
             with_coarser = model.with_coarser(condition, codes)
@@ -364,5 +366,5 @@ def _model(
     checkpoint: str | Path, config: str | None, allow: Sequence[str]
 ) -> tuple[SecondStage, bytes]:
     """The model, and the first 8 bytes of its file's SHA-256."""
-    model = load(checkpoint, config, stage="second", allow=allow)
+    model = second_stage_of(checkpoint, config, allow)
     return model, bytes.fromhex(file_hash(find_checkpoint(checkpoint)))

@@ -90,7 +90,7 @@ def conditions_of(
     key = model.conditioner.key
     _check_flags(key, masks, images, classes)
     if masks:
-        labels = model.conditioner.first_stage.labels
+        labels = getattr(getattr(model.conditioner, "first_stage", None), "labels", None)
         files = [(name, read_mask(path, labels)) for name, path in files_of(masks)]
         return [(name, _packed(_fitted(mask, model, sampling, True))) for name, mask in files]
     if images:

@@ -12,7 +12,7 @@ from taming.files import check_output, write_atomically
 from taming.first_stage.interface import FirstStage, pad_to_multiple
 from taming.formats.load import find_checkpoint
 from taming.inference.conditions import named
-from taming.inference.first_stage import first_stage_of, read_input
+from taming.inference.models import first_stage_of, read_input
 
 
 def encode_folder(

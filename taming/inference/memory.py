@@ -8,6 +8,7 @@ from torch import Tensor
 
 from taming.errors import UserError
 from taming.inference.animation import FRAMES
+from taming.second_stage.interface import Prior
 from taming.second_stage.model import SecondStage
 from taming.second_stage.sampling import Sampling
 from taming.second_stage.window import CACHE_LIMIT, TILE, origin
@@ -42,6 +43,7 @@ def _needed(
     (height, width), stride = size, model.first_stage.stride
     # 1. keys and values of every window that is open at a time
     prior, columns = model.priors[-1], -(-width // stride)
+    assert isinstance(prior, Prior)
     passes = batch_size * (2 if sampling.guidance != 1 else 1)
     window = prior.cache_bytes(passes, prior.grid)
     windows = len({origin(j, columns, prior.grid[1]) for j in range(columns)})
@@ -49,7 +51,7 @@ def _needed(
     # 2. the encoder of the condition
     tokenizer = getattr(model.conditioner, "first_stage", None)
     reading = 0
-    if hasattr(getattr(tokenizer, "encoder", None), "conv_in"):
+    if tokenizer is not None and hasattr(getattr(tokenizer, "encoder", None), "conv_in"):
         channels = tokenizer.in_channels + 4 * tokenizer.encoder.conv_in.out_channels
         reading = FLOAT * channels * height * width * batch_size
     # 3. the decoder; transposed convolutions have inputs first
@@ -77,5 +79,5 @@ def _size(model: SecondStage, batch: dict[str, Any], sampling: Sampling) -> tupl
     if sampling.size:
         return sampling.size
     if isinstance(condition, Tensor) and condition.ndim >= 3:
-        return tuple(condition.shape[-2:])
+        return condition.shape[-2], condition.shape[-1]
     return model.trained_size

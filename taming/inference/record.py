@@ -1,7 +1,7 @@
 """What a PNG holds about how it was drawn: enough to draw it once more."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ class Record:
     device: str = "cpu"
     version: str = __version__
     torch: str = torch.__version__
-    condition: dict[str, Any] | None = None
+    condition: dict[str, Any] = field(default_factory=dict)
     number: int = 0
     batch: int = 1
     row: int = 0
@@ -55,18 +55,19 @@ class Record:
     def metadata(self) -> dict[str, Any]:
         """Plain types; the condition's keys stand beside the others."""
         plain = asdict(self)
-        return {**plain, **plain.pop("condition")}
+        condition = plain.pop("condition")
+        return {**plain, **condition}
 
     def files(self) -> list[FileHash]:
         """What must be as it was, to draw the picture once more."""
         named = [(str(find_checkpoint(self.checkpoint)), self.sha256), self.config]
-        named += [*(self.known or ()), (self.condition or {}).get("image")]
+        named += [*(self.known or ()), self.condition.get("image")]
         return [file for file in named if file and file[1]]
 
 
 def record_of(
-    checkpoint: str,
-    config: str | None,
+    checkpoint: str | Path,
+    config: str | Path | None,
     known: tuple[str, str] | None,
     device: str,
     sampling: Sampling,
@@ -77,9 +78,8 @@ def record_of(
         file_hash(find_checkpoint(checkpoint)),
         sampling,
         (str(config), file_hash(Path(config))) if config else None,
-        tuple(_hashed(name) for name in known) if known else None,
+        (_hashed(known[0]), _hashed(known[1])) if known else None,
         device,
-        condition={},
     )
 
 
@@ -112,11 +112,12 @@ def read_record(path: str | Path) -> Record | None:
 
 
 def _record(metadata: dict[str, Any], path: str | Path) -> Record:
-    names = {field.name for field in fields(Record)} - {"sampling", "condition", "known", "config"}
+    names = {one.name for one in fields(Record)} - {"sampling", "condition", "known", "config"}
+    config, known = metadata.get("config"), metadata.get("known")
     return Record(
         sampling=_sampling(metadata, path),
-        config=tuple(metadata["config"]) if metadata.get("config") else None,
-        known=tuple(map(tuple, metadata["known"])) if metadata.get("known") else None,
+        config=(config[0], config[1]) if config else None,
+        known=(tuple(known[0]), tuple(known[1])) if known else None,
         condition={name: metadata[name] for name in CONDITIONS if name in metadata},
         **{name: metadata[name] for name in names if name in metadata},
     )
@@ -126,7 +127,7 @@ def _sampling(metadata: dict[str, Any], path: str | Path) -> Sampling:
     """Earlier versions wrote the settings beside all other keys."""
     plain = metadata.get("sampling", metadata)
     try:
-        names = [field.name for field in fields(Sampling) if field.name in plain]
+        names = [one.name for one in fields(Sampling) if one.name in plain]
         return Sampling.of(**{name: plain[name] for name in names})
     except UserError as error:
         raise _malformed(path, str(error)) from None

@@ -8,12 +8,13 @@ import torch
 from taming import images
 from taming.errors import UserError
 from taming.files import file_hash, make_writable
-from taming.formats.load import load
 from taming.inference.conditions import read_known
 from taming.inference.draw import draw_batch, joined
 from taming.inference.job import Job
 from taming.inference.memory import check_memory
+from taming.inference.models import second_stage_of
 from taming.inference.record import Record, read_record
+from taming.second_stage.model import SecondStage
 
 
 def sample_again(
@@ -43,9 +44,10 @@ def sample_again(
     # 2. the same batch, of which one row is the picture
     torch.set_num_threads(record.threads)
     config = record.config[0] if record.config else None
-    model = load(record.checkpoint, config, stage="second", allow=allow).to(record.device)
+    model = second_stage_of(record.checkpoint, config, allow).to(record.device)
+    _check_condition(record, model, png)
     known = read_known((record.known[0][0], record.known[1][0])) if record.known else None
-    jobs = [Job(record.number, path, record.condition or {})] * record.batch
+    jobs = [Job(record.number, path, record.condition)] * record.batch
     check_memory(model, {}, record.sampling, record.batch)
     batch = joined(model, jobs, record.sampling)
     picture = draw_batch(model, jobs, batch, record.sampling, known)[record.row].cpu()
@@ -54,6 +56,14 @@ def sample_again(
     make_writable(Path(out))
     images.save(picture, path, record.metadata())
     return path
+
+
+def _check_condition(record: Record, model: SecondStage, png: str | Path) -> None:
+    key = model.conditioner.key
+    expected = "image" if key == "depth" else key
+    if list(record.condition) != [expected] * (key is not None):
+        held = " and ".join(record.condition) or "no condition"
+        raise UserError(f"'{png}' holds {held}, but its prior is conditioned on '{key}'")
 
 
 def _check_surroundings(record: Record, png: str | Path) -> None:

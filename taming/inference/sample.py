@@ -12,12 +12,12 @@ import torch
 from taming import images
 from taming.errors import UserError
 from taming.files import make_writable
-from taming.formats.load import load
 from taming.inference.animation import Frames
 from taming.inference.conditions import batch_of, conditions_of, read_known
 from taming.inference.draw import Known, draw_batch, joined
 from taming.inference.job import Job, jobs_of
 from taming.inference.memory import check_memory
+from taming.inference.models import second_stage_of
 from taming.inference.record import Record, read_record, record_of
 from taming.inference.share import share_of_process
 from taming.inference.sheet import write_sheet
@@ -77,7 +77,7 @@ def sample(
     # 1. what draws
     sampling = Sampling.of(sampling, **changes).seeded()
     share, out = share_of_process(), Path(out)
-    model = load(checkpoint, config, stage="second", allow=allow).to(share.device)
+    model = second_stage_of(checkpoint, config, allow).to(share.device)
     if sampling.guidance != 1:
         model.check_guidance()
 

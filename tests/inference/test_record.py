@@ -34,7 +34,9 @@ def write(path: Path, metadata) -> Path:
 
 
 def test_a_record_comes_back(tmp_path):
-    assert read_record(write(tmp_path / "x.png", RECORD.metadata())) == RECORD
+    metadata = RECORD.metadata()
+    assert metadata["sampling"]["temperature"] == 0.9 and "condition" not in metadata
+    assert read_record(write(tmp_path / "x.png", metadata)) == RECORD
 
 
 def test_settings_beside_other_keys_are_read(tmp_path):

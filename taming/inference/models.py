@@ -1,4 +1,4 @@
-"""The first stage of any checkpoint, and what it reads of a file."""
+"""The models that the verbs run, and what a first stage reads of a file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +12,17 @@ from taming.formats.load import load
 from taming.second_stage.model import SecondStage
 
 
+def second_stage_of(
+    checkpoint: str | Path, config: str | Path | None = None, allow: Sequence[str] = ()
+) -> SecondStage:
+    """Raises UserError for any other checkpoint."""
+    model = load(checkpoint, config, stage="second", allow=allow)
+    assert isinstance(model, SecondStage)
+    return model
+
+
 def first_stage_of(
-    checkpoint: str | Path, config: str | None = None, allow: Sequence[str] = ()
+    checkpoint: str | Path, config: str | Path | None = None, allow: Sequence[str] = ()
 ) -> Autoencoder:
     """That of a second stage, or the checkpoint itself."""
     model = load(checkpoint, config, allow=allow)
