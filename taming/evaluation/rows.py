@@ -149,12 +149,20 @@ def _stored(folder: Path, count: int) -> tuple[np.ndarray, Rows] | None:
     """Which pictures are done, and the rows; None where nothing is there, or something damaged."""
     try:
         shapes = json.loads((folder / SHAPES).read_text(encoding="utf-8"))
-        done = np.load(folder / "done.npy", mmap_mode="r+")
-        rows = {key: np.load(_values(folder, key), mmap_mode="r+") for key in sorted(shapes)}
+        done = _open(folder / "done.npy")
+        rows = {key: _open(_values(folder, key)) for key in sorted(shapes)}
     except Exception:  # numpy raises many kinds
         return None
     is_whole = done.shape == (count,) and done.dtype == np.uint8 and _shapes(rows) == shapes
     return (done, rows) if is_whole else None
+
+
+def _open(path: Path) -> np.ndarray:
+    """An array to read and write; reading first, which refuses a file that is too short, where
+    writing would make it longer.
+    """
+    np.load(path, mmap_mode="r")
+    return np.load(path, mmap_mode="r+")
 
 
 def _reserve(folder: Path, first: dict[str, np.ndarray], count: int) -> None:
