@@ -1,9 +1,11 @@
 """Files and words merged: a part switched for another, null, sizes, the word off."""
 
 import pytest
+import torch
 
 from taming import config
 from taming.errors import UserError
+from taming.second_stage.interface import PartShape
 from tests.conftest import first_stage_plain
 
 FSQ = {"target": "taming.first_stage.FSQ", "params": {"levels": [4, 4]}}
@@ -124,3 +126,12 @@ def test_numbers_as_the_environment_has_them(monkeypatch):
     monkeypatch.setenv("BATCH", "12")
     experiment = config.load([{"data": {"batch_size": "${oc.env:BATCH}"}, "noise": 0}])
     assert experiment.data.batch_size == 12 and isinstance(experiment.noise, float)
+
+
+def test_an_unconditional_prior_is_one_key_away(capsys):
+    words = ["model.params.conditioner.target=taming.second_stage.Unconditional"]
+    experiment = config.load("drawn_gpt_64", words)
+    with torch.device("meta"):
+        model = config.build(experiment.model)
+    assert model.prior.parts == (PartShape(1),)
+    assert "Unconditional does not take over first_stage of EncodedImage" in capsys.readouterr().err
