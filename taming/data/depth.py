@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from taming.data.folder import ImageFolder, path_inside
-from taming.data.reading import CorruptImage, image_size, read_image, to_tensor
+from taming.data.reading import CorruptImage, read_image, to_tensor
 from taming.data.segmentation import IMAGES, refuse_other_size
 from taming.errors import UserError, first_line
 
@@ -53,10 +53,9 @@ class DepthImages(ImageFolder):
         return [self.paths[index], self.depth_path(self.paths[index])]
 
     def check(self, index: int) -> str | None:
-        super().check(index)
         path = self.paths[index]
         depth = self.depth_path(path)
-        refuse_other_size(image_size(path), depth_size(depth), depth, path)
+        refuse_other_size(self._checked_size(index), depth_size(depth), depth, path)
 
     def __getitem__(self, key: int | tuple[int, int | None]) -> dict:
         index, view = key if isinstance(key, tuple) else (key, None)

@@ -75,7 +75,13 @@ class ImageFolder(PictureSet):
         """Reads headers only. Returns a remark on what is possible but unlikely; raises
         CorruptImage where the item can't be used.
         """
-        self.view.check_size(*image_size(self.paths[index]), str(self.paths[index]))
+        self._checked_size(index)
+
+    def _checked_size(self, index: int) -> tuple[int, int]:
+        """Of a picture, by its header, held against the crop."""
+        size = image_size(self.paths[index])
+        self.view.check_size(*size, str(self.paths[index]))
+        return size
 
     def __getitem__(self, key: int | tuple[int, int | None]) -> dict:
         index, view = key if isinstance(key, tuple) else (key, None)

@@ -6,6 +6,8 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -90,24 +92,28 @@ def read_mask(path: str | Path, labels: int | None = None) -> Image.Image:
     return mask
 
 
-def mask_size(path: str | Path, labels: int | None = None) -> tuple[int, int]:
-    """(width, height) of a mask, from its header. Raises CorruptImage for a file that can't be a
-    mask.
+@dataclass(frozen=True)
+class MaskHeader:
+    """What the header of a mask says.
+
+    Args:
+        size: (width, height).
+        foreign_palette: its colours are neither grey nor those of its labels, so that a person who
+            looks at it may take the colours, not the indices, for what counts.
     """
+
+    size: tuple[int, int]
+    foreign_palette: bool
+
+
+def mask_header(path: str | Path, labels: int | None = None) -> MaskHeader:
+    """Without reading pixels. Raises CorruptImage for a file that can't be a mask."""
     with _opened(path, "mask") as file:
         _check_mask(file, path, labels)
-        return file.size
-
-
-def has_foreign_palette(path: str | Path, labels: int | None = None) -> bool:
-    """Whether a mask has colours that are neither grey nor those of its labels, so that a person
-    who looks at it may take its colours, not its indices, for what counts.
-    """
-    with _opened(path, "mask") as file:
-        colours = _palette_of(file)
-    expected = palette(labels or 256).tolist()
-    grey = all(colour == [i] * 3 for i, colour in enumerate(colours))
-    return bool(colours) and not grey and colours[: len(expected)] != expected[: len(colours)]
+        colours, expected = _palette_of(file), _class_colours(labels)
+        grey = all(colour == (i, i, i) for i, colour in enumerate(colours))
+        as_expected = colours[: len(expected)] == expected[: len(colours)]
+        return MaskHeader(file.size, not grey and not as_expected)
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -185,13 +191,14 @@ def _check_mask(file: Image.Image, path: str | Path, labels: int | None) -> int:
             f"mask '{path}' has mode {file.mode}; a mask is one channel of 8-bit labels (PNG of"
             " mode L or P)"
         )
-    places = {tuple(colour): i for i, colour in enumerate(palette(labels or 256).tolist())}
+    expected = _class_colours(labels)
+    places = {colour: label for label, colour in enumerate(expected)}
     moved, stays = [], 0
     for index, colour in enumerate(_palette_of(file)):
-        label = places.get(tuple(colour), index)
+        label = places.get(colour, index)
         if label != index:
             moved.append((index, label))
-        elif tuple(colour) in places:
+        elif colour in places:
             stays += 1
     if len(moved) > max(1, stays):
         index, label = moved[0]
@@ -204,9 +211,14 @@ def _check_mask(file: Image.Image, path: str | Path, labels: int | None) -> int:
     return _GREY_STEPS.get(raw if isinstance(raw, str) else "", 1)
 
 
-def _palette_of(file: Image.Image) -> list[list[int]]:
+def _palette_of(file: Image.Image) -> list[tuple[int, ...]]:
     """The colours of a palette PNG, from its header; none for other files."""
     if file.mode != "P" or file.palette is None or file.palette.rawmode != "RGB":
         return []
     values = list(file.palette.palette)
-    return [values[i : i + 3] for i in range(0, len(values) - 2, 3)]
+    return [tuple(values[i : i + 3]) for i in range(0, len(values) - 2, 3)]
+
+
+@cache
+def _class_colours(labels: int | None) -> list[tuple[int, ...]]:
+    return [tuple(colour) for colour in palette(labels or 256).tolist()]

@@ -10,9 +10,7 @@ from taming.config.ranges import Index
 from taming.data.folder import ImageFolder, Split, ViewParameters, path_inside
 from taming.data.reading import (
     CorruptImage,
-    has_foreign_palette,
-    image_size,
-    mask_size,
+    mask_header,
     mask_to_tensor,
     read_image,
     read_mask,
@@ -79,13 +77,13 @@ class SegmentedImages(ImageFolder):
         return [self.paths[index], self.mask_path(self.paths[index])]
 
     def check(self, index: int) -> str | None:
-        super().check(index)
         path = self.paths[index]
         mask = self.mask_path(path)
-        refuse_other_size(image_size(path), mask_size(mask, len(self.classes)), mask, path)
+        header = mask_header(mask, len(self.classes))
+        refuse_other_size(self._checked_size(index), header.size, mask, path)
         if self.scenes:
             self._scene(path)
-        if has_foreign_palette(mask, len(self.classes)):
+        if header.foreign_palette:
             return "with a mask that has a palette of its own: indices count, not colours"
 
     def __getitem__(self, key: int | tuple[int, int | None]) -> dict:

@@ -13,9 +13,8 @@ from PIL import Image
 
 from taming.data.reading import (
     CorruptImage,
-    has_foreign_palette,
     image_size,
-    mask_size,
+    mask_header,
     mask_to_tensor,
     read_image,
     read_mask,
@@ -224,7 +223,7 @@ def test_labels_of_few_bits_are_not_stretched(bits, tmp_path):
 )
 def test_what_is_no_mask_is_refused_by_its_header(mask, name, message, tmp_path):
     path = save(mask, tmp_path / name)
-    for read in (read_mask, mask_size):
+    for read in (read_mask, mask_header):
         with pytest.raises(CorruptImage, match=message):
             read(path, 5)
 
@@ -246,7 +245,7 @@ def test_a_jpeg_with_the_ending_of_a_png_is_a_jpeg(tmp_path):
     ids=["grey", "class colours", "grey palette", "another"],
 )
 def test_a_palette_of_its_own_is_noticed(mask, foreign, tmp_path):
-    assert has_foreign_palette(save(mask, tmp_path / "a.png"), 5) == foreign
+    assert mask_header(save(mask, tmp_path / "a.png"), 5).foreign_palette == foreign
 
 
 # The doors of tensors
