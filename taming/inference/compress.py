@@ -11,8 +11,7 @@ import io
 import math
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from taming.files import check_output, file_hash, write_atomically
 from taming.first_stage.interface import Codes, pad_to_multiple
 from taming.formats.load import find_checkpoint
 from taming.inference.models import second_stage_of
+from taming.inference.share import using_threads
 from taming.second_stage.interface import Condition, Prior
 from taming.second_stage.model import SecondStage
 from taming.second_stage.sampling import reader
@@ -123,7 +123,7 @@ def compress_file(
     if max(height, width) > MOST_PIXELS:
         raise UserError(f"'{image}' is {height}x{width}; sides up to 65,535 can be compressed")
     threads = min(torch.get_num_threads(), MOST_THREADS)
-    with _threads(threads):
+    with using_threads(threads):
         compressed = compress(model, original)
     payload = compressed.payload
     header = Header(digest, height, width, threads, len(payload), _checksum(compressed.codes))
@@ -157,7 +157,7 @@ def decompress_file(
             f" '{checkpoint}' (hash {digest.hex()}); give that one"
         )
     size = header.height, header.width
-    with _threads(header.threads):
+    with using_threads(header.threads):
         codes = decompress(model, payload, size)
     if _checksum(codes) != header.codes:
         raise UserError(
@@ -166,16 +166,6 @@ def decompress_file(
         )
     images.save(model.decode(codes)[0, :, : size[0], : size[1]], out)
     return Path(out)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @torch.no_grad()

@@ -37,7 +37,7 @@ def read_known(names: tuple[str, str]) -> tuple[Tensor, Tensor]:
     """A picture (1, 3, H, W) and which of its pixels stay (1, H, W): a mask file, where not black;
     or top, left, top:0.3, ...
     """
-    picture, mask = names
+    picture, mask = map(str, names)
     image = to_tensor(read_image(Path(picture)))[None]
     height, width = image.shape[-2:]
     side, _, text = mask.partition(":")
@@ -135,6 +135,8 @@ def _class_conditions(
             " -n says how many of each"
         )
     for number in classes:
+        if not isinstance(number, int):
+            raise UserError(f"classes are numbers such as [0, 3], not {number!r}")
         # Refuses classes that the prior does not know
         model.conditioner({"class": torch.tensor([number])})
     return [(f"class{number}", {"class": number}) for number in classes]

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from taming.errors import UserError
+
 CONDITIONS_APART = 1 << 20  # numbers between two conditions: more samples of one keep the others
 
 
@@ -19,7 +21,13 @@ class Job:
 
 
 def jobs_of(out: Path, conditions: list[tuple[str, dict]], samples: int) -> list[Job]:
-    """So many samples for each (name, condition)."""
+    """So many samples for each (name, condition). Raises UserError where their numbers would run
+    into each other.
+    """
+    if not isinstance(samples, int) or not 1 <= samples <= CONDITIONS_APART:
+        raise UserError(
+            f"{samples!r} samples of each: give a whole number from 1 to {CONDITIONS_APART}"
+        )
     return [
         Job(i * CONDITIONS_APART + k, out / f"{name}-{k}.png", condition)
         for i, (name, condition) in enumerate(conditions)

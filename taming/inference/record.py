@@ -1,7 +1,7 @@
 """What a PNG holds about how it was drawn: enough to draw it once more."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +47,17 @@ class Record:
     row: int = 0
     threads: int = 1
 
-    def is_same_drawing(self, other: "Record | None") -> bool:
-        """Whether another picture shows the same codes."""
-        together = {"batch": 1, "row": 0, "threads": 1}
-        return other is not None and replace(self, **together) == replace(other, **together)
+    def difference(self, other: "Record") -> str | None:
+        """The first setting in which another picture was drawn otherwise; None where it shows the
+        same codes.
+        """
+        settings, others = (
+            vars(record) | vars(record.sampling) | {"sampling": None} for record in (self, other)
+        )
+        for name in settings.keys() - {"batch", "row", "threads"}:
+            if settings[name] != others[name]:
+                return f"{name} {_brief(others[name])} instead of {_brief(settings[name])}"
+        return None
 
     def metadata(self) -> dict[str, Any]:
         """Plain types; the condition's keys stand beside the others."""
@@ -102,7 +109,7 @@ def read_record(path: str | Path) -> Record | None:
         return None
     for name, is_right in SCHEMA.items():
         if name in metadata and not is_right(metadata[name]):
-            raise _malformed(path, f"{name} is {str(metadata[name])[:40]!r}")
+            raise _malformed(path, f"{name} is {_brief(metadata[name])!r}")
     missing = {"sha256", "number", "batch", "row", "threads"} - metadata.keys()
     if missing:
         raise _malformed(path, f"{min(missing)} is missing")
@@ -135,6 +142,11 @@ def _sampling(metadata: dict[str, Any], path: str | Path) -> Sampling:
 
 def _malformed(path: str | Path, reason: str) -> UserError:
     return UserError(f"what '{path}' says about how it was drawn is malformed ({reason})")
+
+
+def _brief(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."
 
 
 def _is_text(value: Any) -> bool:

@@ -14,6 +14,7 @@ from taming.inference.job import Job
 from taming.inference.memory import check_memory
 from taming.inference.models import second_stage_of
 from taming.inference.record import Record, read_record
+from taming.inference.share import using_threads
 from taming.second_stage.model import SecondStage
 
 
@@ -42,15 +43,15 @@ def sample_again(
     _check_surroundings(record, png)
 
     # 2. the same batch, of which one row is the picture
-    torch.set_num_threads(record.threads)
     config = record.config[0] if record.config else None
     model = second_stage_of(record.checkpoint, config, allow).to(record.device)
     _check_condition(record, model, png)
     known = read_known((record.known[0][0], record.known[1][0])) if record.known else None
     jobs = [Job(record.number, path, record.condition)] * record.batch
     check_memory(model, {}, record.sampling, record.batch)
-    batch = joined(model, jobs, record.sampling)
-    picture = draw_batch(model, jobs, batch, record.sampling, known)[record.row].cpu()
+    with using_threads(record.threads):
+        batch = joined(model, jobs, record.sampling)
+        picture = draw_batch(model, jobs, batch, record.sampling, known)[record.row].cpu()
 
     # 3. the file
     make_writable(Path(out))

@@ -75,6 +75,8 @@ def sample(
         UserError: conditions that the prior does not know, too little memory, OUT not writable ...
     """
     # 1. what draws
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise UserError(f"batch_size {batch_size!r} should be a whole number of at least 1")
     sampling = Sampling.of(sampling, **changes).seeded()
     share, out = share_of_process(), Path(out)
     model = second_stage_of(checkpoint, config, allow).to(share.device)
@@ -156,12 +158,13 @@ def _is_done(job: Job, record: Record, animate: bool, overwrite: bool) -> bool:
         )
     if overwrite:
         return False
-    if _of_job(record, job).is_same_drawing(there):
-        return not animate or film.is_file()
-    raise UserError(
-        f"'{job.path}' exists and was drawn with other settings; choose another folder with -o, or"
-        " add --overwrite"
-    )
+    difference = _of_job(record, job).difference(there)
+    if difference:
+        raise UserError(
+            f"'{job.path}' exists and was drawn with {difference}; choose another folder with -o,"
+            " or add --overwrite"
+        )
+    return not animate or film.is_file()
 
 
 def _check_inputs_stay(jobs: Sequence[Job], record: Record) -> None:

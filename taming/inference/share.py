@@ -1,6 +1,8 @@
-"""Which part of the work is this process's, and on which device: torchrun's environment."""
+"""Which part of the work is this process's, on which device, and with how many threads."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +40,17 @@ def share_of_process() -> Share:
             f"LOCAL_RANK={local}, but there are {gpus} GPUs here; start fewer processes"
         )
     return Share(rank, world, torch.device(f"cuda:{local}" if gpus else "cpu"))
+
+
+@contextmanager
+def using_threads(count: int) -> Iterator[None]:
+    """So many threads of torch: results are rounded alike only with as many."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _number(name: str, default: int) -> int:

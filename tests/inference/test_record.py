@@ -58,10 +58,10 @@ def test_a_png_of_an_earlier_version_is_drawn_again(tmp_path):
 
 
 def test_batch_and_threads_do_not_make_another_picture():
-    assert RECORD.is_same_drawing(replace(RECORD, batch=1, row=0, threads=9))
-    assert not RECORD.is_same_drawing(replace(RECORD, number=8))
-    assert not RECORD.is_same_drawing(replace(RECORD, sampling=Sampling(seed=4)))
-    assert not RECORD.is_same_drawing(None)
+    assert RECORD.difference(replace(RECORD, batch=1, row=0, threads=9)) is None
+    assert RECORD.difference(replace(RECORD, number=8)) == "number 8 instead of 7"
+    other = replace(RECORD, sampling=replace(RECORD.sampling, seed=4))
+    assert RECORD.difference(other) == "seed 4 instead of 3"
 
 
 @pytest.mark.parametrize("metadata", [None, {}, {"text": "of another program"}])

@@ -12,6 +12,7 @@ from PIL import Image
 from taming import config, images
 from taming.cli.main import main
 from taming.data.reading import read_image, to_tensor
+from taming.errors import UserError
 from taming.formats.content import Content
 from taming.formats.load import load, read_checkpoint
 from taming.formats.ours import save_safetensors
@@ -133,7 +134,7 @@ def test_only_what_is_missing_is_drawn_again(here, capsys):
     # Alone in its batch now: the same codes, and pixels up to the last digit
     assert drawn.max() <= 1
     assert run(*arguments, "--seed", "1") == 2
-    assert "drawn with other settings" in capsys.readouterr().err
+    assert "drawn with seed 0 instead of 1" in capsys.readouterr().err
     assert run(*arguments, "--seed", "1", "--overwrite") == 0
     # More of the same keeps what is there
     assert run("masks.safetensors", "--masks", "layouts", "-n", "3", "--seed", "1") == 0
@@ -487,6 +488,38 @@ def test_a_users_contact_sheet_stays(here, capsys):
     assert "sheet.png" in capsys.readouterr().err and contents(here) == before
     assert run("classes.safetensors", "--classes", "1") == 0
     assert run("classes.safetensors", "--classes", "2") == 0  # our own sheet is drawn again
+
+
+# The door for Python
+
+
+@pytest.mark.parametrize(
+    "options, word",
+    [
+        ({"samples": 0}, "0 samples"),
+        ({"samples": 2**21}, "samples"),
+        ({"samples": "many"}, "'many' samples"),
+        ({"batch_size": 0}, "batch_size 0"),
+        ({"batch_size": 1.5}, "batch_size 1.5"),
+        ({"classes": ["cat"]}, "'cat'"),
+        ({"classes": [0, 0]}, "each class once"),
+        ({"classes": []}, "each class once"),
+        ({"known": ("picture.png", "bottom")}, "known-mask"),
+        ({"size": (0, 4)}, "size"),
+        ({"temprature": 1}, "did you mean 'temperature'"),
+        ({"sampling": Sampling(top_k=0)}, "top_k"),
+    ],
+)
+def test_wrong_arguments_in_python_are_refused(here, options, word):
+    with pytest.raises(UserError, match=word):
+        sample.sample("classes.safetensors", "out", **{"classes": [1], **options})
+    assert not os.path.exists("out")
+
+
+def test_paths_may_be_paths(here):
+    known = (here / "picture.png", "top")
+    sheet = sample.sample(here / "classes.safetensors", here / "out", classes=[1], known=known)
+    assert sheet == here / "out" / "sheet.png" and sheet.is_file()
 
 
 # torchrun's environment
