@@ -308,7 +308,9 @@ def check_codes(codes: Any, num_codes: int, condition: Condition) -> Tensor:
         raise UserError(f"codes should be whole numbers (B, h, w), not {describe(codes)}")
     if not condition or len(condition[0].tokens) != len(codes):
         pictures = len(condition[0].tokens) if condition else 0
-        raise UserError(f"codes of {len(codes)} pictures are given with {pictures} conditions")
+        raise UserError(
+            f"codes are of {len(codes)} pictures, the condition of {pictures}; make them equal"
+        )
     codes = codes.long()
     if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < num_codes:
         worst = int(codes.max()) if int(codes.max()) >= num_codes else int(codes.min())

@@ -293,8 +293,8 @@ class SecondStage(nn.Module):
         image, mask = self._fitted(image, size, "known"), self._fitted(mask, size, "known")
         if len({len(image), len(mask)} - {1, count}):
             raise UserError(
-                f"{len(image)} known pictures with {len(mask)} masks are given for {count} pictures"
-                " to draw"
+                f"known: images {len(image)}, masks {len(mask)}, pictures to draw {count}; give one"
+                " for all, or one for each"
             )
         mask = mask.expand(count, *mask.shape[1:])
         codes = self.first_stage.encode(image.expand(count, *image.shape[1:]))
@@ -364,6 +364,6 @@ def generators(seed: int, first: int | list[int], count: int) -> list[torch.Gene
     """One per picture, so that picture i is the same whatever batch it is drawn in."""
     numbers = range(first, first + count) if isinstance(first, int) else first
     if len(numbers) != count:
-        raise UserError(f"first lists {len(numbers)} numbers for {count} pictures")
+        raise UserError(f"first: {len(numbers)} numbers for {count} pictures; list one for each")
     seeds = ((seed * 1_000_003 + number) % 2**63 for number in numbers)
     return [torch.Generator().manual_seed(one) for one in seeds]

@@ -204,7 +204,7 @@ def sample(
     # 1. the random numbers: each picture has its own, as many as codes
     generators = generators or [torch.Generator().manual_seed(i) for i in range(count)]
     if len(generators) != count:
-        raise UserError(f"{len(generators)} generators are given for {count} pictures")
+        raise UserError(f"generators: {len(generators)} for {count} pictures; give one for each")
     uniform = torch.stack(
         [torch.rand(steps, generator=g, dtype=torch.float64) for g in generators]
     ).to(device)
