@@ -97,6 +97,7 @@ def write(
     ]
     after = [*_differences(names, folders), _stamps(names, figures)]
     # 3. the page, with pictures as large as it may be
+    text = ""
     for quality, width in QUALITIES:
         middle = [_run(name, folder, quality, width) for name, folder in zip(names, folders)]
         text = report.page(f"taming: {', '.join(names)}", [*before, *middle, *after])

@@ -115,6 +115,9 @@ class Classifier(FeatureNetwork):
     weights expect (without the crop).
     """
 
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(self, name: str, path: Path | None = None, size: Size | None = None):
         from torchvision import models
 

@@ -12,6 +12,7 @@ from taming.evaluation.codebook import counts
 from taming.evaluation.intervals import Estimate, average
 from taming.evaluation.rows import Measurer, Rows
 from taming.evaluation.session import Session
+from taming.second_stage.interface import Prior
 from taming.second_stage.model import SecondStage
 
 PSEUDOCOUNTS = tuple(10.0**i for i in range(7))  # that a base distribution may weigh
@@ -45,9 +46,10 @@ def measurer_of(model: SecondStage) -> Measurer:
         codes = model.first_stage.encode(batch[model.first_stage.key])
         condition = model.conditioner(batch)
         rows = {}
-        for level, (prior, grid) in enumerate(zip(model.priors, codes)):
-            log_prob = prior.log_prob(grid, model.with_coarser(condition, codes[:level]))
-            rows[f"nll_{level}"] = -log_prob.double()
+        for level, grid in enumerate(codes):
+            prior, parts = model.priors[level], model.with_coarser(condition, codes[:level])
+            assert isinstance(prior, Prior)
+            rows[f"nll_{level}"] = -prior.log_prob(grid, parts).double()
             rows[f"codes_{level}"] = grid.to(torch.int32)
         return rows
 
@@ -107,7 +109,7 @@ def figures(
     length = sum(lengths)
 
     def total(of: Rows) -> np.ndarray:
-        return sum(np.asarray(of[f"nll_{level}"]) for level in levels)
+        return np.sum([of[f"nll_{level}"] for level in levels], axis=0)
 
     nll = total(rows)
     estimates = {
@@ -122,7 +124,7 @@ def figures(
     if train is not None:
         estimates["nll_train"] = average(total(train) / length, seed)
     by_level = [
-        baselines(train and train[f"codes_{level}"], rows[f"codes_{level}"], sizes[level])
+        baselines(train[f"codes_{level}"] if train else None, rows[f"codes_{level}"], sizes[level])
         for level in levels
     ]
     for name in ("unigram", "position_unigram"):

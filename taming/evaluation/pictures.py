@@ -203,11 +203,10 @@ def _configured(content: Content) -> tuple[PictureSet | None, PictureSet]:
             "the checkpoint's configuration names no validation pictures, or some of a package that"
             " is not allowed (--allow PACKAGE); give --data DIR"
         )
-    training, validation = (
-        config.build(node, content.allow, "data", trusted=False) if node else None
-        for node in (data.train, data.validation)
-    )
-    return training, validation
+    training = None
+    if data.train:
+        training = config.build(data.train, content.allow, "data", trusted=False)
+    return training, config.build(data.validation, content.allow, "data", trusted=False)
 
 
 def _folder(root: Path, names: str | None, size: Size | None, classes: bool) -> PictureSet:

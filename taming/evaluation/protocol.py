@@ -65,8 +65,17 @@ class Figures:
             estimate = Estimate(float(estimate))
         key = stamp_id(stamp)
         self.stamps[key] = stamp
-        plain = asdict(estimate) | {"n": estimate.n or stamp.get("pictures", 0)}
-        self.figures[name] = Figure(name=name, stamp=key, note=note, **plain)
+        self.figures[name] = Figure(
+            name,
+            estimate.value,
+            key,
+            estimate.n or stamp.get("pictures", 0),
+            estimate.low,
+            estimate.high,
+            estimate.interval,
+            note,
+            estimate.bias,
+        )
 
     def __getitem__(self, name: str) -> float:
         return self.figures[name].value

@@ -133,12 +133,6 @@ def measurer_of(
 ) -> Measurer:
     """What `rows.measure` calls with each batch."""
 
-    def of_labels(batch: dict) -> dict[str, Tensor]:
-        codes = model.encode(batch["segmentation"])
-        labels = model.decode(codes).argmax(dim=1)
-        confusion = confusions(batch["segmentation"], labels, model.labels)
-        return {"confusion": confusion, **_levels(codes)}
-
     def of_pictures(batch: dict) -> dict[str, Tensor]:
         original = batch["image"]
         image, codes, bits = _reconstructed(model, original)
@@ -155,7 +149,17 @@ def measurer_of(
         rows |= _levels(codes)
         return rows if bits is None else rows | {"bits_per_dim": bits}
 
-    return of_labels if model.key == "segmentation" else of_pictures
+    if model.key == "segmentation":
+        return lambda batch: _labels(model, batch["segmentation"])
+    return of_pictures
+
+
+def _labels(model: Autoencoder, masks: Tensor) -> dict[str, Tensor]:
+    """Of masks (B, H, W): which labels come back as which, and the codes."""
+    assert isinstance(model, FirstStage) and model.labels is not None
+    codes = model.encode(masks)
+    labels = model.decode(codes).argmax(dim=1)
+    return {"confusion": confusions(masks, labels, model.labels), **_levels(codes)}
 
 
 def _reconstructed(model: Autoencoder, original: Tensor) -> tuple[Tensor, Codes, Tensor | None]:
@@ -166,7 +170,8 @@ def _reconstructed(model: Autoencoder, original: Tensor) -> tuple[Tensor, Codes,
     image = model.reconstruct(original).clamp(-1, 1)
     # A VAE: its noise must not depend on the batch, so one by one
     bits = [_bits(model, one, model(one)) for one in original.split(1)]
-    return image, (), None if bits[0] is None else torch.cat(bits)
+    numbers = [one for one in bits if one is not None]
+    return image, (), torch.cat(numbers) if numbers else None
 
 
 def _bits(model: Autoencoder, image: Tensor, reconstruction: Reconstruction) -> Tensor | None:

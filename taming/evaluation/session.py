@@ -203,7 +203,7 @@ class Session:
             self.figures.missing.append(f"distances between sets of features: {error}")
             return None
 
-    def _segmenter(self) -> tuple[nn.Module | None, dict[str, str]]:
+    def _segmenter(self) -> tuple[nn.Module | None, dict[str, Any]]:
         """The segmenter, and what stamps say of it."""
         segmenter = self.request.segmenter
         if segmenter is None:
