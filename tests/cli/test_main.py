@@ -3,11 +3,13 @@ is a bug of ours.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import time
 
 import pytest
+from PIL import Image
 
 import taming
 from taming.cli import main
@@ -219,3 +221,33 @@ def test_interrupted(monkeypatch, capsys):
 def test_a_zero_byte_in_an_argument_is_refused(capsys):
     assert main(["sample", "a\0b"]) == 2
     assert "zero byte" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_while_sampling(tmp_path, times):
+    """One line, pictures that are written are complete, and the same command draws the rest."""
+    words = "sample landscapes -n 2000 --batch-size 1 --masks m.png -o out".split()
+    Image.new("L", (64, 64)).save(tmp_path / "m.png")
+    variables = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "taming", *words]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=variables,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 100
+        while not (tmp_path / "out" / "m-0.png").is_file() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        for _ in range(times):
+            process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and "Traceback" not in error, error
+    assert times == 2 or error.strip().splitlines()[-1].startswith("taming: interrupted")
+    for path in (tmp_path / "out").iterdir():
+        assert path.suffix == ".png" and Image.open(path).size == (64, 64)

@@ -111,9 +111,10 @@ def test_paths(refuses, words, value):
 # Outputs
 
 OUTPUTS = {
-    "sample free.safetensors -o @": ["", "notes.txt", "notes.txt/x", "a" * 300, "\0"],
+    "sample free.safetensors -o @": ["", "/dev/null", "notes.txt", "notes.txt/x", "a" * 300, "\0"],
     "reconstruct first.safetensors pairs/images -o @": [
-        "", "notes.txt", "notes.txt/x", "pairs/images", "pairs/images/x", "pairs", ".", "a" * 300],
+        "", "/dev/null", "notes.txt", "notes.txt/x", "pairs/images", "pairs/images/x", "pairs",
+        ".", "a" * 300],
     "encode first.safetensors pairs/images -o @": [
         "", "notes.txt", "notes.txt/x.npz", "pairs", ".", "first.safetensors", "pairs/images",
         "pairs/images/p0.png", "a" * 300, ".."],
@@ -125,7 +126,8 @@ OUTPUTS = {
     "convert first.safetensors @": [
         "", "notes.txt", "out.ckpt", "notes.txt/x.safetensors", "first.safetensors", "pairs",
         "first.yaml", "a" * 300 + ".safetensors"],
-    "export first.safetensors @": ["", "notes.txt", "notes.txt/x", "first.safetensors", "a" * 300],
+    "export first.safetensors @": [
+        "", "/dev/null", "notes.txt", "notes.txt/x", "first.safetensors", "a" * 300],
     "evaluate first.safetensors --data pairs/images -o @": [
         "", "notes.txt", "notes.txt/x.json", "out.txt", "pairs", "a" * 300 + ".json"],
     "evaluate first.safetensors --data pairs/images -o figures.json --store-reference @": [
