@@ -8,7 +8,7 @@ import typing
 from collections.abc import Iterable
 from typing import Any
 
-from taming.config.hints import expectation, fits
+from taming.config.hints import expectation, fits, shortened
 from taming.config.names import class_of, resolve
 from taming.errors import UserError, did_you_mean, first_line
 
@@ -44,6 +44,8 @@ def check(node: Any, place: str, allow: Iterable[str] = (), trusted: bool = True
         return
     if "target" not in node:
         for key, value in node.items():
+            if not trusted and _names_a_class(value):
+                raise UserError(f"{place}.{key}: a class stands where a file has plain values only")
             check(value, f"{place}.{key}", allow, trusted)
         return
     for key in node:
@@ -78,6 +80,13 @@ def with_sizes(node: Any, place: str, allow: Iterable[str] = (), trusted: bool =
     return node
 
 
+def _names_a_class(node: Any) -> bool:
+    """Whether it is a node with a target, or a list of such."""
+    if isinstance(node, list):
+        return any(map(_names_a_class, node))
+    return isinstance(node, dict) and "target" in node
+
+
 def build(node: Any, allow: Iterable[str] = (), place: str = "model", trusted: bool = True) -> Any:
     """The object that a target/params tree describes, checked first; inner trees are built first.
     Arguments as for `check`.
@@ -103,11 +112,11 @@ def _built(node: Any, place: str, allow: Iterable[str], trusted: bool) -> Any:
     try:
         return made(**params)
     except UserError as error:  # our own classes say what is wrong, not always where
-        reason = _shortened(str(error))
+        reason = shortened(str(error))
         named = reason.startswith(place.split(".")[0])
         raise UserError(reason if named else f"{place}: {reason}") from error
     except MISTAKES as error:
-        reason = _shortened(first_line(error)) or type(error).__name__
+        reason = shortened(first_line(error)) or type(error).__name__
         raise UserError(f"{place}: {node['target']}: {reason}") from error
 
 
@@ -182,10 +191,4 @@ def _literals(hint: Any) -> list:
 
 
 def _brief(value: Any) -> str:
-    return _shortened(repr(value), 60)
-
-
-def _shortened(text: str, length: int = 600) -> str:
-    """In one line."""
-    text = re.sub(r"\s+", " ", text)
-    return text if len(text) <= length else f"{text[: length - 3]}..."
+    return shortened(repr(value), 60)

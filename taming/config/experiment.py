@@ -19,6 +19,7 @@ from taming.config.merge import (
     overriding,
     plain_yaml,
     read_yaml,
+    refuse_interpolation,
     source_name,
 )
 from taming.config.names import EXAMPLES, ForeignName, check_seam, resolve
@@ -178,7 +179,9 @@ def load(
     """
     paths = [paths] if isinstance(paths, str | Path | dict) else list(paths)
     if resumed is not None:
-        paths = [{**read_yaml(resumed), "allow": []}, *paths]
+        tree = read_yaml(resumed)
+        refuse_interpolation(tree, str(resumed))
+        paths = [{**tree, "allow": []}, *paths]
     source = source_name(paths if resumed is None else [resumed, *paths[1:]])
     changes, tree = overriding(overrides), plain_yaml(paths)
     check_variables(tree, changes, source)

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -105,3 +106,9 @@ def _limited(words: str, limits: Iterable[Any], value: Any) -> str:
             bounds = limit.words(value)
             words += f" of {bounds}" if bounds.startswith("at ") else f" {bounds}"
     return words.replace("a number finite", "a finite number")
+
+
+def shortened(text: str, length: int = 600) -> str:
+    """In one line."""
+    text = re.sub(r"\s+", " ", text)
+    return text if len(text) <= length else f"{text[: length - 3]}..."

@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from taming.config.build import declared
-from taming.config.hints import fits
+from taming.config.hints import fits, shortened
 from taming.config.names import resolve
 from taming.config.older import upgrade
 from taming.config.shipped import find_config
@@ -100,14 +100,15 @@ def overriding(overrides: Iterable[str]) -> dict:
     for override in overrides:
         if "=" not in override:
             raise UserError(
-                f"'{override}' is neither a flag nor key=value; write for example"
+                f"'{shortened(override, 80)}' is neither a flag nor key=value; write for example"
                 " optimizer.learning_rate=1e-3"
             )
         try:
             tree = OmegaConf.to_container(OmegaConf.from_dotlist([override]))
-        except (OmegaConfBaseException, YAMLError):
+        except (OmegaConfBaseException, YAMLError, RecursionError):
             raise UserError(
-                f"'{override}': the value is not valid YAML; quote it, or close its brackets"
+                f"'{shortened(override, 80)}': the value is not valid YAML; quote it, or close its"
+                " brackets"
             ) from None
         changes = merge(changes, tree)
     return changes
@@ -123,7 +124,7 @@ def read_yaml(path: Source) -> dict:
         tree = OmegaConf.to_container(content)
     except Exception as error:  # PyYAML raises many kinds
         raise UserError(
-            f"config '{path}' is not valid YAML: {' '.join(str(error).split())}"
+            f"config '{path}' is not valid YAML: {shortened(str(error), 300)}"
         ) from None
     if not isinstance(tree, dict):
         raise UserError(f"config '{path}' should be a mapping of keys, not a {type(tree).__name__}")
@@ -146,7 +147,17 @@ def interpolated(tree: dict, source: str) -> dict:
     try:
         return cast(dict, OmegaConf.to_container(OmegaConf.create(tree), resolve=True))
     except (OmegaConfBaseException, YAMLError, RecursionError) as error:
-        raise UserError(f"{source}: {' '.join(str(error).split())[:300]}") from None
+        raise UserError(f"{source}: {shortened(str(error), 300)}") from None
+
+
+def refuse_interpolation(tree: Any, source: str) -> None:
+    """A file of a run is filled in; ${...} in it would read the reader's environment."""
+    if isinstance(tree, str) and "${" in tree:
+        raise UserError(f"{source}: '{shortened(tree, 80)}' should be filled in; write the value")
+    for inner in (
+        tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
+    ):
+        refuse_interpolation(inner, source)
 
 
 def source_name(paths: Iterable[Source]) -> str:

@@ -123,6 +123,13 @@ def test_a_run_that_goes_on_is_a_file(tmp_path, canary):
         config.load([], ["allow=[canary]"], resumed=run)
 
 
+def test_a_run_that_goes_on_reads_no_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("SECRET", "s3cret")
+    (tmp_path / "config.yaml").write_text("logger: {project: '${oc.env:SECRET}', wandb: online}\n")
+    with pytest.raises(UserError, match="should be filled in"):
+        config.load([], resumed=tmp_path / "config.yaml")
+
+
 @pytest.mark.parametrize(
     "target",
     [
