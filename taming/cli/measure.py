@@ -25,6 +25,7 @@ def evaluate(words: list[str]) -> None:
     out = _figures_file(arguments)
 
     from taming.evaluation.evaluate import evaluate as measure
+    from taming.inference.share import share_of_process
 
     options = {"only": _parts(arguments.only)} if arguments.only is not None else {}
     figures = measure(
@@ -48,7 +49,8 @@ def evaluate(words: list[str]) -> None:
         sampling=sampling_of(arguments, NOT_MEASURED),
         **options,
     )
-    print(figures.table())
+    if share_of_process().rank == 0:
+        print(figures.table())
 
 
 def _evaluate_parser() -> Parser:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,33 +116,42 @@ def measure(
             " see one disk"
         )
     done, rows = stored
-    # 2. the rows that are missing, each process its share of the batches
+    # 2. the rows that are missing
     rest = np.flatnonzero(done == 0)
     parts = [rest[i : i + store.batch_size] for i in range(0, len(rest), store.batch_size)]
     store.wait()  # nobody marks a row before all have read which are missing
+    for number, part in enumerate(_progress(parts, name, len(dataset), store)):
+        if number % store.world == store.rank:
+            items = [dataset[index] for index in part.tolist()]
+            for key, value in _measured(measurer, items, first, store).items():
+                rows[key][part] = value
+                rows[key].flush()
+            done[part] = 1
+            done.flush()
+    store.wait()
+    # 3. every number is one
+    for key, values in rows.items():
+        _refuse_not_finite(values, f"{name}: {key}", dataset)
+    return rows
+
+
+def _progress(
+    parts: list[np.ndarray], name: str, total: int, store: RowStore
+) -> Iterator[np.ndarray]:
+    """The parts, with a bar on a terminal that counts pictures."""
+    missing = sum(map(len, parts))
     bar = tqdm(
-        total=len(dataset),
-        initial=len(dataset) - len(rest),
+        total=total,
+        initial=total - missing,
         desc=name,
         unit="picture",
         disable=None if store.rank == 0 else True,
         file=sys.stderr,
     )
     with bar:
-        for number, part in enumerate(parts):
-            if number % store.world == store.rank:
-                items = [dataset[index] for index in part.tolist()]
-                for key, value in _measured(measurer, items, first, store).items():
-                    rows[key][part] = value
-                    rows[key].flush()
-                done[part] = 1
-                done.flush()
+        for part in parts:
+            yield part
             bar.update(len(part))
-    store.wait()
-    # 3. every number is one
-    for key, values in rows.items():
-        _refuse_not_finite(values, f"{name}: {key}", dataset)
-    return rows
 
 
 def _stored(folder: Path, count: int) -> tuple[np.ndarray, Rows] | None:

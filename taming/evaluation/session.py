@@ -97,6 +97,8 @@ class Request:
         ):
             if count is not None and count < 1:
                 raise UserError(f"{flag} {count} should be at least 1")
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise UserError(f"--seed {self.seed} should be a whole number of at least 0")
         for flag, size in (("--size", self.size), ("--feature-size", self.feature_size)):
             if size is not None and (len(size) != 2 or min(size) < 1):
                 raise UserError(f"{flag} {size} should be (height, width), both at least 1")

@@ -247,6 +247,7 @@ def test_a_full_disk_is_one_line_and_what_is_done_is_resumed(tmp_path):
         (["--only", ""], "--only is empty"),
         (["--only", " , "], "--only"),
         (["--size", "0x16"], "0x16"),
+        (["--seed", "-1"], "--seed -1 should be a whole number of at least 0"),
         (["--top-p", "nan"], "top_p nan should be"),
     ],
 )
@@ -369,6 +370,15 @@ def test_weights_of_something_else_are_one_line(tmp_path, form, content):
     with pytest.raises(UserError, match=r"weights\.pth") as error:
         feature_network(form.format(weights))
     assert "\n" not in str(error.value)
+
+
+def test_a_home_where_nothing_can_be_written_costs_only_what_needs_a_cache(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "file" / "hub"))
+    for name in ("inception", "resnet18"):
+        with pytest.raises(UserError, match="can't be downloaded .*put the file there"):
+            feature_network(name)
+    assert feature_network(FEATURES)(torch.zeros(1, 3, 8, 8))["features"].shape == (1, 6)
 
 
 # pictures and models that say nothing
