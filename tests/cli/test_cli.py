@@ -418,7 +418,7 @@ def test_list_with_a_missing_file(pairs, tmp_path, capsys):
     )
 
 
-def test_picture_smaller_than_the_crop_unless_asked(pairs, tmp_path, capsys):
+def test_picture_smaller_than_the_crop_unless_upscaled(pairs, tmp_path, capsys):
     refused(
         ["train", "-b", pairs_config(pairs, tmp_path, size=32)],
         capsys,

@@ -189,7 +189,7 @@ def test_a_png_repeats_guided_known_and_odd_ones_and_notes_changed_files(here, c
     assert "picture.png' is not the file any more" in capsys.readouterr().err
 
 
-def test_long_descriptions_are_kept(here):
+def test_long_metadata_come_back(here):
     about = {"text": "".join(chr(65 + i % 26) for i in range(1_700_000))}
     images.save(torch.zeros(3, 4, 4), here / "long.png", about)
     assert images.read_metadata(here / "long.png") == about
@@ -371,7 +371,7 @@ def test_unknown_classes_and_missing_guidance_are_refused(here, capsys):
     assert "condition_dropout" in capsys.readouterr().err
 
 
-def test_the_best_of_several_is_kept(here):
+def test_the_best_of_several_is_taken(here):
     model = load("classes.safetensors")
     batch, counts = {"class": torch.tensor([0, 2])}, []
 

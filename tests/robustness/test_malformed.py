@@ -140,7 +140,7 @@ def test_records_in_samples(lab, refuses, place, value):
     refuses(["sample", "--from-png", "changed.png", "-o", "out"])
 
 
-def test_a_foreign_or_malformed_png_in_a_folder_of_samples_is_left_alone(lab, refuses):
+def test_a_foreign_or_malformed_png_in_a_folder_of_samples_stays(lab, refuses):
     (lab / "other").mkdir(exist_ok=True)
     for name in ("sample-0.png", "sample-1.png"):
         (lab / "other" / name).write_bytes((lab / "pairs" / "images" / "p0.png").read_bytes())
