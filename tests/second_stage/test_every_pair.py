@@ -48,19 +48,19 @@ PRIORS = {
 
 @pytest.mark.parametrize("prior", PRIORS)
 @pytest.mark.parametrize("stage", STAGES)
-def test_codes_are_judged_learned_and_drawn(stage, prior):
+def test_codes_have_a_probability_are_learned_and_drawn(stage, prior):
     first = STAGES[stage]().eval()
     image = torch.rand(2, 3, 16, 24) * 2 - 1
     codes = first.encode(image)
     grids = first.grids(16, 24)
     assert [tuple(c.shape[1:]) for c in codes] == list(grids)
     start = {"vocabulary": 3, "length": 1}
-    told = [{"vocabulary": k, "grid": list(g)} for g, k in zip(grids, first.num_codes)]
+    levels = [{"vocabulary": k, "grid": list(g)} for g, k in zip(grids, first.num_codes)]
     model = SecondStage(
         first,
         ClassLabel(3),
         priors=[
-            PRIORS[prior](k, list(g), [start, *told[:i]])
+            PRIORS[prior](k, list(g), [start, *levels[:i]])
             for i, (g, k) in enumerate(zip(grids, first.num_codes))
         ],
     )

@@ -31,35 +31,40 @@ def condition(batch=2):
 
 
 def test_changing_a_code_moves_later_logits_only():
-    prior, told = small(), condition(1)
+    prior, conditioned = small(), condition(1)
     codes = torch.randint(0, 7, (1, 3, 4))
-    before = prior(codes, told).flatten(1, 2)
+    before = prior(codes, conditioned).flatten(1, 2)
     for i in range(12):
         changed = codes.clone()
         changed.flatten()[i] = (changed.flatten()[i] + 1) % 7
-        moved = (prior(changed, told).flatten(1, 2) - before).abs().amax(dim=-1)[0] > 1e-6
+        moved = (prior(changed, conditioned).flatten(1, 2) - before).abs().amax(dim=-1)[0] > 1e-6
         assert not moved[: i + 1].any() and moved[i + 1 :].all()
 
 
-def test_every_condition_token_is_heard_everywhere():
-    prior, told = small(), condition(1)
+def test_every_condition_token_counts_everywhere():
+    prior, conditioned = small(), condition(1)
     codes = torch.randint(0, 7, (1, 3, 4))
-    before = prior(codes, told)
-    for p, part in enumerate(told):
+    before = prior(codes, conditioned)
+    for p, part in enumerate(conditioned):
         for i in range(part.tokens.shape[1]):
             tokens = part.tokens.clone()
             tokens[0, i] = (tokens[0, i] + 1) % (part.vocabulary + 1)
-            changed = told[:p] + (Part(tokens, part.vocabulary, part.grid),) + told[p + 1 :]
+            changed = (
+                conditioned[:p] + (Part(tokens, part.vocabulary, part.grid),) + conditioned[p + 1 :]
+            )
             assert ((prior(codes, changed) - before).abs().amax(dim=-1) > 1e-6).all()
 
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_cached_equals_uncached_at_every_prefix(batch):
-    prior, told = small(), condition(batch)
+    prior, conditioned = small(), condition(batch)
     codes = torch.randint(0, 7, (batch, 3, 4))
     with torch.no_grad():
-        expected = prior(codes, told).flatten(1, 2)
-        for decoder in (prior.decoder(told, (3, 4)), RecomputingDecoder(prior, told, (3, 4))):
+        expected = prior(codes, conditioned).flatten(1, 2)
+        for decoder in (
+            prior.decoder(conditioned, (3, 4)),
+            RecomputingDecoder(prior, conditioned, (3, 4)),
+        ):
             for i in range(12):
                 assert torch.allclose(decoder.logits(), expected[:, i], atol=1e-5)
                 if i < 11:
@@ -69,17 +74,19 @@ def test_cached_equals_uncached_at_every_prefix(batch):
 def test_probabilities_of_all_grids_sum_to_one():
     prior = small(num_codes=2, grid=(3, 3), parts=[{"vocabulary": 1, "length": 1}]).double()
     grids = torch.tensor(list(itertools.product((0, 1), repeat=9))).view(-1, 3, 3)
-    told = (Part(torch.zeros(len(grids), 1, dtype=torch.int64), 1),)
+    conditioned = (Part(torch.zeros(len(grids), 1, dtype=torch.int64), 1),)
     with torch.no_grad():
-        logits = prior(grids, told).log_softmax(-1).gather(-1, grids[..., None])
+        logits = prior(grids, conditioned).log_softmax(-1).gather(-1, grids[..., None])
     assert abs(logits.flatten(1).sum(1).exp().sum().item() - 1) < 1e-9
 
 
 def test_log_prob_is_in_nats():
-    prior, told, codes = small(), condition(), torch.randint(0, 7, (2, 3, 4))
+    prior, conditioned, codes = small(), condition(), torch.randint(0, 7, (2, 3, 4))
     with torch.no_grad():
         prior.head.weight.zero_()
-        assert torch.allclose(prior.log_prob(codes, told), torch.full((2,), -12 * math.log(7)))
+        assert torch.allclose(
+            prior.log_prob(codes, conditioned), torch.full((2,), -12 * math.log(7))
+        )
 
 
 def test_a_smaller_grid_is_placed_by_row_and_column():
@@ -108,21 +115,21 @@ def test_refusals():
 
 def test_packed_weights_do_not_outlive_the_sample():
     """While a sample is drawn, the layers hold weights in another layout; a training step
-    afterwards must not meet them (fused optimizers tell nobody).
+    afterwards must not meet them (fused optimizers change them in place).
     """
-    prior, told, codes = small(), condition(), torch.randint(0, 7, (2, 3, 4))
+    prior, conditioned, codes = small(), condition(), torch.randint(0, 7, (2, 3, 4))
     with torch.no_grad():
-        plain = prior(codes, told)
+        plain = prior(codes, conditioned)
         with prior.decoding():
             assert any(
                 getattr(m, "packed", None) is not None for m in prior.modules()
-            ) and torch.allclose(prior(codes, told), plain, atol=1e-5)
-    sample(prior, told, (3, 4))
+            ) and torch.allclose(prior(codes, conditioned), plain, atol=1e-5)
+    sample(prior, conditioned, (3, 4))
     with torch.no_grad():
         for parameter in prior.parameters():
             parameter.data.mul_(1.5)
         fresh = small()
         fresh.load_state_dict(prior.state_dict())
-        assert torch.equal(prior(codes, told), fresh(codes, told)) and not torch.allclose(
-            prior(codes, told), plain, atol=1e-2
-        )
+        assert torch.equal(
+            prior(codes, conditioned), fresh(codes, conditioned)
+        ) and not torch.allclose(prior(codes, conditioned), plain, atol=1e-2)

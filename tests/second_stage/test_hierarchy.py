@@ -1,4 +1,4 @@
-"""Several levels of codes: each has a prior, told those above."""
+"""Several levels of codes: each has a prior, conditioned on those above."""
 
 import itertools
 
@@ -74,19 +74,19 @@ def test_probabilities_of_all_tops_and_bottoms_sum_to_one(bottom):
         below = model.priors[1].log_prob(codes[1], model.with_coarser(condition, codes[:1]))
     assert abs(float(joint.exp().sum()) - 1) < 1e-6 and torch.allclose(joint, top + below)
     other = model.priors[1].log_prob(codes[1], model.with_coarser(condition, (1 - codes[0],)))
-    assert not torch.allclose(below, other)  # the bottom hears the top
+    assert not torch.allclose(below, other)  # the bottom sees the top
 
 
 def test_sampling_goes_level_by_level():
     model = hierarchy()
     codes, classes = [], torch.tensor([0, 1, 2, 0])
     picture = model.sample(
-        {"class": classes}, seed=1, on_row=lambda found, row: codes.append((found, row))
+        {"class": classes}, seed=1, on_row=lambda levels, row: codes.append((levels, row))
     )
     assert picture.shape == (4, 3, 4, 4) and [row for _, row in codes] == [1, 2]
-    found = codes[-1][0]
-    assert [tuple(level.shape) for level in found] == [(4, 1, 1), (4, 2, 2)] and torch.equal(
-        model.decode(found), picture
+    levels = codes[-1][0]
+    assert [tuple(level.shape) for level in levels] == [(4, 1, 1), (4, 2, 2)] and torch.equal(
+        model.decode(levels), picture
     )
     assert torch.allclose(
         model.sample({"class": classes[2:3]}, seed=1, first=2), picture[2:3], atol=1e-6
@@ -98,22 +98,22 @@ def test_sampling_goes_level_by_level():
         model.sample({"class": classes}, (8, 12), seed=2)[..., :7, :11],
     )
     image = torch.rand(1, 3, 4, 4) * 2 - 1
-    kept = torch.ones(1, 4, 4, dtype=torch.bool)
+    mask = torch.ones(1, 4, 4, dtype=torch.bool)
     assert torch.equal(
-        model.sample({"class": classes[:1]}, known=(image, kept)),
+        model.sample({"class": classes[:1]}, known=(image, mask)),
         model.decode(model.first_stage.encode(image)),
     )
 
 
-def test_guidance_and_silence_leave_the_coarser_level_alone():
+def test_guidance_and_dropout_leave_the_coarser_level_alone():
     model = hierarchy()
     codes = (torch.zeros(1, 1, 1).long(),)
-    own, top = model.with_coarser(model.conditioner({"class": torch.tensor([1])}), codes)
-    assert int(own.null().tokens[0, 0]) == 3 and torch.equal(top.null().tokens, top.tokens)
+    part, top = model.with_coarser(model.conditioner({"class": torch.tensor([1])}), codes)
+    assert int(part.null().tokens[0, 0]) == 3 and torch.equal(top.null().tokens, top.tokens)
 
 
 @pytest.mark.parametrize(
-    "made, told",
+    "make, message",
     [
         (
             lambda: SecondStage(
@@ -128,9 +128,9 @@ def test_guidance_and_silence_leave_the_coarser_level_alone():
         ),
     ],
 )
-def test_refusals(made, told):
-    with pytest.raises(UserError, match=told):
-        made()
+def test_refusals(make, message):
+    with pytest.raises(UserError, match=message):
+        make()
 
 
 def test_a_hierarchy_is_trained_by_the_same_verbs(tmp_path):
@@ -185,7 +185,7 @@ def test_a_hierarchy_is_trained_by_the_same_verbs(tmp_path):
     assert taming.load(last).sample({"count": 2}).shape == (2, 3, 16, 16)
     assert "quantizer.levels.1: 8 codes of 4 numbers" in describe(last)
     with pytest.raises(UserError, match="counterpart in the published code"):
-        save_published(tmp_path / "theirs", read_checkpoint(last))
+        save_published(tmp_path / "published", read_checkpoint(last))
     wrong = {
         **plain,
         "model": {

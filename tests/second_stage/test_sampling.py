@@ -1,5 +1,8 @@
 import itertools
+import json
+from dataclasses import asdict, fields
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,16 +19,19 @@ def generators(count, seed=0):
 
 def test_filters_against_their_definitions():
     logits = torch.log(torch.tensor([0.4, 0.3, 0.2, 0.1]))
-    kept = lambda **how: filter_logits(logits, **how).isfinite().tolist()  # noqa: E731
-    assert kept(top_k=2) == [True, True, False, False]
-    assert kept(top_k=99) == [True] * 4
-    assert kept(top_p=0.5) == [True, True, False, False]
-    assert kept(top_p=0.4) == [True, False, False, False]
-    assert kept(top_p=1e-9) == [True, False, False, False]
-    assert kept(top_k=3, top_p=0.6) == [True, True, False, False]
-    assert kept(min_p=0.6) == [True, True, False, False]
-    assert kept(min_p=1.0) == [True, False, False, False]
-    assert kept(top_p=0.95, min_p=0.4) == [True, True, True, False]
+
+    def possible(**options):
+        return filter_logits(logits, **options).isfinite().tolist()
+
+    assert possible(top_k=2) == [True, True, False, False]
+    assert possible(top_k=99) == [True] * 4
+    assert possible(top_p=0.5) == [True, True, False, False]
+    assert possible(top_p=0.4) == [True, False, False, False]
+    assert possible(top_p=1e-9) == [True, False, False, False]
+    assert possible(top_k=3, top_p=0.6) == [True, True, False, False]
+    assert possible(min_p=0.6) == [True, True, False, False]
+    assert possible(min_p=1.0) == [True, False, False, False]
+    assert possible(top_p=0.95, min_p=0.4) == [True, True, True, False]
     assert torch.allclose(filter_logits(logits, temperature=2.0), logits / 2)
 
 
@@ -45,43 +51,44 @@ def test_drawn_frequencies_are_the_probabilities():
 
 
 def test_a_sample_does_not_depend_on_its_batch():
-    prior, told = small(), condition(4)
-    whole = sample(prior, told, (3, 4), generators=generators(4))
+    prior, conditioned = small(), condition(4)
+    together = sample(prior, conditioned, (3, 4), generators=generators(4))
     for i in range(4):
-        alone = tuple(Part(p.tokens[i : i + 1], p.vocabulary, p.grid) for p in told)
+        alone = tuple(Part(p.tokens[i : i + 1], p.vocabulary, p.grid) for p in conditioned)
         assert torch.equal(
-            sample(prior, alone, (3, 4), generators=[torch.Generator().manual_seed(i)])[0], whole[i]
+            sample(prior, alone, (3, 4), generators=[torch.Generator().manual_seed(i)])[0],
+            together[i],
         )
 
 
 def test_greedy_takes_the_most_probable_given_what_was_taken():
-    prior, told = small(), condition(2)
-    codes = sample(prior, told, (3, 4), temperature=0)
+    prior, conditioned = small(), condition(2)
+    codes = sample(prior, conditioned, (3, 4), temperature=0)
     with torch.no_grad():
-        assert torch.equal(prior(codes, told).argmax(-1), codes)
+        assert torch.equal(prior(codes, conditioned).argmax(-1), codes)
 
 
-def test_known_codes_are_kept_and_seen():
-    prior, told = small(), condition(2)
+def test_known_codes_stay_and_are_read():
+    prior, conditioned = small(), condition(2)
     known, where = torch.randint(0, 7, (2, 3, 4)), torch.zeros(2, 3, 4, dtype=torch.bool)
     where[:, 0] = True
-    codes = sample(prior, told, (3, 4), temperature=0, known=(known, where))
+    codes = sample(prior, conditioned, (3, 4), temperature=0, known=(known, where))
     assert torch.equal(codes[:, 0], known[:, 0])
     with torch.no_grad():
-        assert torch.equal(prior(codes, told).argmax(-1)[:, 1:], codes[:, 1:])
+        assert torch.equal(prior(codes, conditioned).argmax(-1)[:, 1:], codes[:, 1:])
 
 
 def test_guidance_one_changes_nothing_and_inputs_stay_untouched():
-    prior, told = small(), condition(2)
-    before = [p.tokens.clone() for p in told]
-    plain = sample(prior, told, (3, 4), generators=generators(2))
+    prior, conditioned = small(), condition(2)
+    before = [p.tokens.clone() for p in conditioned]
+    plain = sample(prior, conditioned, (3, 4), generators=generators(2))
     # Not 1, so both passes are run
-    doubled = sample(prior, told, (3, 4), guidance=1.0 + 1e-6, generators=generators(2))
+    doubled = sample(prior, conditioned, (3, 4), guidance=1.0 + 1e-6, generators=generators(2))
     assert torch.equal(doubled, plain)
     assert not torch.equal(
-        sample(prior, told, (3, 4), guidance=5.0, generators=generators(2)), plain
+        sample(prior, conditioned, (3, 4), guidance=5.0, generators=generators(2)), plain
     )
-    assert all(torch.equal(p.tokens, b) for p, b in zip(told, before))
+    assert all(torch.equal(p.tokens, b) for p, b in zip(conditioned, before))
 
 
 def test_guidance_zero_forgets_the_condition():
@@ -93,14 +100,70 @@ def test_guidance_zero_forgets_the_condition():
     assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("how", [{"temperature": -1}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 2.0}])
-def test_refusals(how):
-    with pytest.raises(UserError):
-        sample(small(), condition(1), (3, 4), **how)
+WRONG = {
+    "temperature": (-1, float("nan"), float("inf"), "warm", None, True),
+    "top_k": (0, -3, 2.5, "all"),
+    "top_p": (0.0, 2.0, -1, float("nan"), "p"),
+    "min_p": (-0.1, 1.5, float("nan")),
+    "guidance": (float("nan"), float("inf"), None, "strong"),
+    "hop": (0, -1, 1.5, None),
+    "accept": (0.0, 1.5, float("nan")),
+    "seed": (1.5, "one", 2**70, 10**400),
+    "size": ((0, 4), (4,), (4, 4, 4), "8x8", (4.5, 4), -1),
+    "classifier": (3,),
+}
+
+
+def test_every_field_is_tried():
+    assert WRONG.keys() == {field.name for field in fields(Sampling)}
 
 
 @pytest.mark.parametrize(
-    "how",
+    "name, value", [(name, value) for name, values in WRONG.items() for value in values]
+)
+def test_values_out_of_range_are_refused_by_name(name, value):
+    with pytest.raises(UserError, match=f"^{name} .* should be "):
+        Sampling(**{name: value}).check()
+    with pytest.raises(UserError, match=f"^{name} "):
+        sample(small(), condition(1), (3, 4), **{name: value})
+
+
+def test_fields_that_do_not_exist_are_refused():
+    with pytest.raises(UserError, match="no 'temprature'; did you mean 'temperature'"):
+        sample(small(), condition(1), (3, 4), temprature=1.0)
+
+
+def test_filters_of_nothing_are_refused():
+    with pytest.raises(UserError, match="temperature 0 is greedy"):
+        filter_logits(torch.zeros(3), temperature=0)
+
+
+def test_settings_go_through_json_and_numpy():
+    settings = Sampling(
+        (np.int64(3), 4),
+        np.int64(7),
+        np.float32(0.5),
+        np.int32(4),
+        0.5,
+        0.25,
+        2,
+        3,
+        0.5,
+        "resnet50",
+    )
+    settings.check()
+    assert Sampling(**json.loads(json.dumps(asdict(settings)))) == settings
+    assert Sampling(size=5).size == (5, 5)
+
+
+def test_changes_are_made_on_a_copy():
+    settings = Sampling(top_k=3)
+    assert Sampling.of(settings, seed=4) == Sampling(top_k=3, seed=4)
+    assert settings == Sampling(top_k=3)
+
+
+@pytest.mark.parametrize(
+    "options",
     [
         {},
         {"recompute": True},
@@ -108,34 +171,39 @@ def test_refusals(how):
         {"temperature": 1.6, "top_p": 0.8},
         {"min_p": 0.5},
     ],
-    ids=lambda how: " ".join(how) or "plain",
+    ids=lambda options: " ".join(options) or "plain",
 )
-def test_frequencies_of_whole_grids_are_their_probabilities(how, monkeypatch):
+def test_frequencies_of_whole_grids_are_their_probabilities(options, monkeypatch):
     """20,000 samples of a prior over 2 x 2 grids of 2 codes against the enumerated distribution,
     filters and guidance included (chi-square, p = 0.001).
     """
-    how = dict(how)
+    options = dict(options)
     prior = small(num_codes=2, grid=(2, 2), parts=[{"vocabulary": 3, "length": 1}])
-    if how.pop("recompute", False):
+    if options.pop("recompute", False):
         monkeypatch.setattr(
             GPT, "decoder", lambda self, condition, grid: RecomputingDecoder(self, condition, grid)
         )
     count, grids = 20000, torch.tensor(list(itertools.product((0, 1), repeat=4)))
-    told = lambda n: (Part(torch.ones(n, 1, dtype=torch.int64), 3),)  # noqa: E731
+
+    def conditioned(n):
+        return (Part(torch.ones(n, 1, dtype=torch.int64), 3),)
+
     with torch.no_grad():
-        logits = prior(grids.view(-1, 2, 2), told(16)).flatten(1, 2)
-        silent = prior(grids.view(-1, 2, 2), tuple(p.null() for p in told(16))).flatten(1, 2)
-    guidance = how.get("guidance", 1.0)
+        logits = prior(grids.view(-1, 2, 2), conditioned(16)).flatten(1, 2)
+        null = prior(grids.view(-1, 2, 2), tuple(p.null() for p in conditioned(16))).flatten(1, 2)
+    guidance = options.get("guidance", 1.0)
     logits = filter_logits(
-        silent + guidance * (logits - silent), **{k: v for k, v in how.items() if k != "guidance"}
+        null + guidance * (logits - null), **{k: v for k, v in options.items() if k != "guidance"}
     )
     expected = logits.softmax(-1).gather(-1, grids[..., None])[..., 0].prod(1).double() * count
-    drawn = sample(prior, told(count), (2, 2), generators=generators(count), **how).flatten(1)
-    seen = torch.bincount((drawn * torch.tensor([8, 4, 2, 1])).sum(1), minlength=16).double()
+    drawn = sample(
+        prior, conditioned(count), (2, 2), generators=generators(count), **options
+    ).flatten(1)
+    counts = torch.bincount((drawn * torch.tensor([8, 4, 2, 1])).sum(1), minlength=16).double()
     possible = expected > 0
-    assert seen[~possible].sum() == 0
+    assert counts[~possible].sum() == 0
     statistic, freedom = (
-        ((seen - expected)[possible] ** 2 / expected[possible]).sum(),
+        ((counts - expected)[possible] ** 2 / expected[possible]).sum(),
         torch.tensor(float(possible.sum() - 1)),
     )
     assert (

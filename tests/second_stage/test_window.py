@@ -45,10 +45,10 @@ def brute_force(prior, tokens, grid, uniform, side=4, guidance=1.0, known=None):
             local_j = j if j <= half else side - (columns - j) if columns - j < half else half
             top, left = i - local_i, j - local_j
             part = Part(tokens[:, top : top + side, left : left + side].flatten(1), 5, (side, side))
-            seen = codes[:, top : top + side, left : left + side]
-            logits = prior(seen, (part,))[:, local_i, local_j]
-            silent = prior(seen, (part.null(),))[:, local_i, local_j]
-            logits = silent + guidance * (logits - silent) if guidance != 1 else logits
+            inside = codes[:, top : top + side, left : left + side]
+            logits = prior(inside, (part,))[:, local_i, local_j]
+            null = prior(inside, (part.null(),))[:, local_i, local_j]
+            logits = null + guidance * (logits - null) if guidance != 1 else logits
             cumulative = logits.double().softmax(-1).cumsum(-1)
             codes[:, i, j] = (cumulative < uniform[:, i * columns + j, None]).sum(-1)
             if known is not None:
@@ -66,15 +66,15 @@ def test_the_published_window_rule(grid, limit, monkeypatch):
     )
     with torch.no_grad():
         expected = brute_force(prior, tokens, grid, uniform)
-    told = (Part(tokens.flatten(1), 5, grid),)
-    assert torch.equal(sample(prior, told, grid, generators=generators()), expected)
+    conditioned = (Part(tokens.flatten(1), 5, grid),)
+    assert torch.equal(sample(prior, conditioned, grid, generators=generators()), expected)
 
 
 def test_on_the_trained_grid_windows_change_nothing():
-    prior, told = masked(), (Part(torch.randint(0, 5, (2, 16)), 5, (4, 4)),)
+    prior, conditioned = masked(), (Part(torch.randint(0, 5, (2, 16)), 5, (4, 4)),)
     decoder, plain = (
-        WindowDecoder(prior, told, (4, 4), EncodedImage.crop),
-        prior.decoder(told, (4, 4)),
+        WindowDecoder(prior, conditioned, (4, 4), EncodedImage.crop),
+        prior.decoder(conditioned, (4, 4)),
     )
     decoder.crop = lambda condition, window, grid: condition
     codes = torch.randint(0, 7, (2, 16))
@@ -87,9 +87,9 @@ def test_windows_keep_to_the_tokens_of_a_coarser_mask():
     assert [origin(i, 12, 4, 2) for i in range(12)] == [0, 0, 0, 0, 2, 2, 4, 4, 6, 6, 8, 8]
     prior = masked(part=(2, 2))
     tokens = torch.randint(0, 5, (2, 6, 4))
-    told = (Part(tokens.flatten(1), 5, (6, 4)),)
-    codes = sample(prior, told, (12, 8), generators=generators())
-    decoder = WindowDecoder(prior, told, (12, 8), Unconditional().crop)
+    conditioned = (Part(tokens.flatten(1), 5, (6, 4)),)
+    codes = sample(prior, conditioned, (12, 8), generators=generators())
+    decoder = WindowDecoder(prior, conditioned, (12, 8), Unconditional().crop)
     with torch.no_grad():
         for i in range(12):
             for j in range(8):
@@ -119,7 +119,7 @@ def test_codes_are_read_once_while_the_origin_stands_still():
     """Along the first rows of a wide grid each window stays; what is read grows with what is new,
     not with the window.
     """
-    prior, told = masked(), (Part(torch.randint(0, 5, (1, 4 * 20)), 5, (4, 20)),)
+    prior, conditioned = masked(), (Part(torch.randint(0, 5, (1, 4 * 20)), 5, (4, 20)),)
     read = 0
 
     def count(module, inputs):
@@ -127,7 +127,7 @@ def test_codes_are_read_once_while_the_origin_stands_still():
         read += inputs[0].shape[1]
 
     prior.blocks[0].register_forward_pre_hook(count)
-    sample(prior, told, (4, 20), generators=generators(1))
+    sample(prior, conditioned, (4, 20), generators=generators(1))
     windows = 17
     # Condition and codes of each window at most once; anew at each step it would be 80 times as
     # many
@@ -142,9 +142,9 @@ def uniforms(grid):
 
 def test_guidance_and_known_codes_go_through_windows():
     prior, tokens = masked(), torch.randint(0, 5, (2, 6, 7))
-    told = (Part(tokens.flatten(1), 5, (6, 7)),)
+    conditioned = (Part(tokens.flatten(1), 5, (6, 7)),)
     known = torch.randint(0, 7, (2, 6, 7)), torch.rand(2, 6, 7) < 0.5
-    codes = sample(prior, told, (6, 7), guidance=2.0, known=known, generators=generators())
+    codes = sample(prior, conditioned, (6, 7), guidance=2.0, known=known, generators=generators())
     with torch.no_grad():
         assert torch.equal(
             codes, brute_force(prior, tokens, (6, 7), uniforms((6, 7)), guidance=2.0, known=known)
@@ -183,7 +183,7 @@ def pair(order="raster"):
 
 
 @pytest.mark.parametrize("size", [(16, 16), (8, 12), (29, 37), (40, 16), (3, 5)])
-def test_any_size_is_drawn_as_asked(size):
+def test_any_size_is_drawn(size):
     model = pair()
     labels = torch.randint(0, 3, (1, *size))
     assert model.sample({"segmentation": labels}).shape == (1, 3, *size)
@@ -201,16 +201,16 @@ def test_unconditional_pictures_of_any_size():
     assert model.sample({"count": 2}, (21, 30)).shape == (2, 3, 21, 30)
 
 
-def test_rows_are_shown_as_they_grow():
-    model, seen = pair(), []
+def test_rows_are_reported_as_they_grow():
+    model, rows_of = pair(), []
     model.sample(
         {"segmentation": torch.zeros(1, 16, 16, dtype=torch.int64)},
-        on_row=lambda codes, rows: seen.append((codes[-1].shape, rows)),
+        on_row=lambda codes, rows: rows_of.append((codes[-1].shape, rows)),
     )
-    assert seen == [((1, 8, 8), n) for n in range(1, 9)]
+    assert rows_of == [((1, 8, 8), n) for n in range(1, 9)]
 
 
-def test_guidance_needs_a_prior_that_heard_silence():
+def test_guidance_needs_a_prior_that_knows_the_null_condition():
     model = pair()
     model.condition_dropout = 0.0
     with pytest.raises(UserError, match="condition_dropout"):
@@ -219,18 +219,18 @@ def test_guidance_needs_a_prior_that_heard_silence():
     model.sample({"segmentation": torch.zeros(1, 16, 16, dtype=torch.int64)}, guidance=2.0)
 
 
-def test_a_window_of_boxes_tells_what_is_seen_of_the_picture():
+def test_a_window_of_boxes_says_what_is_visible_of_the_picture():
     conditioner = Boxes(objects=2, vocabulary=101, classes=5)
-    told = conditioner({"boxes": torch.tensor([[[1, 0.0, 0.0, 1.0, 1.0]]])})
-    cut = conditioner.crop(told, (4, 0, 4, 8), (8, 16))
-    assert torch.equal(cut[0].tokens[:, :-2], told[0].tokens[:, :-2])
-    silent = (told[0].null(),)
-    assert torch.equal(conditioner.crop(silent, (4, 0, 4, 8), (8, 16))[0].tokens, silent[0].tokens)
+    conditioned = conditioner({"boxes": torch.tensor([[[1, 0.0, 0.0, 1.0, 1.0]]])})
+    cut = conditioner.crop(conditioned, (4, 0, 4, 8), (8, 16))
+    assert torch.equal(cut[0].tokens[:, :-2], conditioned[0].tokens[:, :-2])
+    null = (conditioned[0].null(),)
+    assert torch.equal(conditioner.crop(null, (4, 0, 4, 8), (8, 16))[0].tokens, null[0].tokens)
     # Halves round to even: (0, 4.5) -> row 4; (4.5, 9) -> column 4
     assert cut[0].tokens[0, -2:].tolist() == [4 * 10, 9 * 10 + 4]
 
 
-def test_tiles_agree_with_the_whole_where_nothing_looks_far():
+def test_tiles_agree_with_one_piece_where_nothing_looks_far():
     """Without the norms' and the attention's view of everything, tiles are exact: with enough
     margin, blended or not.
     """
@@ -246,9 +246,9 @@ def test_tiles_agree_with_the_whole_where_nothing_looks_far():
         decode_tiled(Smooth(), (codes,), tile=16, margin=3), Smooth().decode((codes,)), atol=1e-5
     )
     first = pair().first_stage
-    whole = first.decode((codes % 7,))
-    assert torch.equal(decode_tiled(first, (codes % 7,), tile=40), whole)
-    assert decode_tiled(first, (codes % 7,), tile=16, margin=3).shape == whole.shape
+    expected = first.decode((codes % 7,))
+    assert torch.equal(decode_tiled(first, (codes % 7,), tile=40), expected)
+    assert decode_tiled(first, (codes % 7,), tile=16, margin=3).shape == expected.shape
 
 
 @pytest.mark.parametrize("window, step", [(2, 2), (3, 3), (4, 2), (16, 4), (6, 5)])
@@ -268,15 +268,15 @@ def test_windows_that_hop_serve_several_codes():
     with torch.no_grad():
         for parameter in prior.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    told = (Part(torch.ones(1, 1, dtype=torch.int64), 3),)
+    conditioned = (Part(torch.ones(1, 1, dtype=torch.int64), 3),)
     codes = torch.randint(0, 5, (1, 10, 12))
-    reader, fills = WindowDecoder(prior, told, (10, 12), lambda c, w, g: c, hop=2), 0
+    reader, fills = WindowDecoder(prior, conditioned, (10, 12), lambda c, w, g: c, hop=2), 0
     real = prior.decoder
 
-    def counted(*given):
+    def counted(*arguments):
         nonlocal fills
         fills += 1
-        return real(*given)
+        return real(*arguments)
 
     prior.decoder = counted
     for position in range(120):
@@ -284,9 +284,11 @@ def test_windows_that_hop_serve_several_codes():
         top, left = origin(i, 10, 4, 2), origin(j, 12, 4, 2)
         assert top % 2 == 0 and left % 2 == 0 and i - top < 4 and j - left < 4
         with torch.no_grad():
-            whole = prior(codes[:, top : top + 4, left : left + 4], told)[:, i - top, j - left]
-        assert torch.allclose(reader.logits(), whole, atol=1e-5)
+            expected = prior(codes[:, top : top + 4, left : left + 4], conditioned)[
+                :, i - top, j - left
+            ]
+        assert torch.allclose(reader.logits(), expected, atol=1e-5)
         reader.extend(codes[:, i, j][:, None])
     assert fills == 4 * 5  # rows of origin x columns of origin, against 7 x 9 without hopping
     with pytest.raises(UserError, match="hop 5"):
-        WindowDecoder(prior, told, (10, 12), lambda c, w, g: c, hop=5)
+        WindowDecoder(prior, conditioned, (10, 12), lambda c, w, g: c, hop=5)
