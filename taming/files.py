@@ -8,7 +8,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -63,6 +63,9 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
             raise PermissionError(errno.EACCES, "it is read-only")
         write(temporary)
         _flush(temporary)
+        if os.path.exists(target):
+            with suppress(OSError):  # some disks have no permissions
+                shutil.copymode(target, temporary)
         temporary.replace(target)
     except Exception as error:
         raise _disk_error(path, error, temporary) from None
@@ -103,10 +106,8 @@ def _flush(path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    try:
+    with suppress(OSError):  # its folder is no folder, or read-only: then it was never there
         path.unlink(missing_ok=True)
-    except OSError:
-        pass  # its folder is no folder, or read-only: then it was never there
 
 
 def _disk_error(path: Path, error: Exception, temporary: Path) -> Exception:

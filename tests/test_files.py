@@ -165,6 +165,14 @@ def test_a_place_that_takes_no_file_is_one_line(tmp_path, place, message):
     assert "\n" not in str(raised.value) and sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_file_keeps_its_permissions(tmp_path):
+    write_text(tmp_path / "f")
+    (tmp_path / "f").chmod(0o600)
+    write_text(tmp_path / "f", "newer")
+    assert (tmp_path / "f").read_text() == "newer"
+    assert stat.S_IMODE((tmp_path / "f").stat().st_mode) == 0o600
+
+
 def test_a_read_only_file_is_not_replaced(tmp_path, monkeypatch):
     (tmp_path / "f").write_text("old")
     monkeypatch.setattr(files.os, "access", lambda path, mode: False)  # root may write anything

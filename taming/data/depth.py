@@ -111,10 +111,12 @@ def _open_depth(path: Path, header: bool) -> Image.Image | np.ndarray:
     if isinstance(depth, Image.Image):
         if depth.mode == "L" or depth.mode[0] in "IF":
             return depth
-        raise CorruptImage(f"depth map '{path}' has mode {depth.mode}; one grey channel is wanted")
+        raise CorruptImage(
+            f"depth map '{path}' has mode {depth.mode}; one grey channel is expected"
+        )
     if not isinstance(depth, np.ndarray) or depth.ndim != 2 or depth.dtype.kind not in "uifb":
         kind = f"{depth.dtype} {depth.shape}" if isinstance(depth, np.ndarray) else "an archive"
-        raise CorruptImage(f"depth map '{path}' is {kind}; an array (H, W) of numbers is wanted")
+        raise CorruptImage(f"depth map '{path}' is {kind}; an array (H, W) of numbers is expected")
     return depth
 
 
