@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from taming.config.build import check, refusal, with_sizes
-from taming.config.hints import fits
+from taming.config.hints import fits, shortened
 from taming.config.merge import (
     check_variables,
     interpolated,
@@ -189,6 +189,7 @@ def load(
     if resumed is None:
         return from_plain(plain, source, allow)
     allow = [*allow, *_listed(plain.get("allow"), source)]
+    _check_keys(plain, source)
     experiment = _typed(upgrade({**plain, "allow": allow}), source)
     experiment.trusted = False
     for name, node in _nodes(experiment).items():
@@ -213,7 +214,10 @@ def from_plain(
             needs, are left out where they name others.
     """
     if not isinstance(plain, dict):
-        raise UserError(f"{source}: the file should be a mapping of keys, not {plain!r:.60}")
+        raise UserError(
+            f"{source}: the file should be a mapping of keys, not {shortened(repr(plain), 60)}"
+        )
+    _check_keys(plain, source)
     allow = [*(allow or ()), *(_listed(plain.get("allow"), source) if trusted else ())]
     experiment = _typed(upgrade({**plain, "allow": allow}), source)
     experiment.trusted = trusted
@@ -226,6 +230,16 @@ def from_plain(
             node = None
         _set_node(experiment, name, node)
     return experiment
+
+
+def _check_keys(tree: Any, source: str) -> None:
+    """Keys are named in messages of one line."""
+    for key, value in tree.items() if isinstance(tree, dict) else ():
+        if not str(key).isprintable() or len(str(key)) > 200:
+            raise UserError(f"{source}: {shortened(repr(key), 60)} is no name of a key")
+        _check_keys(value, source)
+    for value in tree if isinstance(tree, list) else ():
+        _check_keys(value, source)
 
 
 def _nodes(experiment: Experiment) -> dict[str, dict]:
@@ -271,7 +285,8 @@ def _typed(plain: Any, source: str, schema: type = Experiment, place: str = "") 
         return schema()
     if not isinstance(plain, dict):
         raise UserError(
-            f"{source}: {place.rstrip('.')} should be a mapping of keys, not {plain!r:.60}"
+            f"{source}: {place.rstrip('.')} should be a mapping of keys, not"
+            f" {shortened(repr(plain), 60)}"
         )
     hints = {
         name: hint
@@ -331,5 +346,6 @@ def _listed(names: Any, source: str) -> list[str]:
     if isinstance(names, list) and all(isinstance(name, str) for name in names):
         return names
     raise UserError(
-        f"{source}: allow: {names!r:.60} should be a list of packages, for example [mine]"
+        f"{source}: allow: {shortened(repr(names), 60)} should be a list of packages, for example"
+        " [mine]"
     )

@@ -62,7 +62,9 @@ def one_line(action) -> None:
         assert "\n" not in str(error) and len(str(error)) < 3000
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
 @given(path=st.sampled_from(PLACES), value=TREES, trusted=st.booleans())
 @example(path=("model", "params"), value={"target": "x"}, trusted=False)
 @example(path=("allow",), value="os", trusted=True)
@@ -70,7 +72,9 @@ def test_any_tree_is_a_configuration_or_refused(path, value, trusted):
     one_line(lambda: config.from_plain(planted(path, value), "a file", trusted=trusted))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
 @given(path=st.sampled_from(PLACES), value=TREES)
 def test_any_two_trees_merge_or_are_refused(path, value):
     second = planted(path, value)
@@ -78,7 +82,9 @@ def test_any_two_trees_merge_or_are_refused(path, value):
         one_line(lambda: config.load([first_stage_plain(), second]))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
 @given(
     word=st.text(max_size=20), key=st.sampled_from(["seed", "model.params.channels", "a..b", ""])
 )
