@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from taming.data.folder import ImageFolder, path_inside
+from taming.config.ranges import Index
+from taming.data.folder import ImageFolder, Split, ViewParameters, path_inside
 from taming.data.reading import CorruptImage, read_image, to_tensor
 from taming.data.segmentation import IMAGES, refuse_other_size
 from taming.errors import UserError, first_line
@@ -29,6 +30,18 @@ class DepthImages(ImageFolder):
         view, list, split, seed: as of ImageFolder.
     """
 
+    def __init__(
+        self,
+        root: str,
+        view: ViewParameters,
+        list: str | None = None,
+        split: Split | None = None,
+        seed: Index = 0,
+    ):
+        super().__init__(root, view, list, split, seed)
+        for path in self.paths:
+            self.depth_path(path)
+
     def picture_folder(self) -> Path:
         return self.root / IMAGES
 
@@ -44,7 +57,7 @@ class DepthImages(ImageFolder):
             path = expected.with_suffix(ending)
             if os.path.isfile(path) or os.path.islink(path):
                 return path
-        raise UserError(
+        raise CorruptImage(
             f"picture '{picture}' has no depth map '{expected.with_suffix('.png')}' or .npy; add"
             " it, or leave the picture out with a list"
         )

@@ -97,5 +97,7 @@ def test_another_size_is_seen_in_the_header(root):
         with pytest.raises(CorruptImage, match="a.npy' is 20x20, but its picture .* is 24x20"):
             look(0)
     (root / "depth" / "a.npy").unlink()
-    with pytest.raises(UserError, match="has no depth map"):
+    with pytest.raises(CorruptImage, match="has no depth map"):  # lost during a run
         data.check(0)
+    with pytest.raises(UserError, match="has no depth map"):
+        DepthImages(str(root), 16)
