@@ -1,6 +1,7 @@
 """What a file says runs nothing, imports nothing, and is refused in one line, whoever reads it."""
 
 import copy
+import functools
 import sys
 
 import pytest
@@ -170,6 +171,7 @@ def test_what_the_caller_allows_is_built_and_nothing_else_of_the_file(tmp_path, 
         config.build(node)
 
 
+LOSS = {"target": "taming.first_stage.VQGANLoss"}
 BUILT_ELSEWHERE = {  # classes that a file may name, but whose place is not in a model
     "a loss, which may download": "taming.first_stage.VQGANLoss",
     "a data set, which lists folders": "taming.data.ImageFolder",
@@ -182,7 +184,12 @@ def test_what_is_no_part_of_a_model_is_not_built_in_one(tmp_path, monkeypatch, t
     content = second_content(gpt_node())
     room, _, name = target.rpartition(".")
     made = getattr(sys.modules[room], name)
-    monkeypatch.setattr(made, "__new__", lambda cls, *_, **__: built.append(cls), raising=False)
+
+    @functools.wraps(made.__init__)  # whose declarations are looked at
+    def construct(*arguments, **keywords):
+        built.append(made)
+
+    monkeypatch.setattr(made, "__init__", construct)
     plain = content.config
     for path in leaves({"model": plain["model"]}):
         node = {"target": target, "params": {"root": "/"} if "data" in target else {}}
@@ -191,6 +198,17 @@ def test_what_is_no_part_of_a_model_is_not_built_in_one(tmp_path, monkeypatch, t
         with pytest.raises(UserError):
             taming.load(tmp_path / "m.safetensors")
         assert not built, path
+
+
+@pytest.mark.parametrize("view", [{"size": LOSS}, {"scale": [LOSS]}, {"a": {"b": LOSS}}], ids=repr)
+def test_what_is_no_part_of_a_data_set_is_not_built_in_one(tmp_path, view):
+    """Evaluation builds the data set that a file names."""
+    content = small_content()
+    node = {"target": "taming.data.ImageFolder", "params": {"root": str(tmp_path), "view": view}}
+    content.config = changed(content.config, ("data", "validation"), node)
+    save_safetensors(tmp_path / "m.safetensors", content)
+    with pytest.raises(UserError, match=r"validation.params.view.*a class stands where"):
+        read_checkpoint(tmp_path / "m.safetensors").experiment()
 
 
 DEEP = "[" * 100_000 + "]" * 100_000
