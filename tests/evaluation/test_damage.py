@@ -236,6 +236,45 @@ def test_a_full_disk_is_one_line_and_what_is_done_is_resumed(tmp_path):
     assert measure("large", Numbered(), large, store)["x"].shape == (11, 5000)
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a disk of its own, and what sets that disk's size in KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "tmpfs", str(folder)]
+    if subprocess.run([*mount, "-o", "size=16k"], capture_output=True).returncode:
+        pytest.skip("mounting a small disk takes more rights")
+
+    def resize(size: int) -> None:
+        subprocess.run(["mount", "-o", f"remount,size={size}k", str(folder)], check=True)
+
+    yield folder, resize
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.slow
+def test_an_evaluation_ends_with_the_same_figures_however_often_the_disk_is_full(
+    first_stage, tmp_path, small_disk
+):
+    """Ten sizes of the disk, each a little larger; the last has room for all."""
+    folder, resize = small_disk
+    request = {"checkpoint": str(first_stage), "features": FEATURES}
+    expected = evaluate(tmp_path / "f.json", **request)
+    errors = []
+    for size in (4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 4000):
+        resize(size)
+        try:
+            figures = evaluate(folder / "f.json", **request)
+        except UserError as error:
+            errors.append(str(error))
+            assert not [path for path in folder.rglob("*") if path.name.endswith(".tmp")]
+        else:
+            assert figures == expected
+            (folder / "f.json").unlink()
+    assert len(errors) > 2 and size == 4000
+    assert all("No space left" in error and "\n" not in error for error in errors), errors
+
+
 # requests
 
 
