@@ -536,3 +536,26 @@ def test_pictures_as_conditions_go_the_whole_way(here):
         record = read_record(here / "by_picture" / f"{path.stem}-0.png")
         assert record is not None
         assert record.condition == {"image": [f"pairs/images/{path.name}", file_hash(path)]}
+
+
+def test_a_package_of_ones_own_is_named_by_the_caller_each_time(
+    here, tmp_path, monkeypatch, capsys
+):
+    """Never by the file: importing it runs it."""
+    (tmp_path / "ownpackage.py").write_text(
+        "from taming.first_stage import VQGAN\n\n\nclass Mine(VQGAN):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    plain = first_stage_plain(max_steps=1)
+    plain["model"]["target"] = "ownpackage.Mine"
+    write_yaml(plain, here / "own.yaml")
+    refused(["train", "-b", "own.yaml"], capsys, "--allow ownpackage")
+    assert main(["train", "-b", "own.yaml", "--allow", "ownpackage"]) == 0
+    for words in (
+        "reconstruct runs/own pairs/images -o own",
+        "encode runs/own pairs/images -o own.npz",
+        "train -r runs/own trainer.max_steps=2",
+        "evaluate runs/own --data pairs/images --only codes -o own.json",
+    ):
+        refused(words.split(), capsys, "--allow ownpackage")
+        assert main([*words.split(), "--allow", "ownpackage"]) == 0, words
