@@ -37,6 +37,11 @@ class Optimizer:
     to `final` x the rate. Steps are batches.
 
     Args:
+        learning_rate: at the end of the warm-up
+        betas: of Adam's two running means
+        weight_decay: per batch, times the rate
+        warmup: batches of linear warm-up
+        final: share of the rate that the cosine ends at; 1: no decay
         decay_steps: the cosine's end; default: trainer.max_steps
         discriminator_learning_rate: default: learning_rate
     """
@@ -55,6 +60,9 @@ class Data:
     """Data sets and how they are cut into batches.
 
     Args:
+        train: the data set to learn from, as target and params
+        validation: the one to measure on; null: nothing is measured
+        batch_size: pictures that one device reads at once
         workers: processes that read pictures beside the main one
         views: precompute the codes of so many fixed crops and flips per picture (second stage);
             null encodes random crops on the fly
@@ -78,11 +86,20 @@ class Trainer:
     accumulation counted as one.
 
     Args:
+        max_steps: batches of the training
+        validate_every: batches between two measurements on the validation set
+        checkpoint_every: batches between two checkpoints
+        pictures_every: batches between two montages
+        log_every: batches between two rows of training figures
         validation_batches: default: the whole validation set
+        accumulate_grad_batches: parts that a batch is computed in, each of data.batch_size
         gradient_clip_val: highest norm of the gradient; null: not clipped
         ema: decay of the averaged weights; null: none are kept
+        accelerator: where to compute; auto: the fastest there is
+        devices: how many of them
         precision: half precision would need a gradient scaler for both optimizers
         threads: default: what torch chooses
+        channels_last: memory layout of pictures, faster for convolutions
         share_forward: first stage: one autoencoder forward for both optimizers; false as published
     """
 
@@ -105,7 +122,13 @@ class Trainer:
 
 @dataclass
 class Logger:
-    """The CSV file is always written; these come on top."""
+    """The CSV file is always written; these come on top.
+
+    Args:
+        tensorboard: write its event files too
+        wandb: off, offline (a folder to upload later) or online
+        project: of Weights & Biases
+    """
 
     tensorboard: bool = False
     wandb: Literal["off", "offline", "online"] = "off"
@@ -132,10 +155,12 @@ class Experiment:
     """One run, or what is known of one.
 
     Args:
+        model: what to train, as target and params
         loss: first stage only
         noise: second stage: share of input codes replaced by random ones (1 - the paper's pkeep)
         condition_dropout: second stage: share of conditions replaced by the null condition, for
             guidance
+        seed: of everything random
         allow: further packages that targets may come from
         variables: a place for values that ${...} refers to
     """

@@ -116,9 +116,9 @@ def test_a_run_that_goes_on_is_a_file(tmp_path, canary):
     with pytest.raises(UserError, match="--allow canary"):
         config.load([], resumed=run)
     assert "canary" not in sys.modules
-    for said in ({"allow": ["canary"]}, {"paths": [{"allow": ["canary"]}]}):
+    for words in ({"allow": ["canary"]}, {"paths": [{"allow": ["canary"]}]}):
         with pytest.raises(UserError, match="canary.Canary stands where a data set belongs"):
-            config.load(**{"paths": [], "resumed": run, **said})
+            config.load(**{"paths": [], "resumed": run, **words})
     with pytest.raises(UserError, match="canary.Canary stands where a data set belongs"):
         config.load([], ["allow=[canary]"], resumed=run)
 

@@ -188,13 +188,13 @@ def bare(hint: Any, limits: tuple = ()) -> bool:
 
 def fields(schema: type = Experiment, place: str = "") -> dict[str, Any]:
     """Dotted name -> declaration, of all that is no target/params tree."""
-    found = {}
+    declarations = {}
     for name, hint in typing.get_type_hints(schema, include_extras=True).items():
         if dataclasses.is_dataclass(hint):
-            found |= fields(hint, f"{place}{name}.")
+            declarations |= fields(hint, f"{place}{name}.")
         elif typing.get_origin(hint) is not typing.ClassVar:
-            found[f"{place}{name}"] = hint
-    return found
+            declarations[f"{place}{name}"] = hint
+    return declarations
 
 
 @pytest.mark.parametrize("dotted", fields())
