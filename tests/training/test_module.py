@@ -1,0 +1,131 @@
+"""All counts are batches; clipping, accumulation, averages and schedule do what they say."""
+
+import pytest
+import torch
+
+from taming.config.experiment import Optimizer
+from taming.errors import UserError
+from taming.evaluation.metrics import read_metrics
+from taming.formats.load import load
+from taming.training import run
+from taming.training.module import Training, schedule
+from tests.conftest import experiment_of, first_stage_plain, mask_stage_plain
+from tests.training.conftest import content
+
+
+def test_a_batch_is_one_optimizer_step_with_two_optimizers_and_accumulation(tmp_path, monkeypatch):
+    steps = []
+    original = torch.optim.AdamW.step
+
+    def step(self, *a, **k):
+        steps.append(len(self.param_groups[0]["params"]))
+        return original(self, *a, **k)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    plain = first_stage_plain(accumulate_grad_batches=3, max_steps=5)
+    run.train(experiment_of(plain), tmp_path / "run")
+    generator = max(set(steps), key=steps.count)
+    # The discriminator starts at batch 3
+    assert steps.count(generator) == 5 and len(steps) == 5 + 2
+    rows = read_metrics(tmp_path / "run" / "metrics.csv")
+    assert {batch for batch, name, _ in rows if name == "train/total"} == {1, 2, 3, 4, 5}
+
+
+def test_accumulated_gradient_is_that_of_the_large_batch(tmp_path, monkeypatch):
+    """Without normalisation by batch (no discriminator), 2 x 2 pictures give the gradient of 4."""
+    gradients = []
+
+    def step(self, *a, **k):
+        gradients.append([p.grad.clone() for p in self.param_groups[0]["params"]])
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    for size, accumulate in ((4, 1), (2, 2)):
+        plain = mask_stage_plain(accumulate_grad_batches=accumulate, max_steps=1)
+        plain["data"] |= {"batch_size": size}
+        run.train(experiment_of(plain), tmp_path / str(size))
+    scale = max(g.abs().max() for g in gradients[0])
+    assert all((a - b).abs().max() < 1e-4 * scale for a, b in zip(*gradients))
+
+
+def test_a_codebook_counts_batches_and_not_their_parts(tmp_path):
+    """`restart: 2` acts every second batch with any accumulation."""
+    for accumulate in (1, 4):
+        plain = first_stage_plain(accumulate_grad_batches=accumulate, max_steps=3)
+        run.train(experiment_of(plain), tmp_path / str(accumulate))
+    counts = [content(tmp_path / name)["state_dict"]["model.quantizer.batches"] for name in "14"]
+    assert int(counts[0]) == int(counts[1])
+
+
+def test_gradients_are_clipped(tmp_path, monkeypatch):
+    norms = []
+    original = torch.optim.AdamW.step
+
+    def step(self, *a, **k):
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        parts = [p.grad.norm() for p in parameters if p.grad is not None]
+        norms.append(torch.stack(parts).norm().item())
+        return original(self, *a, **k)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    run.train(experiment_of(first_stage_plain(gradient_clip_val=1e-3)), tmp_path / "run")
+    assert norms and max(norms) <= 1.001e-3
+
+
+def test_schedule_warms_up_and_falls_by_a_cosine():
+    optimizer = Optimizer(warmup=10, final=0.1)
+    values = [schedule(optimizer, b, 110) for b in range(111)]
+    assert values[0] == 0.1 and values[9] == 1.0 and values[10] == 1.0
+    assert abs(values[60] - 0.55) < 1e-9 and abs(values[110] - 0.1) < 1e-9
+    assert all(a >= b for a, b in zip(values[10:], values[11:]))
+
+
+def test_averaged_weights_are_what_load_gives(trained):
+    root, _ = trained
+    state = torch.load(root / "first" / "checkpoints" / "last.ckpt", weights_only=True)
+    name = "decoder.conv_out.weight"
+    averaged = state["taming"]["averaged"][f"averaged.{name}"]
+    assert not torch.equal(averaged, state["state_dict"][f"model.{name}"])
+    assert torch.equal(load(root / "first").state_dict()[name], averaged)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_term_and_the_last_good_checkpoint(
+    tmp_path, monkeypatch
+):
+    original = Training._refuse_nonfinite
+
+    def poisoned(self, terms):
+        original(self, {**terms, "l1": torch.tensor(torch.nan)} if self.batches == 5 else terms)
+
+    monkeypatch.setattr(Training, "_refuse_nonfinite", poisoned)
+    with pytest.raises(UserError, match=r"l1 became nan at batch 6.*last\.ckpt"):
+        run.train(experiment_of(first_stage_plain()), tmp_path / "run")
+    assert content(tmp_path / "run")["taming"]["batches"] == 4, "the doubtful one is not saved"
+
+
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tmp_path, monkeypatch):
+    original = Training.step
+
+    def poisoned(self, optimizer, parameters, counts):
+        parameters = list(parameters)
+        if self.batches == 3:
+            parameters[0].grad.fill_(float("nan"))
+        original(self, optimizer, parameters, counts)
+
+    monkeypatch.setattr(Training, "step", poisoned)
+    with pytest.raises(UserError, match=r"the gradient became nan at batch 4.*last\.ckpt"):
+        run.train(experiment_of(first_stage_plain()), tmp_path / "run")
+    assert all(v.isfinite().all() for v in content(tmp_path / "run")["state_dict"].values())
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_sharing_the_forward_changes_what_the_discriminator_sees_and_nothing_before_it(
+    tmp_path, share, trained
+):
+    run.train(experiment_of(first_stage_plain(share_forward=share, ema=0.9)), tmp_path / "run")
+    rows, others = content(tmp_path / "run")["rows"], content(trained[0] / "first")["rows"]
+
+    def early(rows):
+        return [row for row in rows if row[0] <= 3 and row[1].startswith("train/")]
+
+    assert early(rows) == early(others)
+    assert (rows == others) == share
