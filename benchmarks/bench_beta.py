@@ -57,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3)
-    given = parser.parse_args()
+    options = parser.parse_args()
     train, held_out = pictures(512, 0), pictures(64, 1)
     print(
         "| | "
@@ -78,8 +78,8 @@ def main() -> None:
             )
             errors, used = zip(
                 *(
-                    trained(train, held_out, given.steps, seed, weight, **betas)
-                    for seed in range(given.seeds)
+                    trained(train, held_out, options.steps, seed, weight, **betas)
+                    for seed in range(options.seeds)
                 )
             )
             cells.append(f"{statistics.mean(errors):.4f} ({statistics.mean(used):.0f})")

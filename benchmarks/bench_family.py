@@ -261,12 +261,12 @@ def one(
         "parameters": sum(p.numel() for p in model.parameters()) / 1e6,
         **measured(model, root),
     }
-    found = read_checkpoint(checkpoint).figures
-    figures["bits_per_dim"] = found.get("bits_per_dim")
+    metrics = read_checkpoint(checkpoint).figures
+    figures["bits_per_dim"] = metrics.get("bits_per_dim")
     if not isinstance(model, VAE):
         grids = model.grids(SIZE, SIZE)
         levels = range(len(grids))
-        key = lambda what, level: found[what if level == 0 else f"{what}_{level}"]  # noqa: E731
+        key = lambda what, level: metrics[what if level == 0 else f"{what}_{level}"]  # noqa: E731
         weights = [g[0] * g[1] for g in grids]
         figures["bits"] = sum(w * math.log2(k) for w, k in zip(weights, model.num_codes))
         figures["used"] = sum(
@@ -319,14 +319,16 @@ def show(rows: dict[str, list[dict]]) -> None:
             return f" ({max(values) - min(values):.2f})" if len(values) > 1 else ""
 
         perplexity = [f["perplexity"] for f in figures if f.get("perplexity")]
-        shown = " + ".join(f"{statistics.mean(level):.0f}" for level in zip(*perplexity)) or "-"
+        codes_in_use = (
+            " + ".join(f"{statistics.mean(level):.0f}" for level in zip(*perplexity)) or "-"
+        )
         prior = [f["prior_bits"] / (3 * SIZE * SIZE) for f in figures if f.get("prior_bits")]
         bits = f"{statistics.mean(prior):.3f}" if prior else "-"
         total = mean("total_bits_per_dim", ".2f") if prior else mean("bits_per_dim", ".2f")
         print(
             f"| {name} | {mean('parameters')} | {mean('psnr', '.2f')}{spread('psnr')} |"
             f" {mean('ssim')} | {mean('stlpips')} | {mean('bits', '.0f')} | {mean('used', '.0%')} |"
-            f" {shown} | {mean('nll_bits', '.2f')}{spread('nll_bits')} | {bits} | {total} |",
+            f" {codes_in_use} | {mean('nll_bits', '.2f')}{spread('nll_bits')} | {bits} | {total} |",
             flush=True,
         )
 
@@ -344,10 +346,10 @@ def main() -> None:
     parser.add_argument(
         "--sweep", action="store_true", help="codebooks of 64 to 16,384 codes, first stages only"
     )
-    given = parser.parse_args()
-    names = given.only or list(systems())
-    if given.sweep:
-        names = given.only or [
+    options = parser.parse_args()
+    names = options.only or list(systems())
+    if options.sweep:
+        names = options.only or [
             "VQ-VAE, gradient",
             "VQ-VAE, EMA",
             "VQ-VAE, EMA with restart",
@@ -360,27 +362,29 @@ def main() -> None:
         print("| system | K | used | perplexity | PSNR |\n| --- | --- | --- | --- | --- |")
         for name in names:
             for codes in (64, 256, 1024, 4096, 16384):
-                found = [
-                    one(name, given.data, seed, given.steps, codes, prior=False)
-                    for seed in range(given.seeds)
+                rows_of_values = [
+                    one(name, options.data, seed, options.steps, codes, prior=False)
+                    for seed in range(options.seeds)
                 ]
                 used, perplexity, psnr = (
                     statistics.mean(values)
-                    for values in zip(*((f["used"], f["perplexity"][0], f["psnr"]) for f in found))
+                    for values in zip(
+                        *((f["used"], f["perplexity"][0], f["psnr"]) for f in rows_of_values)
+                    )
                 )
                 print(
                     f"| {name} | {codes} | {used:.1%} | {perplexity:.0f} | {psnr:.2f} |", flush=True
                 )
         return
     # Seed after seed, so that an early stop leaves a whole table
-    for seeds in range(1, given.seeds + 1):
+    for seeds in range(1, options.seeds + 1):
         rows: dict[str, list[dict]] = {}
         for name in names:
             try:
-                rows[name] = [one(name, given.data, seed, given.steps) for seed in range(seeds)]
+                rows[name] = [one(name, options.data, seed, options.steps) for seed in range(seeds)]
             except UserError as error:
                 print(f"{name}: {error}")
-        print(f"\n{given.data}, {SIZE} px, {given.steps} batches of 16, {seeds} seeds")
+        print(f"\n{options.data}, {SIZE} px, {options.steps} batches of 16, {seeds} seeds")
         show(rows)
 
 

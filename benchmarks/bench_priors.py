@@ -38,7 +38,7 @@ def priors(codes: int, grid: tuple[int, int]) -> dict[str, Prior]:
     }
 
 
-def told(count: int) -> tuple[Part, ...]:
+def start(count: int) -> tuple[Part, ...]:
     return (Part(torch.zeros(count, 1, dtype=torch.int64), 1),)
 
 
@@ -55,7 +55,7 @@ def encoded(model, root: str, part: str, views: tuple) -> Tensor:
 def nats(prior: Prior, codes: Tensor) -> float:
     """Per code."""
     return (
-        -sum(float(prior.log_prob(batch, told(len(batch))).sum()) for batch in codes.split(64))
+        -sum(float(prior.log_prob(batch, start(len(batch))).sum()) for batch in codes.split(64))
         / codes.numel()
     )
 
@@ -73,7 +73,7 @@ def trained(prior: Prior, codes: Tensor, steps: int, rate: float) -> tuple[Prior
                 * (0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2)
             )
         batch = codes[torch.randint(len(codes), (16,), generator=generator)]
-        loss = F.cross_entropy(prior(batch, told(16)).flatten(0, 2), batch.flatten())
+        loss = F.cross_entropy(prior(batch, start(16)).flatten(0, 2), batch.flatten())
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(prior.parameters(), 1.0)
@@ -87,7 +87,7 @@ def trained(prior: Prior, codes: Tensor, steps: int, rate: float) -> tuple[Prior
 
 def samples_per_second(prior: Prior, grid: tuple[int, int], batch: int) -> float:
     before = time.perf_counter()
-    sample(prior, told(batch), grid)
+    sample(prior, start(batch), grid)
     return batch / (time.perf_counter() - before)
 
 
@@ -101,17 +101,17 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    model = taming.load(given.checkpoint)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    model = taming.load(options.checkpoint)
     train, validation = (
-        encoded(model, given.data, "train", (0, 1)),
-        encoded(model, given.data, "validation", (None,)),
+        encoded(model, options.data, "train", (0, 1)),
+        encoded(model, options.data, "validation", (None,)),
     )
     grid, known = tuple(train.shape[1:]), model.num_codes[0]
     counts = torch.bincount(validation.flatten(), minlength=known).double()
     print(
-        f"{given.data}: {len(train)} grids of {grid[0]}x{grid[1]} codes of {known}; unigram"
+        f"{options.data}: {len(train)} grids of {grid[0]}x{grid[1]} codes of {known}; unigram"
         f" {float(torch.special.entr(counts / counts.sum()).sum()):.3f} nats",
         flush=True,
     )
@@ -125,11 +125,11 @@ def main() -> None:
         tried, rate = {}, FIRST_RATE
         while not tried or tried[rate / 2] == min(tried.values()):  # doubled as long as that helps
             tried[rate] = nats(
-                trained(fresh(), train, max(20, given.steps // 6), rate)[0], validation
+                trained(fresh(), train, max(20, options.steps // 6), rate)[0], validation
             )
             rate *= 2
         rates[name] = min(tried, key=tried.get)
-        prior, seconds[name] = trained(fresh(), train, given.steps, rates[name])
+        prior, seconds[name] = trained(fresh(), train, options.steps, rates[name])
         speed = [samples_per_second(prior, grid, batch) for batch in (1, 16)]
         rows[name] = (
             sum(p.numel() for p in prior.parameters()) / 1e6,
@@ -150,10 +150,10 @@ def main() -> None:
     )
     print("| --- |" + " --- |" * 7)
     for name, (size, nll, seen, one, many) in rows.items():
-        steps = round(given.steps * longest / seconds[name])
+        steps = round(options.steps * longest / seconds[name])
         equal = (
             nll
-            if steps == given.steps
+            if steps == options.steps
             else nats(trained(made[name](), train, steps, rates[name])[0], validation)
         )
         print(

@@ -29,8 +29,8 @@ from taming.second_stage.gpt import CachedDecoder, LayerCache
 from taming.second_stage.sampling import Sampling, draw
 
 LAYERS, WIDTH, HEADS, CODES = 12, 512, 8, 1024
-HOW = {"temperature": 1.0, "top_k": 100}
-SAMPLING = Sampling(**HOW)
+FIELDS = {"temperature": 1.0, "top_k": 100}
+SAMPLING = Sampling(**FIELDS)
 
 
 class GrownCache(LayerCache):
@@ -70,7 +70,7 @@ def timed(run) -> float:
 
 def cached(prior: GPT, batch: int, side: int) -> float:
     return timed(
-        lambda: sample(prior, start(batch), (side, side), generators=generators(batch), **HOW)
+        lambda: sample(prior, start(batch), (side, side), generators=generators(batch), **FIELDS)
     )
 
 
@@ -126,9 +126,9 @@ def streaming(prior: GPT, seconds_per_step: float) -> tuple[float, float]:
 def window(quick: bool) -> list[tuple[str, float, str]]:
     prior = prior_of(16, {"vocabulary": CODES, "grid": [16, 16]})
     grid = (20, 26) if quick else (32, 52)
-    told = (Part(torch.randint(0, CODES, (1, grid[0] * grid[1])), CODES, grid),)
+    condition = (Part(torch.randint(0, CODES, (1, grid[0] * grid[1])), CODES, grid),)
     crop = lambda condition, place, whole: tuple(part.crop(place, whole) for part in condition)  # noqa: E731
-    whole = (replace(told[0].crop((0, 0, 16, 16), grid)),)
+    whole = (replace(condition[0].crop((0, 0, 16, 16), grid)),)
     codes = torch.randint(0, CODES, (1, 16, 16))
     each = sorted(timed(lambda: prior(codes, whole)) for _ in range(8))[4]
     plain = each * grid[0] * grid[1]
@@ -140,9 +140,9 @@ def window(quick: bool) -> list[tuple[str, float, str]]:
     ):
         windows.CACHE_LIMIT = limit
         seconds = timed(
-            lambda: sample(prior, told, grid, generators=generators(1), crop=crop, **HOW)
+            lambda: sample(prior, condition, grid, generators=generators(1), crop=crop, **FIELDS)
         )
-        memory = windows.cache_bytes(prior, 1, (16, 16)) * (columns if limit else 1)
+        memory = prior.cache_bytes(1, (16, 16)) * (columns if limit else 1)
         rows.append((name, seconds, f"{memory / 1e9:.2f} GB of keys and values"))
     return rows
 
@@ -160,19 +160,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", choices=["short", "long", "window"])
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    print(f"{given.threads} threads, torch {torch.__version__}")
-    if given.only in (None, "short"):
+    print(f"{options.threads} threads, torch {torch.__version__}")
+    if options.only in (None, "short"):
         prior = prior_of(16, {"vocabulary": 1, "length": 1})
         cached(prior, 1, 4)
         for batch in (1, 8):
-            slow = recomputed(prior, batch, 16, 32 if given.quick or batch == 8 else 8)
+            slow = recomputed(prior, batch, 16, 32 if options.quick or batch == 8 else 8)
             # in turns, so that a noisy moment does not meet one of them only
             times = [
                 (cached(prior, batch, 16), grown(prior, batch, 16))
-                for _ in range(1 if given.quick else 3)
+                for _ in range(1 if options.quick else 3)
             ]
             ours, concatenated = (min(column) for column in zip(*times))
             note = ""
@@ -187,14 +187,14 @@ def main() -> None:
                     ("ours", ours, note),
                 ],
             )
-    if given.only in (None, "long") and not given.quick:
+    if options.only in (None, "long") and not options.quick:
         prior = prior_of(32, {"vocabulary": 1, "length": 1})
         show(
             "1,024 codes, batch 1",
             [("recompute", recomputed(prior, 1, 32, 64), ""), ("ours", cached(prior, 1, 32), "")],
         )
-    if given.only in (None, "window"):
-        show("32 x 52 codes through 16 x 16", window(given.quick))
+    if options.only in (None, "window"):
+        show("32 x 52 codes through 16 x 16", window(options.quick))
 
 
 if __name__ == "__main__":

@@ -94,18 +94,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--threads", type=int, default=2)
-    given = parser.parse_args()
+    options = parser.parse_args()
     distance = perceptual_distance("stlpips")
     print(f"{'seed':<6}{'forward':<10}{'PSNR, dB':>9}{'ST-LPIPS':>10}")
     with tempfile.TemporaryDirectory() as folder:
-        for seed in range(given.seeds):
+        for seed in range(options.seeds):
             for share in (True, False):
                 run.train(
-                    experiment(given.root, seed, given.steps, share, given.threads),
+                    experiment(options.root, seed, options.steps, share, options.threads),
                     Path(folder) / f"{seed}{share}",
                 )
                 psnr, lpips = rejection_sample(
-                    Path(folder) / f"{seed}{share}", given.root, distance
+                    Path(folder) / f"{seed}{share}", options.root, distance
                 )
                 print(
                     f"{seed:<6}{'shared' if share else 'two':<10}{psnr:>9.2f}{lpips:>10.4f}",

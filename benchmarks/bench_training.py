@@ -175,7 +175,7 @@ class PlainGPT(nn.Module):
 
 def second_stage(plain: bool):
     torch.manual_seed(0)
-    told, codes = torch.randint(0, 1024, (2, 256)), torch.randint(0, 1024, (2, 16, 16))
+    tokens, codes = torch.randint(0, 1024, (2, 256)), torch.randint(0, 1024, (2, 16, 16))
     if plain:
         prior = PlainGPT(1024, 512, 12, 8, 256)
         optimizer = torch.optim.AdamW(decay_groups(prior), lr=1e-4, betas=(0.9, 0.95))
@@ -192,11 +192,11 @@ def second_stage(plain: bool):
 
     def step() -> None:
         if plain:
-            logits = prior(torch.cat([told, codes.flatten(1)], dim=1)[:, :-1])[
-                :, told.shape[1] - 1 :
+            logits = prior(torch.cat([tokens, codes.flatten(1)], dim=1)[:, :-1])[
+                :, tokens.shape[1] - 1 :
             ]
         else:
-            logits = prior(codes, (Part(told, 1024, (16, 16)),)).flatten(1, 2)
+            logits = prior(codes, (Part(tokens, 1024, (16, 16)),)).flatten(1, 2)
         F.cross_entropy(logits.flatten(0, 1), codes.flatten()).backward()
         optimizer.step(), optimizer.zero_grad()
 
@@ -232,8 +232,8 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         vgg = random_vgg(Path(folder) / "vgg.safetensors")
         steps = {
@@ -242,13 +242,13 @@ def main() -> None:
             "ours, shared forward": first_stage(False, True, vgg),
         }
         table(
-            f"first-stage step, 64 px, {given.threads} threads, median of {given.rounds}",
-            medians(steps, given.rounds),
+            f"first-stage step, 64 px, {options.threads} threads, median of {options.rounds}",
+            medians(steps, options.rounds),
         )
     steps = {"plain": second_stage(True), "ours": second_stage(False)}
     table(
-        f"prior step, 12 layers, width 256, {given.threads} threads, median of {given.rounds}",
-        medians(steps, given.rounds),
+        f"prior step, 12 layers, width 256, {options.threads} threads, median of {options.rounds}",
+        medians(steps, options.rounds),
     )
 
 
