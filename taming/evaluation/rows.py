@@ -35,12 +35,10 @@ class RowStore:
     Args:
         folder: one for each protocol, so that rows of another one are never taken.
         batch_size: changes no number.
-        device: where batches are put.
     """
 
     folder: Path
     batch_size: int = 32
-    device: torch.device = torch.device("cpu")
 
     @property
     def rank(self) -> int:
@@ -107,7 +105,7 @@ def measure(
     first = dataset[0]
     if store.rank == 0 and _stored(folder, len(dataset)) is None:
         shutil.rmtree(folder, ignore_errors=True)
-        _reserve(folder, _measured(measurer, [first], first, store), len(dataset))
+        _reserve(folder, _measured(measurer, [first], first), len(dataset))
     store.wait()
     stored = _stored(folder, len(dataset))
     if stored is None:
@@ -123,7 +121,7 @@ def measure(
     for number, part in enumerate(_progress(parts, name, len(dataset), store)):
         if number % store.world == store.rank:
             items = [dataset[index] for index in part.tolist()]
-            for key, value in _measured(measurer, items, first, store).items():
+            for key, value in _measured(measurer, items, first).items():
                 rows[key][part] = value
                 rows[key].flush()
             done[part] = 1
@@ -212,14 +210,10 @@ def _shapes(rows: Rows) -> dict[str, list]:
 
 
 @torch.no_grad()
-def _measured(
-    measurer: Measurer, items: list[dict], first: dict, store: RowStore
-) -> dict[str, np.ndarray]:
+def _measured(measurer: Measurer, items: list[dict], first: dict) -> dict[str, np.ndarray]:
     """The rows of a batch whose items are of the first one's size."""
     refuse_other_sizes([first, *items])
-    batch = collate(items)
-    batch = {k: v.to(store.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
-    return {key: value.detach().cpu().numpy() for key, value in measurer(batch).items()}
+    return {key: value.detach().cpu().numpy() for key, value in measurer(collate(items)).items()}
 
 
 def refuse_other_sizes(items: list[dict]) -> None:
