@@ -1,4 +1,6 @@
-"""A resumed run is the run that was not interrupted; what can't stay as it was is refused or said."""
+"""A resumed run is the run that was not interrupted; what can't stay as it was is refused or
+printed.
+"""
 
 import shutil
 
