@@ -251,3 +251,20 @@ def test_ctrl_c_while_sampling(tmp_path, times):
     assert times == 2 or error.strip().splitlines()[-1].startswith("taming: interrupted")
     for path in (tmp_path / "out").iterdir():
         assert path.suffix == ".png" and Image.open(path).size == (64, 64)
+
+
+def test_a_disk_that_fills_up_while_sampling(tmp_path):
+    """One line, no halves, and the same command resumes; here the limit on a file's size is met."""
+    Image.new("L", (64, 64)).save(tmp_path / "m.png")
+    words = "-m taming sample landscapes --masks m.png --size 24x24 -n 2 -o out"
+    command = f"ulimit -f 1; exec {sys.executable} {words}"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    lines = [line for line in done.stderr.splitlines() if line.startswith("taming: ")]
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert len(lines) == 1 and "File too large" in lines[0] and ".png" in lines[0]
+    assert [path.suffix for path in (tmp_path / "out").iterdir() if "tmp" in path.name] == []
+    assert run(words.removeprefix("-m taming "), cwd=tmp_path).returncode == 0
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "m-0.png", "m-1.png", "sheet.png"]  # fmt: skip
