@@ -1,7 +1,11 @@
-"""Runs as processes of their own: two train what one does (gloo on the CPU), and a kill leaves a
-run that goes on exactly.
+"""Runs as processes of their own: two train what one does (gloo on the CPU); kills, full disks and
+hang-ups leave a run that resumes exactly.
 """
 
+import random
+import resource
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -10,10 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from PIL import Image
 
 from taming.evaluation.metrics import read_metrics
 from taming.first_stage import EMAQuantizer, VectorQuantizer
-from tests.conftest import first_stage_plain, mask_stage_plain, write_yaml
+from tests.conftest import first_stage_plain, mask_stage_plain, paint_pairs, write_yaml
+from tests.training.conftest import assert_same
 
 MAIN = Path(__file__).resolve().parents[2] / "main.py"
 
@@ -98,27 +104,165 @@ def test_the_adversarial_stage_runs_and_resumes_on_two_processes(tmp_path):
     assert batches == list(range(1, 9))
 
 
-@pytest.mark.slow
-def test_kill_9_and_resume_give_the_metrics_of_a_run_that_was_left_alone(tmp_path):
-    plain = first_stage_plain(
-        max_steps=60, checkpoint_every=10, validate_every=30, pictures_every=60
+def start(folder: Path, *words: str, **options) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, str(MAIN), "train", *words],
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
     )
-    train(tmp_path, plain, "whole")
-    process = subprocess.Popen(
-        [sys.executable, str(MAIN), "train", "-b", "c.yaml", "-n", "cut"],
-        cwd=tmp_path,
-        stderr=subprocess.DEVNULL,
-    )
-    metrics = tmp_path / "runs" / "cut" / "metrics.csv"
-    while not (metrics.is_file() and any(batch >= 25 for batch, _, _ in read_metrics(metrics))):
-        assert process.poll() is None
+
+
+def resume(folder: Path, name: str) -> None:
+    words = [sys.executable, str(MAIN), "train", "-r", f"runs/{name}"]
+    subprocess.run(words, cwd=folder, check=True, timeout=200, stderr=subprocess.DEVNULL)
+
+
+def wait_for_batch(process: subprocess.Popen, metrics: Path, batch: int) -> None:
+    while not (metrics.is_file() and any(b >= batch for b, _, _ in read_metrics(metrics))):
+        assert process.poll() is None, process.communicate()[1]
         time.sleep(0.02)
+
+
+def sixty_batches(**trainer) -> dict:
+    return first_stage_plain(
+        max_steps=60, checkpoint_every=7, validate_every=30, pictures_every=60, **trainer
+    )
+
+
+def assert_same_run(folder: Path, name: str, other: str) -> None:
+    """Metrics, weights and optimizers."""
+    runs = [folder / "runs" / run for run in (name, other)]
+    assert read_metrics(runs[0] / "metrics.csv") == read_metrics(runs[1] / "metrics.csv")
+    states = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in runs]
+    for part in ("state_dict", "optimizers"):
+        assert_same(states[0][part], states[1][part])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_twenty_kills_at_random_moments_leave_a_run_that_resumes_bit_identical(tmp_path):
+    """Moments, not batches: in mid-batch, in mid-write, before the first checkpoint."""
+    train(tmp_path, sixty_batches(), "whole")
+    moments = random.Random(0)
+    metrics = tmp_path / "runs" / "cut" / "metrics.csv"
+    process = start(tmp_path, "-b", "c.yaml", "-n", "cut")
+    wait_for_batch(process, metrics, 7)
+    for _ in range(20):
+        time.sleep(moments.uniform(0, 0.4))
+        process.kill()
+        process.wait()
+        process = start(tmp_path, "-r", "runs/cut")
+        # The run has to come far enough for the next kill to meet it at work
+        time.sleep(moments.uniform(2, 8))
+        if process.poll() is not None:
+            break
     process.kill()
     process.wait()
-    subprocess.run(
-        [sys.executable, str(MAIN), "train", "-r", "runs/cut"],
-        cwd=tmp_path,
-        check=True,
-        timeout=200,
+    state = torch.load(tmp_path / "runs" / "cut" / "checkpoints" / "last.ckpt", weights_only=True)
+    if state["taming"]["batches"] < 60:
+        resume(tmp_path, "cut")
+    assert_same_run(tmp_path, "cut", "whole")
+    assert not list((tmp_path / "runs" / "cut").rglob(".*.tmp"))
+
+
+@pytest.mark.slow
+def test_a_hang_up_saves_and_the_run_resumes_bit_identical(tmp_path):
+    train(tmp_path, sixty_batches(), "whole")
+    process = start(tmp_path, "-b", "c.yaml", "-n", "cut")
+    wait_for_batch(process, tmp_path / "runs" / "cut" / "metrics.csv", 10)
+    process.send_signal(signal.SIGHUP)
+    message = process.communicate(timeout=60)[1]
+    assert process.returncode == 129 and "taming train -r runs/cut" in message
+    resume(tmp_path, "cut")
+    assert_same_run(tmp_path, "cut", "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("second", ["train", "resume"])
+def test_a_second_process_in_a_run_folder_is_refused(tmp_path, second):
+    every = (
+        10 if second == "resume" else 100_000
+    )  # a new run is refused where there is a checkpoint
+    plain = first_stage_plain(
+        max_steps=100_000, checkpoint_every=every, validate_every=100_000, pictures_every=100_000
     )
-    assert read_metrics(metrics) == read_metrics(tmp_path / "runs" / "whole" / "metrics.csv")
+    write_yaml(plain, tmp_path / "c.yaml")
+    process = start(tmp_path, "-b", "c.yaml", "-n", "one")
+    metrics = tmp_path / "runs" / "one" / "metrics.csv"
+    wait_for_batch(process, metrics, 12)
+    words = ["-b", "c.yaml", "-n", "one"] if second == "train" else ["-r", "runs/one"]
+    other = start(tmp_path, *words)
+    message = other.communicate(timeout=60)[1]
+    assert other.returncode == 2 and f"in use by process {process.pid} on" in message
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 143, "the first one is not disturbed"
+    rows = [batch for batch, name, _ in read_metrics(metrics) if name == "train/total"]
+    assert rows == list(range(1, len(rows) + 1)), "no row twice"
+
+
+def small_files(size: int):
+    """No file of this process may be larger."""
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    return limit
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_full_disk_ten_times_of_ten(tmp_path):
+    """On a small tmpfs where one may be mounted, else with a limit on the size of files: a line
+    that names the file, no temporaries, and after making room the run that was not interrupted.
+    """
+    train(tmp_path, sixty_batches(), "whole")
+    whole = tmp_path / "runs" / "whole"
+    checkpoint = (whole / "checkpoints" / "last.ckpt").stat().st_size
+    total = sum(path.stat().st_size for path in whole.rglob("*") if path.is_file())
+    disk = tmp_path / "runs" / "disk"
+    for number in range(10):
+        disk.mkdir()
+        share = number / 9
+        # From less than one checkpoint to more than two
+        size = int(0.8 * checkpoint + share * (total - 0.9 * checkpoint))
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+        mounted = subprocess.run(mount, capture_output=True).returncode == 0
+        limit = None if mounted else small_files(int((0.3 + 0.069 * number) * checkpoint))
+        process = start(tmp_path, "-b", "c.yaml", "-n", "disk", preexec_fn=limit)
+        message = process.communicate(timeout=200)[1]
+        try:
+            assert process.returncode in (0, 2), message
+            assert "Traceback" not in message
+            assert process.returncode == 0 or "can't be written" in message
+            assert not list(disk.rglob(".*.tmp"))
+            if mounted:
+                subprocess.run(["mount", "-o", "remount,size=1G", str(disk)], check=True)
+            if (disk / "checkpoints" / "last.ckpt").is_file():
+                if process.returncode:
+                    resume(tmp_path, "disk")
+                assert_same_run(tmp_path, "disk", "whole")
+        finally:
+            if mounted:
+                subprocess.run(["umount", str(disk)], check=True)
+            shutil.rmtree(disk)
+
+
+@pytest.mark.slow
+def test_an_error_on_two_processes_is_one_line(tmp_path):
+    """The other process used to add 115 lines of its own."""
+    paint_pairs(tmp_path / "data", count=8)
+    plain = mask_stage_plain(max_steps=40, validate_every=100, checkpoint_every=100)
+    plain["model"]["params"]["labels"] = 3
+    params = {"root": "data", "size": 16}
+    plain["data"]["train"] = {"target": "taming.data.SegmentedImages", "params": params}
+    plain["data"]["validation"] = {}
+    write_yaml(plain, tmp_path / "c.yaml")
+    process = start(tmp_path, "-b", "c.yaml", "-n", "two", "trainer.devices=2")
+    wait_for_batch(process, tmp_path / "runs" / "two" / "metrics.csv", 5)
+    Image.new("L", (24, 20), 77).save(tmp_path / "data" / "segmentations" / "p1.png")
+    message = process.communicate(timeout=200)[1]
+    assert process.returncode == 2 and "Traceback" not in message
+    assert message.count("label 77") == 1 or message.count("taming:") == 1
+    assert (tmp_path / "runs" / "two" / "checkpoints" / "last.ckpt").is_file()
