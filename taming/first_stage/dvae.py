@@ -60,7 +60,7 @@ class DVAE(FirstStage):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
-                nn.init.zeros_(module.bias)
+                nn.init.zeros_(module.get_parameter("bias"))
 
     def _run_encoder(self, x: Tensor) -> Tensor:
         first, *scales = self.encoder
@@ -84,7 +84,7 @@ class DVAE(FirstStage):
 
     @property
     def last_layer(self) -> nn.Parameter:
-        return self.decoder[-1].weight
+        return self.decoder[-1].get_parameter("weight")
 
 
 class BottleneckBlock(nn.Module):

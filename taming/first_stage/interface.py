@@ -109,6 +109,23 @@ class Autoencoder(nn.Module):
         self.grids(*image.shape[-2:])
         return image
 
+    def _run_decoder(self, latent: Tensor) -> Tensor:
+        """A latent (B, D, h, w) -> the numbers that the decoder gives for each pixel."""
+        raise NotImplementedError(f"{type(self).__name__} decodes nothing")
+
+    def _picture(self, output: Tensor) -> Tensor:
+        """`Reconstruction.output` -> what a person would look at."""
+        return output if self.likelihood is None else self.likelihood.picture(output)
+
+    def _output(self, latent: Tensor) -> Tensor:
+        numbers = self._run_decoder(latent)
+        return numbers if self.likelihood is None else self.likelihood(numbers)
+
+    def _decode(self, latent: Tensor) -> Tensor:
+        with evaluating(self):
+            output = self._output(latent)
+        return output if self.likelihood is None else self.likelihood.picture(output)
+
 
 class FirstStage(Autoencoder):
     """A tokenizer of images: encoder, quantizer, decoder. One of masks takes int64 labels
@@ -188,14 +205,6 @@ class FirstStage(Autoencoder):
     def _embed(self, codes: Codes) -> Tensor:
         return self.quantizer.embed(codes)
 
-    def _run_decoder(self, latent: Tensor) -> Tensor:
-        """A quantized latent (B, D, h, w) -> the numbers that the decoder gives for each pixel."""
-        raise NotImplementedError(f"{type(self).__name__} decodes nothing")
-
-    def _picture(self, output: Tensor) -> Tensor:
-        """`Reconstruction.output` -> what a person would look at."""
-        return output if self.likelihood is None else self.likelihood.picture(output)
-
     # Details
 
     def _check_grids(self, codes: Codes) -> None:
@@ -206,15 +215,6 @@ class FirstStage(Autoencoder):
             raise UserError(
                 f"the levels' grids of codes have shapes {shapes}, but {expected} are expected"
             )
-
-    def _output(self, latent: Tensor) -> Tensor:
-        numbers = self._run_decoder(latent)
-        return numbers if self.likelihood is None else self.likelihood(numbers)
-
-    def _decode(self, latent: Tensor) -> Tensor:
-        with evaluating(self):
-            output = self._output(latent)
-        return output if self.likelihood is None else self.likelihood.picture(output)
 
 
 def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:

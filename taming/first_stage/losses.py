@@ -140,13 +140,13 @@ class VQGANLoss(FirstStageLoss):
         total, which runs backward through everything twice.
         """
         output, quantizer = reconstruction.output, reconstruction.quantizer_loss
-        weight = self.adversary_weight(step)
-        if not (weight and output.requires_grad):
+        weight, discriminator = self.adversary_weight(step), self.discriminator
+        if discriminator is None or not weight or not output.requires_grad:
             return super().autoencoder(image, reconstruction, last_layer, step)
         # 1. gradients of both parts at the reconstruction
         leaf = output.detach().requires_grad_()
         nll, terms = self.distance(image, leaf)
-        adversarial = -self.discriminator(leaf).mean()
+        adversarial = -discriminator(leaf).mean()
         nll_gradient = torch.autograd.grad(nll, leaf)[0]
         adversarial_gradient = torch.autograd.grad(adversarial, leaf)[0]
         # 2. their weighted sum, to go backward from there
@@ -158,6 +158,8 @@ class VQGANLoss(FirstStageLoss):
         return total, terms
 
     def adversary(self, image: Tensor, output: Tensor) -> tuple[Tensor, Terms]:
+        if self.discriminator is None:
+            return super().adversary(image, output)
         real, fake = self.discriminator(image), self.discriminator(output.detach())
         loss = FORMS[self.form](real, fake)
         return loss, {"discriminator": loss, "real": real.mean(), "fake": fake.mean()}

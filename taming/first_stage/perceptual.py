@@ -98,7 +98,7 @@ class VGGDistance(nn.Module):
         for b, block in enumerate(self.blocks):
             if b:
                 h = F.max_pool2d(h, 2)
-            for conv in block:
+            for conv in block.children():
                 h = F.relu(conv(h))
             maps.append(h)
         return maps
@@ -111,10 +111,10 @@ class VGGDistance(nn.Module):
             x, y = x.expand(-1, 3, -1, -1), y.expand(-1, 3, -1, -1)
         with torch.no_grad():
             targets = self.features(x)
-        distances = [
-            (a - b).square().sum(dim=1).mean(dim=(1, 2)) for a, b in zip(targets, self.features(y))
-        ]
-        return sum(distances)
+        distance = x.new_zeros(len(x))
+        for a, b in zip(targets, self.features(y)):
+            distance = distance + (a - b).square().sum(dim=1).mean(dim=(1, 2))
+        return distance
 
 
 class LibraryDistance(nn.Module):

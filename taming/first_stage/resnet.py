@@ -75,8 +75,8 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """The blocks of one scale: residual blocks, each followed by attention where there is some; the
-    networks add what leads to the next scale.
+    """The blocks of one scale: residual blocks, each followed by attention where there is some, and
+    what leads to the next scale, which the networks put here.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Level(nn.Module):
             x = block(x)
             if self.attn:
                 x = self.attn[j](x)
-        return x
+        return self.upsample(self.downsample(x))
 
 
 class Middle(nn.Module):
@@ -144,7 +144,7 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv_in(x)
         for level in self.down:
-            h = level.downsample(level(h))
+            h = level(h)
         return self.conv_out(F.silu(self.norm_out(self.mid(h))))
 
 
@@ -181,5 +181,5 @@ class Decoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         h = self.mid(self.conv_in(z))
         for level in reversed(self.up):
-            h = level.upsample(level(h))
+            h = level(h)
         return self.conv_out(F.silu(self.norm_out(h)))

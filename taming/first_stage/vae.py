@@ -79,26 +79,20 @@ class VAE(Autoencoder):
 
     def decode(self, latent: Tensor) -> Tensor:
         """latent (B, dim, h, w) -> (B, in_channels, H, W)"""
-        latent = check_latent(latent, self.dim, self.last_layer)
-        return self.likelihood.picture(self.likelihood(self.decoder(latent)))
+        return self._decode(check_latent(latent, self.dim, self.last_layer))
 
     def forward(self, image: Tensor) -> Reconstruction:
         """In evaluation too the latent is random, as the ELBO has it, but with fixed noise."""
         posterior = self.encode(image)
         latent = posterior.sample(None if self.training else torch.Generator().manual_seed(0))
-        parameters = self.likelihood(self.decoder(latent))
-        return Reconstruction(
-            self.likelihood.picture(parameters),
-            parameters,
-            (),
-            posterior.kl().mean() / image[0].numel(),
-            self.likelihood,
-        )
+        output, kl = self._output(latent), posterior.kl().mean() / image[0].numel()
+        return Reconstruction(self._picture(output), output, (), kl, self.likelihood)
 
     @torch.no_grad()
     def reconstruct(self, image: Tensor) -> Tensor:
         with evaluating(self):
-            return self.decode(self.encode(image).mean).to(image.dtype)
+            posterior = self.encode(image)
+        return self.decode(posterior.mean).to(image.dtype)
 
     @torch.no_grad()
     def sample(self, count: int, size: tuple[int, int], seed: int = 0) -> Tensor:
@@ -116,6 +110,9 @@ class VAE(Autoencoder):
         shares = torch.linspace(0, 1, steps, device=ends.device)[:, None, None, None]
         return self.decode((1 - shares) * ends[0] + shares * ends[1])
 
+    def _run_decoder(self, latent: Tensor) -> Tensor:
+        return self.decoder(latent)
+
     @property
     def last_layer(self) -> nn.Parameter:
-        return self.decoder.up[-1].weight
+        return self.decoder.up[-1].get_parameter("weight")

@@ -69,7 +69,7 @@ class VQGAN(FirstStage):
 
     @property
     def last_layer(self) -> nn.Parameter:
-        return self.decoder.conv_out.weight
+        return self.decoder.conv_out.get_parameter("weight")
 
     def _run_encoder(self, x: Tensor) -> Tensor:
         return self.quant_conv(self.encoder(x))

@@ -56,4 +56,4 @@ class VQVAE(FirstStage):
 
     @property
     def last_layer(self) -> nn.Parameter:
-        return self.decoder.up[-1].weight
+        return self.decoder.up[-1].get_parameter("weight")

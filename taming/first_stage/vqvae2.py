@@ -96,31 +96,29 @@ class VQVAE2(FirstStage):
         for encoder in self.encoders:
             x = encoder(x)
             features.insert(0, x)
-        latent, codes, loss = None, (), 0.0
-        for level, (quantizer, feature) in enumerate(zip(self.levels, features)):
-            if latent is not None:
-                feature = torch.cat([feature, self.context[level - 1](latent)], dim=1)
-            quantized = quantizer(self.project[level](feature))
+        quantized = self.levels[0](self.project[0](features[0]))
+        latent, codes, loss = quantized.latent, quantized.codes, quantized.loss
+        for level in range(1, len(self.levels)):
+            feature = torch.cat([features[level], self.context[level - 1](latent)], dim=1)
+            quantized = self.levels[level](self.project[level](feature))
             latent = self._join(latent, quantized.latent, level)
             codes, loss = codes + quantized.codes, loss + quantized.loss
         return Quantized(latent, codes, loss)
 
     def _embed(self, codes: Codes) -> Tensor:
-        latent = None
-        for level, (quantizer, grid) in enumerate(zip(self.levels, codes)):
-            vectors = quantizer.embed((grid,)).to(self.last_layer.dtype)
+        vectors = [quantizer.embed((grid,)) for quantizer, grid in zip(self.levels, codes)]
+        latent, *finer = (v.to(self.last_layer.dtype) for v in vectors)
+        for level, vectors in enumerate(finer, start=1):
             latent = self._join(latent, vectors, level)
         return latent
 
     def _run_decoder(self, latent: Tensor) -> Tensor:
         return self.decoder(latent)
 
-    def _join(self, coarser: Tensor | None, latent: Tensor, level: int) -> Tensor:
+    def _join(self, coarser: Tensor, latent: Tensor, level: int) -> Tensor:
         """The vectors of a level beside those of the coarser ones, upsampled to its grid."""
-        if coarser is None:
-            return latent
         return torch.cat([self.up[level - 1](coarser), latent], dim=1)
 
     @property
     def last_layer(self) -> nn.Parameter:
-        return self.decoder.up[-1].weight
+        return self.decoder.up[-1].get_parameter("weight")

@@ -34,6 +34,10 @@ class EMAQuantizer(Quantizer):
             gradients are accumulated).
     """
 
+    counts: Tensor
+    sums: Tensor
+    started: Tensor | None
+
     def __init__(
         self,
         num_codes: NumCodes,
@@ -58,6 +62,7 @@ class EMAQuantizer(Quantizer):
             flat = z.detach().flatten(0, 2)
             if self.training and self.started is not None and not self.started:
                 self._start(flat)
+                self.started.fill_(True)
             codes = nearest(flat, self.embedding.weight).view(z.shape[:-1])
             e = F.embedding(codes, self.embedding.weight.float())
             loss = self.commitment_weight * F.mse_loss(z, e)
@@ -99,7 +104,6 @@ class EMAQuantizer(Quantizer):
         latents = random_latents(flat, len(self.counts))
         self.embedding.weight.copy_(latents)
         self.sums.copy_(latents)
-        self.started.fill_(True)
 
     def _restart_unused(self, flat: Tensor) -> None:
         unused = (self.counts < self.restart * self.counts.mean())[:, None]

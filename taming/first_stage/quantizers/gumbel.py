@@ -60,12 +60,13 @@ class GumbelQuantizer(Quantizer):
 
     def set_step(self, batch: int, micro_batch: int = 0, micro_batches: int = 1) -> None:
         super().set_step(batch, micro_batch, micro_batches)
-        self.temperature = half_cosine(*self.temperatures, batch, self.temperature_batches)
+        first, last = self.temperatures
+        self.temperature = half_cosine(first, last, batch, self.temperature_batches)
         self.kl_weight = half_cosine(0.0, self.last_kl_weight, batch, self.kl_batches)
 
     def forward(self, latent: Tensor) -> Quantized:
         with torch.autocast(latent.device.type, enabled=False):
-            weight, bias = self.proj.weight.float(), self.proj.bias.float()
+            weight, bias = (self.proj.get_parameter(name).float() for name in ("weight", "bias"))
             logits = F.conv2d(latent.float(), weight, bias)
             codes, q = logits.argmax(dim=1), logits.softmax(dim=1)
             loss = self.kl_weight * (q * (q * self.num_codes[0] + 1e-10).log()).sum(dim=1).mean()

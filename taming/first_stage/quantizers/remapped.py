@@ -78,7 +78,8 @@ class RemappedQuantizer(Quantizer):
             codebook = self.inner.embed((every,))[0, :, 0].T
             substitute = nearest(codebook, codebook[self.used])
         else:
-            substitute = len(self.used) if self.unknown == "extra" else self.unknown
+            number = len(self.used) if self.unknown == "extra" else int(self.unknown)
+            substitute = torch.full_like(table, number)
         return torch.where(table < 0, substitute, table)[codes]
 
 

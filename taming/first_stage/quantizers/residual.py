@@ -25,22 +25,23 @@ class ResidualQuantizer(Quantizer):
         if len(set(dims)) != 1:
             raise ValueError(f"quantizers of dimensions {dims} can't be added; make them equal")
         self.quantizers = nn.ModuleList(quantizers)
+        self.depths = tuple(quantizers)
         self.num_codes = tuple(n for quantizer in quantizers for n in quantizer.num_codes)
         self.dim = quantizers[0].dim
 
     def set_step(self, batch: int, micro_batch: int = 0, micro_batches: int = 1) -> None:
-        for quantizer in self.quantizers:
+        for quantizer in self.depths:
             quantizer.set_step(batch, micro_batch, micro_batches)
 
     def forward(self, latent: Tensor) -> Quantized:
         z = latent.float()
         rest, codes, loss = z, (), latent.new_zeros(())
-        for quantizer in self.quantizers:
+        for quantizer in self.depths:
             quantized = quantizer(rest)
             rest = rest - quantized.latent.detach()
             codes, loss = codes + quantized.codes, loss + quantized.loss
         return Quantized(straight_through(z, self.embed(codes)).to(latent.dtype), codes, loss)
 
     def embed(self, codes: Codes) -> Tensor:
-        levels = zip(self.quantizers, codes)
-        return torch.stack([quantizer.embed((grid,)) for quantizer, grid in levels]).sum(dim=0)
+        depths = zip(self.depths, codes)
+        return torch.stack([quantizer.embed((grid,)) for quantizer, grid in depths]).sum(dim=0)

@@ -39,6 +39,10 @@ class VectorQuantizer(Quantizer):
             gradients are accumulated).
     """
 
+    batches: Tensor
+    unseen: Tensor
+    started: Tensor | None
+
     def __init__(
         self,
         num_codes: NumCodes,
@@ -82,6 +86,7 @@ class VectorQuantizer(Quantizer):
             flat = z.detach().flatten(0, 2)
             if self.training and self.started is not None and not self.started:
                 self._start(flat)
+                self.started.fill_(True)
             if self.training and self.restart and self.begins_batch:
                 self._restart_unused(flat)
             codebook = self.codebook()
@@ -114,7 +119,6 @@ class VectorQuantizer(Quantizer):
     @torch.no_grad()
     def _start(self, flat: Tensor) -> None:
         self.embedding.weight.copy_(random_latents(flat, self.num_codes[0]))
-        self.started.fill_(True)
 
     @torch.no_grad()
     def _count(self, codes: Tensor) -> None:
