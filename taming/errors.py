@@ -12,7 +12,7 @@ class UserError(Exception):
 
 
 def did_you_mean(word: str, known) -> str:
-    """`; did you mean 'x'?` where one of `known` is close to `word`, else the list of what is known."""
+    """`; did you mean 'x'?` where one of `known` is close to `word`, else the list of all."""
     known = [str(k) for k in known]
     close = get_close_matches(str(word), known, n=1)
     return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"

@@ -112,9 +112,11 @@ def test_the_three_terms_reach_what_they_are_for():
             images(), result, model.last_layer, 0
         )
         loss.backward()
-        size = lambda part: sum(
-            float(p.grad.abs().sum()) for p in part.parameters() if p.grad is not None
-        )  # noqa: E731
+
+        def size(part):
+            gradients = (p.grad for p in part.parameters() if p.grad is not None)
+            return sum(float(gradient.abs().sum()) for gradient in gradients)
+
         return [size(part) > 0 for part in (model.encoder, model.quantizer, model.decoder)]
 
     assert gradients("likelihood") == [True, False, True]

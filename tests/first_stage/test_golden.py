@@ -1,4 +1,4 @@
-"""Our networks with the published weights give the published values (../shared/golden/README.md)."""
+"""Our networks with the published weights give the published values (../shared/golden)."""
 
 import json
 

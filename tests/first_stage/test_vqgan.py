@@ -61,7 +61,7 @@ def test_names_are_the_published_ones():
 
 
 def test_published_size_has_the_published_number_of_parameters():
-    """f16, 256 wide, attention at 16: 144 encoder and 194 decoder tensors (reference, section 2.2)."""
+    """f16, 256 wide, attention at 16: 144 encoder and 194 decoder tensors (section 2.2)."""
     with torch.device("meta"):
         model = VQGAN(128, [1, 1, 2, 2, 4], VectorQuantizer(1024, 256), attention=[4])
     counts = [
