@@ -65,8 +65,3 @@ def test_logit_laplace_shows_its_median():
     likelihood, x = LogitLaplaceLikelihood(), everywhere(101)
     decoded = torch.cat([torch.logit(inset(x)), torch.zeros_like(x)], dim=1)
     assert torch.allclose(likelihood.picture(likelihood(decoded)), x, atol=1e-6)
-
-
-def test_a_variance_of_zero_is_refused():
-    with pytest.raises(ValueError, match="above 0"):
-        GaussianLikelihood(0.0)

@@ -1,9 +1,19 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
 
+from taming import config
 from taming.errors import UserError
-from taming.first_stage import VQGAN, MaskLoss, PatchDiscriminator, VectorQuantizer, VQGANLoss
+from taming.first_stage import (
+    VQGAN,
+    LikelihoodLoss,
+    MaskLoss,
+    PatchDiscriminator,
+    VectorQuantizer,
+    VQGANLoss,
+)
 from taming.first_stage.interface import Reconstruction
 from taming.first_stage.losses import DELTA
 
@@ -108,6 +118,74 @@ def test_mask_losses_are_the_textbook_ones():
     assert torch.allclose(
         MaskLoss("bce").autoencoder(labels, reconstruction, None, 0)[0], by_hand, atol=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    "loss, image, words",
+    [
+        (lambda: MaskLoss(), torch.rand(1, 3, 8, 8), "MaskLoss compares label maps"),
+        (lambda: MaskLoss("bce"), torch.rand(1, 3, 8, 8), "MaskLoss compares label maps"),
+        (lambda: VQGANLoss("none"), torch.zeros(1, 8, 8).long(), "take MaskLoss"),
+        (lambda: LikelihoodLoss(), torch.zeros(1, 8, 8).long(), "take MaskLoss"),
+    ],
+)
+def test_a_loss_for_other_inputs_is_refused(loss, image, words):
+    output = torch.rand(1, 3, 8, 8)
+    reconstruction = Reconstruction(output, output, (), torch.zeros(()))
+    with pytest.raises(UserError, match=words):
+        loss().autoencoder(image, reconstruction, nn.Parameter(output), 0)
+
+
+def test_a_loss_without_adversarial_part_needs_no_discriminator():
+    loss = VQGANLoss("none", adversarial=0, discriminator=PatchDiscriminator(width=4))
+    assert loss.discriminator is None and loss.adversary_weight(10**9) == 0
+    assert not loss.state_dict()
+
+
+@pytest.mark.parametrize(
+    "image, words",
+    [
+        (torch.rand(1, 3, 8, 8), "layers: 3 need pictures of at least 24x24, not 8x8"),
+        (torch.rand(1, 3, 23, 64), "at least 24x24"),
+        (torch.rand(1, 1, 64, 64), "in_channels: 3, but the pictures have 1"),
+    ],
+)
+def test_a_discriminator_for_other_pictures_is_refused(image, words):
+    with pytest.raises(UserError, match=words):
+        PatchDiscriminator()(image)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_the_smallest_picture_of_a_discriminator_is_one_patch(layers):
+    smallest = torch.rand(1, 3, 3 * 2**layers, 3 * 2**layers)
+    assert PatchDiscriminator(width=4, layers=layers)(smallest).shape == (1, 1, 1, 1)
+
+
+OLD = {"perceptual": "none", "width": 8, "layers": 2, "normalization": "act", "in_channels": 1}
+NODE = {"target": "taming.first_stage.PatchDiscriminator", "params": {"width": 4, "layers": 3}}
+
+
+@pytest.mark.parametrize(
+    "params, expected",
+    [
+        (OLD, {"width": 8, "layers": 2, "normalization": "act", "in_channels": 1}),
+        ({"layers": 1}, {"layers": 1}),
+        ({"discriminator": NODE, "layers": 1}, {"width": 4, "layers": 1}),  # a command line's
+        ({"discriminator": NODE}, {"width": 4, "layers": 3}),
+    ],
+)
+def test_flat_keys_of_earlier_versions_become_the_discriminators(params, expected):
+    plain = {"loss": {"target": "taming.first_stage.VQGANLoss", "params": params}}
+    before = copy.deepcopy(plain)
+    upgraded = config.upgrade(plain)["loss"]["params"]
+    assert upgraded["discriminator"]["params"] == expected and plain == before
+    assert not {"width", "layers", "normalization", "in_channels"} & upgraded.keys()
+
+
+def test_a_loss_with_flat_keys_has_the_weights_names_as_ever():
+    plain = {"target": "taming.first_stage.VQGANLoss", "params": OLD}
+    loss = config.build(config.upgrade({"loss": plain})["loss"], place="loss")
+    assert {"discriminator.main.0.weight", "discriminator.main.3.loc"} <= set(loss.state_dict())
 
 
 def test_unknown_words():

@@ -12,9 +12,10 @@ def test_channels_last_gives_the_value_and_gradients_of_torch(channels):
     x = (3 + 2 * torch.randn(2, channels, 5, 6)).requires_grad_()
     g = torch.randn_like(x)
     expected = F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
-    wanted = torch.autograd.grad(expected, [x, norm.weight, norm.bias], g)
+    targets = torch.autograd.grad(expected, [x, norm.weight, norm.bias], g)
     y = norm(x.contiguous(memory_format=torch.channels_last))
     assert "_ChannelsLast" in type(y.grad_fn).__name__
     assert torch.allclose(y, expected, atol=1e-5)
-    for ours, theirs in zip(torch.autograd.grad(y, [x, norm.weight, norm.bias], g), wanted):
-        assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()
+    gradients = torch.autograd.grad(y, [x, norm.weight, norm.bias], g)
+    for ours, reference in zip(gradients, targets):
+        assert (ours - reference).abs().max() < 1e-5 * reference.abs().max()

@@ -1,8 +1,9 @@
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from taming.errors import UserError
+from taming.first_stage import VQGANLoss
 from taming.first_stage.perceptual import VGG_BLOCKS, perceptual_distance
 
 
@@ -38,8 +39,49 @@ def test_a_file_without_the_layer_is_named(vgg_file):
         perceptual_distance(vgg_file, blocks=3)
 
 
-def test_none_is_none():
-    assert perceptual_distance("none") is None
+def test_without_a_perceptual_network_the_loss_is_l1_and_has_no_such_term():
+    loss = VQGANLoss("none", perceptual_weight=5.0, adversarial=0)
+    x, y = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8)
+    value, terms = loss.distance(x, y)
+    assert torch.equal(value, (x - y).abs().mean()) and list(terms) == ["l1"]
+
+
+@pytest.mark.parametrize("kind", ["stlpips", "file"])
+def test_pictures_too_small_for_the_network_are_refused(kind, vgg_file):
+    distance = perceptual_distance(vgg_file if kind == "file" else kind, blocks=2)
+    with pytest.raises(UserError, match="1x1 are too small"):
+        distance(torch.zeros(1, 3, 1, 1), torch.zeros(1, 3, 1, 1))
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda state: state.pop("block2_conv1.bias"), "no block2_conv1.bias of shape"),
+        (lambda state: state["block1_conv1.weight"].fill_(torch.nan), "not finite"),
+        (lambda state: state.update({"block1_conv2.weight": torch.zeros(3)}), "block1_conv2"),
+        (lambda state: state.clear(), "other.*weight"),
+    ],
+)
+@pytest.mark.parametrize("ending", ["safetensors", "pt"])
+def test_a_file_that_is_no_vgg16_is_refused_in_one_line(change, words, ending, vgg_file, tmp_path):
+    state = load_file(vgg_file)
+    change(state)
+    path = str(tmp_path / f"other.{ending}")
+    (save_file if ending == "safetensors" else torch.save)(state, path)
+    with pytest.raises(UserError, match=words) as error:
+        perceptual_distance(path, blocks=2)
+    assert "\n" not in str(error.value)
+
+
+def test_a_weights_file_runs_nothing(tmp_path):
+    class Harmful:
+        def __reduce__(self):
+            return open, (str(tmp_path / "written"), "w")
+
+    torch.save({"block1_conv1.weight": Harmful()}, tmp_path / "harmful.pt")
+    with pytest.raises(UserError, match="harmful.pt"):
+        perceptual_distance(str(tmp_path / "harmful.pt"))
+    assert not (tmp_path / "written").exists()
 
 
 def test_shared_weights_see_edges_before_noise(shared):
