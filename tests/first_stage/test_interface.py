@@ -10,7 +10,7 @@ from torch import nn
 from taming.first_stage.interface import evaluating, pad_to_multiple
 
 
-def test_every_submodule_gets_its_own_mode_back():
+def test_every_submodule_gets_back_the_mode_it_had():
     module = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout(), nn.Dropout())).train()
     module[1][0].eval()
     modes = [part.training for part in module.modules()]

@@ -27,7 +27,7 @@ def test_straight_through_is_exact_in_value_and_gradient():
     assert quantizer.embedding.weight.grad is None  # the picture does not teach the codebook
 
 
-def test_each_weight_acts_on_its_own_term():
+def test_each_weight_acts_on_one_term():
     z = torch.randn(2, 4, 3, 3, requires_grad=True)
     only_codebook = VectorQuantizer(16, 4, codebook_weight=1.0, commitment_weight=0.0)
     only_codebook(z).loss.backward()
