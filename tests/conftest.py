@@ -1,6 +1,10 @@
 """Small models, small data, and where the shared files are."""
 
 import os
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -23,6 +27,21 @@ def shared() -> Path:
             " machines"
         )
     return SHARED
+
+
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """Files of this process may not grow beyond `size` bytes. Never longer than the call that is
+    tested: pytest's own output may be a file, too.
+    """
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,6 @@ stop: one line that names the file, or a gap on the page; never a traceback, and
 
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -28,7 +27,7 @@ from taming.evaluation.metrics import read_metrics
 from taming.evaluation.protocol import Figures, read_reference, store_reference
 from taming.evaluation.rows import RowStore, join_processes, measure
 from taming.training import run
-from tests.conftest import experiment_of, first_stage_plain
+from tests.conftest import experiment_of, first_stage_plain, full_disk
 from tests.evaluation.test_rows import Numbered, doubled
 
 FEATURES = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Tanh())
@@ -223,13 +222,9 @@ def test_a_full_disk_is_one_line_and_what_is_done_is_resumed(tmp_path):
     """The disk's end is a limit on the size of files here; 5,000 codes of a picture need more."""
     store, large = RowStore(tmp_path), lambda batch: {"x": batch["image"].new_zeros(11, 5000)}
     measure("small", Numbered(), doubled, store)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
-    try:
-        with pytest.raises(UserError, match="can't be written .File too large.; make room there"):
+    with pytest.raises(UserError, match="can't be written .File too large.; make room there"):
+        with full_disk(20_000):
             measure("large", Numbered(), large, store)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [path.name for path in tmp_path.iterdir()] == ["small"], "nothing fills the disk further"
     untouched = measure("small", Numbered(), lambda batch: pytest.fail("it is done"), store)
     np.testing.assert_array_equal(untouched["twice"], 2 * np.arange(11))
