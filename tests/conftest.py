@@ -29,6 +29,17 @@ def shared() -> Path:
     return SHARED
 
 
+@pytest.fixture(scope="session", autouse=True)
+def signals():
+    """As in a terminal, for this process and its children, also where the tests were started by
+    nohup or in the background, which have SIGHUP and SIGINT ignored.
+    """
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @contextmanager
 def full_disk(size: int) -> Iterator[None]:
     """Files of this process may not grow beyond `size` bytes. Never longer than the call that is
