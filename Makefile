@@ -10,8 +10,9 @@ STAMP := .venv/.installed
 demo: $(STAMP)
 	$(BIN)/python main.py demo
 
+# One process a core, one thread each: 3:39 instead of 6:35 on two cores.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow --timeout=1200
