@@ -33,12 +33,13 @@ def draw_batch(
     sampling: Sampling,
     known: Known | None = None,
     on_row: Callable[[Codes, int], None] | None = None,
+    on_step: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """One picture for each job, (B, 3, H, W) in [-1, 1].
 
     Args:
         batch: the conditions, see `joined`.
-        on_row: see SecondStage.sample.
+        on_row, on_step: see SecondStage.sample.
     """
     if known is not None:
         device = next(model.parameters()).device
@@ -48,4 +49,6 @@ def draw_batch(
     if sampling.accept < 1 and sampling.classifier:
         score = class_score(sampling.classifier, batch["class"])
         return rejection_sample(model, batch, score, sampling, first=numbers, known=known)
-    return model.sample(batch, sampling=sampling, known=known, first=numbers, on_row=on_row)
+    return model.sample(
+        batch, sampling=sampling, known=known, first=numbers, on_row=on_row, on_step=on_step
+    )

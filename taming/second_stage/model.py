@@ -202,6 +202,7 @@ class SecondStage(nn.Module):
         known: tuple[Tensor, Tensor] | None = None,
         first: int | list[int] = 0,
         on_row: Callable[[Codes, int], None] | None = None,
+        on_step: Callable[[int, int], None] | None = None,
         **changes: Any,
     ) -> Tensor:
         """Pictures (B, C, H, W) in [-1, 1] for what the batch says (see the conditioner):
@@ -219,6 +220,8 @@ class SecondStage(nn.Module):
             first: picture i draws from (seed, first + i); a list has the number of each.
             on_row: called with the codes so far (of the finest level, behind those of the coarser
                 ones) and the number of its rows.
+            on_step: called before each step with the number of steps done and of all steps of a
+                level; what it raises ends the drawing.
             changes: fields of Sampling, changed: seed=1, temperature=0.9, ...
         """
         if size is not None:
@@ -239,7 +242,7 @@ class SecondStage(nn.Module):
             key = self.conditioner.key
             batch = {**batch, key: entry_of(batch, key)}
         with evaluating(self):
-            return self._sample(batch, sampling, known, first, on_row)
+            return self._sample(batch, sampling, known, first, on_row, on_step)
 
     def _sample(
         self,
@@ -248,6 +251,7 @@ class SecondStage(nn.Module):
         known: tuple[Tensor, Tensor] | None,
         first: int | list[int],
         on_row: Callable[[Codes, int], None] | None,
+        on_step: Callable[[int, int], None] | None,
     ) -> Tensor:
         # 1. the size in pixels, and the grids that cover it
         size = sampling.size or self.size_of(batch)
@@ -258,7 +262,10 @@ class SecondStage(nn.Module):
         count = len(condition[0].tokens)
         known_codes = None if known is None else self._known_codes(known, size, count, grids)
         # 3. level by level, each conditioned on those before
-        options: dict[str, Any] = {"generators": generators(sampling.seed or 0, first, count)}
+        options: dict[str, Any] = {
+            "generators": generators(sampling.seed or 0, first, count),
+            "on_step": on_step,
+        }
         codes: Codes = ()
         for level, (prior, grid) in enumerate(zip(self.levels, grids)):
             if known_codes is not None:

@@ -177,6 +177,7 @@ def sample(
     generators: Sequence[torch.Generator] | None = None,
     crop: Callable | None = None,
     on_row: Callable[[Tensor, int], None] | None = None,
+    on_step: Callable[[int, int], None] | None = None,
     **changes: Any,
 ) -> Tensor:
     """Codes (B, h, w) drawn from the prior in the order that it reads them; on grids larger than it
@@ -194,6 +195,8 @@ def sample(
         crop: the conditioner's, for what a window sees of the condition.
         on_row: called with the codes so far (B, h, w), 0 where none is drawn yet, and the number of
             codes drawn, in rows.
+        on_step: called before each step with the number of steps done and of all steps; what it
+            raises ends the drawing.
         changes: fields of Sampling, changed.
     """
     sampling = Sampling.of(sampling, **changes)
@@ -216,6 +219,8 @@ def sample(
     with evaluating(prior), prior.decoding():
         decoder, order = reader(prior, doubled, grid, crop or Conditioner().crop, sampling.hop)
         for i, place in enumerate(order):
+            if on_step is not None:
+                on_step(i, steps)
             if known is not None and bool(known[1].flatten(1)[:, place].all()):
                 # Nothing to draw: it is read together with what comes next
                 code = known[0].flatten(1)[:, place]

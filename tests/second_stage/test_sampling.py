@@ -209,3 +209,16 @@ def test_frequencies_of_whole_grids_are_their_probabilities(options, monkeypatch
     assert (
         1 < possible.sum() and torch.special.gammaincc(freedom / 2, statistic.float() / 2) > 0.001
     )
+
+
+def test_each_step_is_announced_and_may_end_the_drawing():
+    steps = []
+    sample(small(), condition(1), (2, 3), on_step=lambda done, total: steps.append((done, total)))
+    assert steps == [(i, 6) for i in range(6)]
+
+    def stop(done, total):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sample(small(), condition(1), (2, 3), on_step=stop)
