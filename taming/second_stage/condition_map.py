@@ -10,7 +10,8 @@ from taming.second_stage.interface import Condition, PartShape
 
 class ConditionMap(nn.Module):
     """Rasters are laid over the codes, by nearest neighbour and a 3x3 convolution, and through
-    `blocks` residual blocks; all other tokens are added everywhere.
+    `blocks` residual blocks; all other tokens are added everywhere. Numbers that come with a
+    part's tokens go through a linear layer of its own.
     """
 
     def __init__(self, parts: tuple[PartShape, ...], width: int, blocks: int = 0):
@@ -19,6 +20,10 @@ class ConditionMap(nn.Module):
         # A raster has one table for all of its places, other tokens one for each
         counts = [(part.vocabulary + 1) * (1 if part.grid else part.length) for part in parts]
         self.tables = nn.ModuleList(nn.Embedding(count, width) for count in counts)
+        features = {str(i): part.features for i, part in enumerate(parts) if part.features}
+        self.numbers = nn.ModuleDict(
+            {place: nn.Linear(count, width, bias=False) for place, count in features.items()}
+        )
         self.smooth = nn.Conv2d(width, width, 3, padding=1)
         self.blocks = nn.ModuleList(_residual(width) for _ in range(blocks))
 
@@ -29,13 +34,18 @@ class ConditionMap(nn.Module):
         over = everywhere = torch.zeros(
             len(tokens), self.width, *grid, device=tokens.device, dtype=self.smooth.weight.dtype
         )
-        for part, table in zip(condition, self.tables):
+        for i, (part, table) in enumerate(zip(condition, self.tables)):
+            places = torch.arange(part.tokens.shape[1], device=tokens.device)
+            offsets = 0 if part.grid else places * (part.vocabulary + 1)
+            vectors = table(part.tokens + offsets)
+            if part.values is not None:
+                vectors = vectors + self.numbers[str(i)](part.values.to(vectors))
             if part.grid:
-                raster = table(part.tokens).unflatten(1, part.grid).permute(0, 3, 1, 2)
-                over = over + self.smooth(F.interpolate(raster, grid, mode="nearest"))
+                raster = vectors.unflatten(1, part.grid).permute(0, 3, 1, 2)
+                if raster.shape[2:] != grid:
+                    raster = F.interpolate(raster, grid, mode="nearest")
+                over = over + self.smooth(raster)
             else:
-                places = torch.arange(part.tokens.shape[1], device=tokens.device)
-                vectors = table(part.tokens + places * (part.vocabulary + 1))
                 everywhere = everywhere + vectors.sum(dim=1)[..., None, None]
         for block in self.blocks:
             over = over + block(over)
@@ -43,13 +53,44 @@ class ConditionMap(nn.Module):
 
     def _check(self, condition: Condition) -> None:
         """Rasters may have any size: they are laid over the codes."""
-        actual = [(part.vocabulary, "grid" if part.grid else part.shape.size) for part in condition]
-        trained = [(part.vocabulary, "grid" if part.grid else part.size) for part in self.parts]
+        actual, trained = (
+            [(part.vocabulary, "grid" if part.grid else part.size, part.features) for part in parts]
+            for parts in ([part.shape for part in condition], self.parts)
+        )
         if actual != trained:
             raise UserError(
-                f"the condition has (vocabulary, length or grid) {actual}, but this prior knows"
-                f" {trained}; was it trained with another conditioner?"
+                f"the condition has (vocabulary, length or grid, features) {actual}, but this prior"
+                f" knows {trained}; was it trained with another conditioner?"
             )
+
+
+class AddedCondition(nn.Module):
+    """A condition that is added at each position of a Transformer, before the first block and after
+    one and two thirds of them (Li et al. 2024, arXiv 2410.02705).
+
+    Args:
+        parts: the shape of the condition.
+        width: of the Transformer.
+        layers: number of its blocks.
+        blocks: residual blocks of convolutions that look at the rasters first.
+    """
+
+    def __init__(self, parts: tuple[PartShape, ...], width: int, layers: int, blocks: int = 2):
+        super().__init__()
+        self.places = sorted({0, layers // 3, 2 * layers // 3})
+        self.map = ConditionMap(parts, width, blocks)
+        self.again = nn.ModuleList(nn.Conv2d(width, width, 1) for _ in self.places[1:])
+
+    def forward(self, condition: Condition, grid: tuple[int, int]) -> list[Tensor]:
+        """(B, width, h, w) for each of `places`."""
+        first = self.map(condition, grid)
+        return [first, *(layer(first) for layer in self.again)]
+
+    def start_from_zero(self) -> None:
+        """At first only what is added before the first block counts."""
+        for layer in self.again:
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
 
 
 def _residual(width: int) -> nn.Sequential:

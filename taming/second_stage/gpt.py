@@ -5,15 +5,27 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from taming.config.ranges import Decay
 from taming.errors import UserError
 from taming.second_stage import orders
+from taming.second_stage.block import (
+    Block,
+    BlockOptions,
+    BlockParameters,
+    LayerCache,
+    Linear,
+    initialise,
+    make_norm,
+    places_of,
+    rotation_of,
+)
+from taming.second_stage.condition_map import AddedCondition
 from taming.second_stage.interface import (
     Condition,
     Decoder,
@@ -28,81 +40,6 @@ from taming.second_stage.interface import (
 from taming.second_stage.orders import OrderName
 
 
-class Linear(nn.Linear):
-    """A linear layer that, while packed, multiplies in oneDNN's own layout: on CPUs a step of
-    decoding is bound by reading the weights, and so it reads them up to 1.7 times as fast
-    (docs/sampling.md).
-    """
-
-    packed: Tensor | None = None
-
-    def pack(self) -> None:
-        if (
-            self.weight.device.type == "cpu"
-            and self.weight.dtype == torch.float32
-            and torch.backends.mkldnn.is_available()
-        ):
-            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), None)
-
-    def forward(self, input: Tensor) -> Tensor:
-        autocast = torch.is_autocast_enabled(input.device.type)
-        if self.packed is None or input.dtype != torch.float32 or autocast:
-            return F.linear(input, self.weight, self.bias)
-        return torch.ops.mkldnn._linear_pointwise(input, self.packed, self.bias, "none", [], "")
-
-
-class SelfAttention(nn.Module):
-    """Causal, but that the first `unmasked` tokens see each other."""
-
-    attention_dropout, unmasked = 0.0, 0  # of published models
-
-    def __init__(self, width: int, heads: int, dropout: float):
-        super().__init__()
-        self.heads = heads
-        self.qkv = Linear(width, 3 * width)
-        self.proj = Linear(width, width)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor, cache: "LayerCache | None" = None) -> Tensor:
-        q, k, v = rearrange(
-            self.qkv(x), "b t (three heads d) -> three b heads t d", three=3, heads=self.heads
-        )
-        if cache is not None:
-            k, v = cache.extend(k, v)
-        new, before = q.shape[2], k.shape[2] - q.shape[2]
-        dropped = self.attention_dropout if self.training else 0.0
-        if new > 1 and (before or self.unmasked):
-            out = F.scaled_dot_product_attention(
-                q, k, v, attn_mask=self._visible(before, new, x.device), dropout_p=dropped
-            )
-        else:
-            out = F.scaled_dot_product_attention(q, k, v, is_causal=new > 1, dropout_p=dropped)
-        return self.dropout(self.proj(rearrange(out, "b heads t d -> b t (heads d)")))
-
-    def _visible(self, before: int, new: int, device: torch.device) -> Tensor:
-        """(new, before + new) bool: who of the `new` tokens sees whom."""
-        visible = torch.ones(new, before + new, dtype=torch.bool, device=device).tril(before)
-        if not before:
-            visible[: self.unmasked, : self.unmasked] = True
-        return visible
-
-
-class Block(nn.Module):
-    """Pre-norm; x + attention, x + MLP."""
-
-    def __init__(self, width: int, heads: int, dropout: float):
-        super().__init__()
-        self.ln1, self.ln2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attn = SelfAttention(width, heads, dropout)
-        self.mlp = nn.Sequential(
-            Linear(width, 4 * width), nn.GELU(), Linear(4 * width, width), nn.Dropout(dropout)
-        )
-
-    def forward(self, x: Tensor, cache: "LayerCache | None" = None) -> Tensor:
-        x = x + self.attn(self.ln1(x), cache)
-        return x + self.mlp(self.ln2(x))
-
-
 class GPT(Prior):
     """Reads the condition's tokens, then the codes, by default in raster order.
 
@@ -111,12 +48,18 @@ class GPT(Prior):
     two-dimensional sine code, so that a code and the mask token that lies over it begin with like
     positions: from zeros, short trainings learn to ignore the mask.
 
+    A condition that is added instead of read first is laid over the codes, and each step gets what
+    lies over the code to be drawn, before the first block and after one and two thirds of them (Li
+    et al. 2024, arXiv 2410.02705). The sequence is shorter by the condition's tokens.
+
     Args:
         layers: blocks of attention and MLP.
         heads: of each attention; they divide the width.
         width: of the vectors at each place.
         dropout: of embeddings and of the residual branches.
         order: in which codes are read; see orders.py.
+        block: {norm, mlp, qk_norm, rotary, zero_init, ...}, see block.BlockOptions.
+        condition: read first, as a prefix, or added at each position.
         num_codes: K, of the level that it is the prior of.
         grid: height and width of the code grid trained on.
         parts: the shape of the condition, {vocabulary: V, grid: [h, w]} for a raster aligned with
@@ -130,6 +73,8 @@ class GPT(Prior):
         width: Width,
         dropout: Decay = 0.0,
         order: OrderName = "raster",
+        block: BlockParameters = None,
+        condition: Literal["prefix", "added"] = "prefix",
         *,
         num_codes: NumCodes | None = None,
         grid: Grid | None = None,
@@ -140,6 +85,11 @@ class GPT(Prior):
             raise ValueError(f"width {width} is not divisible by heads {heads}")
         self.layers, self.heads, self.width = layers, heads, width
         self.dropout, self.order_name = dropout, order
+        self.block_options, self.is_added = BlockOptions.of(block), condition == "added"
+        if self.block_options.rotary and width // heads % 4:
+            raise ValueError(
+                f"rotary positions need heads of a multiple of 4 numbers, not {width} / {heads}"
+            )
         self.set_shape(num_codes, grid, parts)
 
     permutation: Tensor | None
@@ -148,21 +98,31 @@ class GPT(Prior):
         order = None
         if self.order_name != "raster":
             order = torch.tensor(orders.order(self.order_name, self.grid))
+        if any(part.features for part in self.parts) and not self.is_added:
+            raise ValueError(
+                "a condition of numbers can't be read as a prefix; set condition: added"
+            )
         self.make_tables()
         self.pos_emb = nn.Parameter(torch.zeros(1, self.count_positions(), self.width))
         self.drop = nn.Dropout(self.dropout)
         self.blocks = nn.ModuleList(self.make_block() for _ in range(self.layers))
-        self.ln_f = nn.LayerNorm(self.width)
+        self.ln_f = make_norm(self.width, self.block_options)
         self.head = Linear(self.width, self.tok_emb.num_embeddings, bias=False)
         self.register_buffer("permutation", order)
-        self.apply(_initialise)
+        self.apply(initialise)
         self.start_positions()
+        self.start_from_zero()
 
     # What published models have otherwise (formats/compvis/gpt.py)
 
     def make_tables(self) -> None:
         """`tok_emb`, of codes, and `cond_emb`, of the condition."""
         self.tok_emb = nn.Embedding(self.num_codes, self.width)
+        if self.is_added:
+            self.start = nn.Parameter(torch.zeros(1, 1, self.width))
+            self.target_emb = nn.Parameter(torch.zeros(1, math.prod(self.grid), self.width))
+            self.added = AddedCondition(self.parts, self.width, self.layers)
+            return
         count = sum(part.vocabulary + 1 for part in self.parts)
         self.cond_emb = nn.Embedding(count, self.width)
 
@@ -180,8 +140,8 @@ class GPT(Prior):
 
     def start_positions(self) -> None:
         """Fills `pos_emb`."""
-        starts = []
-        for size in [*(part.size for part in self.parts), self.grid]:
+        starts, parts = [], [] if self.is_added else self.parts
+        for size in [*(part.size for part in parts), self.grid]:
             if isinstance(size, int):
                 starts.append(torch.zeros(size, self.width))
             else:
@@ -191,25 +151,85 @@ class GPT(Prior):
         with torch.no_grad():
             self.pos_emb.copy_(torch.cat(starts)[None])
 
+    def start_from_zero(self) -> None:
+        """Where the options say so."""
+        if self.block_options.zero_init:
+            for block in self.blocks:
+                assert isinstance(block, Block)
+                block.start_from_zero()
+        if self.is_added:
+            self.added.start_from_zero()
+
     def make_block(self) -> Block:
-        return Block(self.width, self.heads, self.dropout)
+        return Block(self.width, self.heads, self.dropout, self.block_options)
 
     @property
     def condition_length(self) -> int:
-        """Tokens of the condition on the grid trained on."""
+        """Tokens of the condition, on the grid trained on, that are read before the codes."""
+        if self.is_added:
+            return 0
         return sum(part.length for part in self.parts)
 
     def forward(self, codes: Tensor, condition: Condition) -> Tensor:
         """As the seam says; with a shared vocabulary beyond the codes, logits of all of it."""
+        grid = (codes.shape[1], codes.shape[2])
         prefix = self.embed_condition(condition)
         x = torch.cat([prefix, self.embed_codes(codes)[:, :-1]], dim=1)
-        x = self.drop(x)
-        for block in self.blocks:
-            x = block(x)
+        added = self.embed_added(condition, grid)
+        x = self.run_blocks(self.drop(x), added, self.rotation(condition, grid))
         logits = self.head(self.ln_f(x[:, prefix.shape[1] - 1 :]))
         if self.permutation is not None:
             logits = torch.empty_like(logits).index_copy_(1, self.permutation, logits)
         return logits.unflatten(1, codes.shape[1:])
+
+    def run_blocks(
+        self,
+        x: Tensor,
+        added: list[Tensor],
+        rotation: Tensor | None,
+        caches: list[LayerCache] | None = None,
+    ) -> Tensor:
+        """The network between embedding and final norm.
+
+        Args:
+            x: (B, T, width), what is read.
+            added: to x, before the blocks that `self.added.places` names; empty: nothing is.
+            rotation: of the T tokens.
+            caches: of each block, of what was read before.
+        """
+        for i, block in enumerate(self.blocks):
+            if added and i in self.added.places:
+                x = x + added[self.added.places.index(i)]
+            x = block(x, caches[i] if caches else None, rotation)
+        return x
+
+    def embed_added(self, condition: Condition, grid: tuple[int, int]) -> list[Tensor]:
+        """What is added to the tokens at each of `self.added.places`, (B, h w, width) in the order
+        in which codes are drawn; where each of them will lie comes with the first.
+        """
+        if not self.is_added:
+            return []
+        order = self.order(grid)
+        targets = _corner(self.target_emb, self.grid, grid)
+        first, *rest = [level.flatten(2).mT for level in self.added(condition, grid)]
+        levels = [first + targets, *rest]
+        return levels if order is None else [level[:, order] for level in levels]
+
+    def rotation(self, condition: Condition, grid: tuple[int, int]) -> Tensor | None:
+        """Of the condition's tokens that are read, then of the codes, (M + h w, d / 2, 2)."""
+        if not self.block_options.rotary:
+            return None
+        start = torch.zeros(1, 2)
+        places = [start] if self.is_added else []
+        for part in () if self.is_added else condition:
+            size = part.tokens.shape[1]
+            places.append(places_of(part.grid, grid) if part.grid else start.expand(size, 2))
+        order = self.order(grid)
+        codes = places_of(grid)
+        places.append(codes if order is None else codes[order.cpu()])
+        dim, base = self.width // self.heads, self.block_options.rotary_base
+        # The last code is never read
+        return rotation_of(torch.cat(places)[:-1], dim, base).to(self.pos_emb.device)
 
     def order(self, grid: tuple[int, int]) -> Tensor | None:
         if self.permutation is not None and grid != self.grid:
@@ -242,7 +262,11 @@ class GPT(Prior):
                 layer.packed = None
 
     def embed_condition(self, condition: Condition) -> Tensor:
-        """(B, M, width), positions included; a raster may be smaller than the trained one."""
+        """(B, M, width), positions included; a raster may be smaller than the trained one. Where
+        the condition is added, the start token alone.
+        """
+        if self.is_added:
+            return self.start.expand(len(condition[0].tokens), -1, -1)
         actual = [part.shape for part in condition]
         if len(actual) != len(self.parts) or not all(map(_within, actual, self.parts)):
             raise UserError(
@@ -285,20 +309,6 @@ class GPT(Prior):
         return _corner(positions, self.grid, grid)
 
 
-class LayerCache:
-    """Keys and values of one layer, (B, heads, T, d), allocated once and filled from the left."""
-
-    def __init__(self, shape: tuple[int, ...], like: Tensor):
-        self.keys, self.values = like.new_empty(shape), like.new_empty(shape)
-        self.filled = 0
-
-    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        end = self.filled + k.shape[2]
-        self.keys[:, :, self.filled : end], self.values[:, :, self.filled : end] = k, v
-        self.filled = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
-
-
 class CachedDecoder:
     """Code after code; what was read once is kept as keys and values, and what waits to be read is
     read in one pass when logits are asked for.
@@ -308,10 +318,13 @@ class CachedDecoder:
         self.prior = prior
         self.positions = prior.code_positions(grid)
         self.waiting = [prior.embed_condition(condition)]
+        self.added = prior.embed_added(condition, grid)
+        self.rotation = prior.rotation(condition, grid)
         count, length, width = self.waiting[0].shape
         shape = (count, prior.heads, length + math.prod(grid), width // prior.heads)
         self.caches = [LayerCache(shape, self.waiting[0]) for _ in prior.blocks]
         self.position = 0
+        self.tokens = 0  # read, the condition's included
 
     @torch.no_grad()
     def logits(self) -> Tensor:
@@ -319,8 +332,14 @@ class CachedDecoder:
         if self.waiting:
             x = torch.cat(self.waiting, dim=1)
             self.waiting = []
-            for block, cache in zip(self.prior.blocks, self.caches):
-                x = block(x, cache)
+            start, end = self.tokens, self.tokens + x.shape[1]
+            self.tokens = end
+            x = self.prior.run_blocks(
+                x,
+                [level[:, start:end] for level in self.added],
+                None if self.rotation is None else self.rotation[start:end],
+                self.caches,
+            )
             # What is in the vocabulary, but no code, can't come next
             self.next = self.prior.head(self.prior.ln_f(x[:, -1]))[:, : self.prior.num_codes]
         return self.next
@@ -361,11 +380,3 @@ def _within(actual: PartShape, trained: PartShape) -> bool:
     if actual.grid is None or trained.grid is None:
         return actual.size == trained.size
     return actual.grid[0] <= trained.grid[0] and actual.grid[1] <= trained.grid[1]
-
-
-def _initialise(layer: nn.Module) -> None:
-    """N(0, 0.02) for matrices and tables, zero biases, as GPT-2."""
-    if isinstance(layer, nn.Linear | nn.Embedding):
-        nn.init.normal_(layer.weight, std=0.02)
-    if isinstance(layer, nn.Linear) and layer.bias is not None:
-        nn.init.zeros_(layer.bias)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from taming.config.ranges import Length, Range
 from taming.errors import UserError
+from taming.first_stage.interface import FirstStage
 
 Depth = Annotated[int, Range(1, 1024)]
 """A number of layers or blocks."""
@@ -34,31 +35,36 @@ class PartShape:
     Args:
         vocabulary: number of tokens; the id `vocabulary` is one more, the null condition.
         size: how many tokens there are, or, for a raster aligned with the codes, rows and columns.
+        features: how many numbers come with each token, for conditions that are no names but
+            amounts: the pixels of a coarser picture.
     """
 
     vocabulary: int
     size: int | tuple[int, int] = 1
+    features: int = 0
 
     @classmethod
     def of(cls, plain: "PartShape | Mapping[str, Any]") -> "PartShape":
-        """From {vocabulary: V, grid: [h, w]} for a raster, else {vocabulary: V, length: M}. Raises
-        ValueError for anything else.
+        """From {vocabulary: V, grid: [h, w]} for a raster, else {vocabulary: V, length: M}, both
+        with features: n where numbers come with the tokens. Raises ValueError for anything else.
         """
         if isinstance(plain, PartShape):
             return plain
         expectation = (
             "should be {vocabulary: V, grid: [h, w]} for a raster, else {vocabulary: V, length: M}"
         )
-        if not isinstance(plain, Mapping) or not plain.keys() <= {"vocabulary", "grid", "length"}:
+        keys = {"vocabulary", "grid", "length", "features"}
+        if not isinstance(plain, Mapping) or not plain.keys() <= keys:
             raise ValueError(f"a part of the condition {expectation}, not {plain!r}")
         vocabulary, grid, length = (plain.get(key) for key in ("vocabulary", "grid", "length"))
         # Empty and null say that there is none
         sides = list(grid) if isinstance(grid, list | tuple) and grid else []
-        numbers: list[Any] = [vocabulary, *(sides or [length])]
+        features = plain.get("features") or 0
+        numbers: list[Any] = [vocabulary, *(sides or [length]), features + 1]
         whole_numbers = all(type(n) is int and 1 <= n < 2**31 for n in numbers)
         if not whole_numbers or len(sides) not in (0, 2) or bool(sides) == bool(length):
             raise ValueError(f"a part of the condition {expectation}, not {dict(plain)!r}")
-        return cls(numbers[0], (sides[0], sides[1]) if sides else numbers[1])
+        return cls(numbers[0], (sides[0], sides[1]) if sides else numbers[1], features)
 
     @property
     def grid(self) -> tuple[int, int] | None:
@@ -87,16 +93,28 @@ class Part:
             guidance.
         grid: where the tokens are a raster aligned with the codes.
         permanent: it stays where the condition is dropped: the coarser level's codes.
+        values: float (B, M, features), the numbers that come with the tokens, where there are some;
+            zeros under the null condition.
     """
 
     tokens: Tensor
     vocabulary: int
     grid: tuple[int, int] | None = None
     permanent: bool = False
+    values: Tensor | None = None
 
     @property
     def shape(self) -> PartShape:
-        return PartShape(self.vocabulary, self.grid or self.tokens.shape[1])
+        features = 0 if self.values is None else self.values.shape[-1]
+        return PartShape(self.vocabulary, self.grid or self.tokens.shape[1], features)
+
+    def join(self, *others: "Part") -> "Part":
+        """This part of several batches as one."""
+        tokens = torch.cat([self.tokens, *(part.tokens for part in others)])
+        if self.values is None:
+            return replace(self, tokens=tokens)
+        values = [part.values for part in (self, *others) if part.values is not None]
+        return replace(self, tokens=tokens, values=torch.cat(values))
 
     def null(self, dropped: Tensor | None = None) -> "Part":
         """The null condition for all pictures, or for those that `dropped` (B,) bool marks."""
@@ -105,7 +123,10 @@ class Part:
         null = torch.full_like(self.tokens, self.vocabulary)
         if dropped is not None:
             null = torch.where(dropped[:, None], null, self.tokens)
-        return replace(self, tokens=null)
+        if self.values is None:
+            return replace(self, tokens=null)
+        nothing = (null == self.vocabulary)[..., None]
+        return replace(self, tokens=null, values=self.values.masked_fill(nothing, 0.0))
 
     def crop(self, window: "Window", grid: tuple[int, int]) -> "Part":
         """Of a raster over a code grid of this size, the part that lies over the window."""
@@ -113,9 +134,12 @@ class Part:
         rows, columns = self.grid
         top, height = (n * rows // grid[0] for n in (window[0], window[2]))
         left, width = (n * columns // grid[1] for n in (window[1], window[3]))
-        raster = self.tokens.unflatten(1, (rows, columns))
-        tokens = raster[:, top : top + height, left : left + width]
-        return replace(self, tokens=tokens.flatten(1), grid=(height, width))
+        place = (slice(None), slice(top, top + height), slice(left, left + width))
+        tokens = self.tokens.unflatten(1, (rows, columns))[place].flatten(1)
+        values = self.values
+        if values is not None:
+            values = values.unflatten(1, (rows, columns))[place].flatten(1, 2)
+        return replace(self, tokens=tokens, grid=(height, width), values=values)
 
 
 Condition = tuple[Part, ...]
@@ -132,6 +156,11 @@ class Conditioner(nn.Module):
     """Whether that entry is an image or a mask of the size of the picture to draw."""
     resizes: bool = False
     """Whether it brings images to a size of its own, so that they may be given smaller."""
+
+    @property
+    def tokenizer(self) -> FirstStage | None:
+        """What turns the entry of the batch into codes, where it is a picture."""
+        return None
 
     @property
     def multiple(self) -> int:

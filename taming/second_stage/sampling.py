@@ -296,4 +296,4 @@ def _check_known(
 
 
 def _doubled(part: Part) -> Part:
-    return replace(part, tokens=torch.cat([part.tokens, part.null().tokens]))
+    return part.join(part.null())

@@ -7,11 +7,25 @@ import torch
 
 from taming.errors import UserError
 from taming.second_stage import GPT, GatedPixelCNN, Part, PixelSNAIL, sample
+from taming.second_stage.block import MODERN
 from taming.second_stage.interface import RecomputingDecoder
 
 PARTS = [{"vocabulary": 5, "grid": [2, 3]}, {"vocabulary": 4, "length": 2}]
 PRIORS = {
     "gpt": lambda codes, grid, parts: GPT(2, 2, 8, num_codes=codes, grid=grid, parts=parts),
+    "gpt, modern blocks": lambda codes, grid, parts: GPT(
+        2, 2, 8, block=MODERN, num_codes=codes, grid=grid, parts=parts
+    ),
+    "gpt, condition added": lambda codes, grid, parts: GPT(
+        3,
+        2,
+        8,
+        block={"mlp": "swiglu", "rotary": True},
+        condition="added",
+        num_codes=codes,
+        grid=grid,
+        parts=parts,
+    ),
     "pixelcnn": lambda codes, grid, parts: GatedPixelCNN(
         6, 12, 3, num_codes=codes, grid=grid, parts=parts
     ),
@@ -125,7 +139,7 @@ def test_caches_change_nothing(name, grid):
     """Cached and recomputed logits agree at every prefix, on smaller grids too, and where several
     codes come at once.
     """
-    if name == "gpt" and grid != (4, 6):
+    if name in ("gpt", "gpt, modern blocks") and grid != (4, 6):
         pytest.skip(
             "rasters of GPT's condition shrink with its grid: tests/second_stage/test_gpt.py"
         )

@@ -1,0 +1,261 @@
+"""The Transformer block that all attention priors share, with switches: norms, positions in the
+attention, and the MLP. The defaults are GPT-2's (Radford et al. 2019).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from taming.config.ranges import Range
+from taming.errors import UserError, did_you_mean
+
+
+@dataclass(frozen=True)
+class BlockOptions:
+    """What a block is made of.
+
+    Args:
+        norm: layer normalization, or by the root mean square alone (Zhang and Sennrich 2019, arXiv
+            1910.07467).
+        mlp: gelu; relu2, the square of ReLU (So et al. 2021, arXiv 2109.08668); swiglu, gated, with
+            two thirds of the hidden width (Shazeer 2020, arXiv 2002.05202).
+        qk_norm: queries and keys of each head are normalized before they meet (Henry et al. 2020,
+            arXiv 2010.04245).
+        rotary: queries and keys are turned by angles that follow row and column (Su et al. 2021,
+            arXiv 2104.09864; in two dimensions, Heo et al. 2024, arXiv 2403.13298).
+        rotary_base: the longest wavelength is about 2 pi times so many codes.
+        zero_init: the last layer of attention and MLP starts from zero, so that a block begins as
+            the identity.
+        bias: of the linear layers.
+    """
+
+    norm: Literal["layer", "rms"] = "layer"
+    mlp: Literal["gelu", "relu2", "swiglu"] = "gelu"
+    qk_norm: bool = False
+    rotary: bool = False
+    rotary_base: Annotated[float, Range(1, 1e6, low_open=True)] = 100.0
+    zero_init: bool = False
+    bias: bool = True
+
+    @classmethod
+    def of(cls, value: "BlockOptions | Mapping[str, str | bool | float] | None") -> "BlockOptions":
+        """Of a mapping of some of them. Raises UserError for a key that is none of them."""
+        if isinstance(value, BlockOptions):
+            return value
+        for key in value or {}:
+            if key not in cls.__dataclass_fields__:
+                names = list(cls.__dataclass_fields__)
+                raise UserError(f"block.{key}: unknown key{did_you_mean(key, names)}")
+        return cls(**dict(value or {}))  # type: ignore[arg-type]
+
+
+BlockParameters = BlockOptions | dict[str, str | bool | float] | None
+"""As a configuration has them."""
+MODERN = BlockOptions("rms", "relu2", qk_norm=True, rotary=True, zero_init=True, bias=False)
+"""What is best at equal time in short trainings (docs/sampling.md)."""
+
+
+class Linear(nn.Linear):
+    """A linear layer that, while packed, multiplies in oneDNN's own layout: on CPUs a step of
+    decoding is bound by reading the weights, and so it reads them up to 1.7 times as fast
+    (docs/sampling.md).
+    """
+
+    packed: Tensor | None = None
+
+    def pack(self) -> None:
+        if (
+            self.weight.device.type == "cpu"
+            and self.weight.dtype == torch.float32
+            and torch.backends.mkldnn.is_available()
+        ):
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), None)
+
+    def forward(self, input: Tensor) -> Tensor:
+        autocast = torch.is_autocast_enabled(input.device.type)
+        if self.packed is None or input.dtype != torch.float32 or autocast:
+            return F.linear(input, self.weight, self.bias)
+        return torch.ops.mkldnn._linear_pointwise(input, self.packed, self.bias, "none", [], "")
+
+
+class LayerCache:
+    """Keys and values of one layer, (B, heads, T, d), allocated once and filled from the left."""
+
+    def __init__(self, shape: tuple[int, ...], like: Tensor):
+        self.keys, self.values = like.new_empty(shape), like.new_empty(shape)
+        self.filled = 0
+
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        end = self.filled + k.shape[2]
+        self.keys[:, :, self.filled : end], self.values[:, :, self.filled : end] = k, v
+        self.filled = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+class SelfAttention(nn.Module):
+    """Causal, but that the first `unmasked` tokens see each other; or all see all."""
+
+    attention_dropout, unmasked = 0.0, 0  # of published models
+    causal = True
+
+    def __init__(self, width: int, heads: int, dropout: float, options: BlockOptions | None = None):
+        super().__init__()
+        options = options or BlockOptions()
+        self.heads = heads
+        self.qkv = Linear(width, 3 * width, bias=options.bias)
+        self.proj = Linear(width, width, bias=options.bias)
+        self.dropout = nn.Dropout(dropout)
+        if options.qk_norm:
+            self.norm_q, self.norm_k = nn.RMSNorm(width // heads), nn.RMSNorm(width // heads)
+
+    def forward(
+        self, x: Tensor, cache: LayerCache | None = None, rotation: Tensor | None = None
+    ) -> Tensor:
+        """x (B, T, width); rotation (T, d / 2, 2), see `rotation_of`."""
+        q, k, v = rearrange(
+            self.qkv(x), "b t (three heads d) -> three b heads t d", three=3, heads=self.heads
+        )
+        if hasattr(self, "norm_q"):
+            q, k = self.norm_q(q).to(v), self.norm_k(k).to(v)
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
+        if cache is not None:
+            k, v = cache.extend(k, v)
+        new, before = q.shape[2], k.shape[2] - q.shape[2]
+        dropped = self.attention_dropout if self.training else 0.0
+        if self.causal and new > 1 and (before or self.unmasked):
+            out = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=self._visible(before, new, x.device), dropout_p=dropped
+            )
+        else:
+            causal = self.causal and new > 1
+            out = F.scaled_dot_product_attention(q, k, v, is_causal=causal, dropout_p=dropped)
+        return self.dropout(self.proj(rearrange(out, "b heads t d -> b t (heads d)")))
+
+    def _visible(self, before: int, new: int, device: torch.device) -> Tensor:
+        """(new, before + new) bool: who of the `new` tokens sees whom."""
+        visible = torch.ones(new, before + new, dtype=torch.bool, device=device).tril(before)
+        if not before:
+            visible[: self.unmasked, : self.unmasked] = True
+        return visible
+
+
+class SquaredReLU(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x).square()
+
+
+class SwiGLU(nn.Module):
+    """proj(silu(gate(x)) * up(x))"""
+
+    def __init__(self, width: int, hidden: int, dropout: float, bias: bool):
+        super().__init__()
+        self.gate, self.up = Linear(width, hidden, bias), Linear(width, hidden, bias)
+        self.proj, self.dropout = Linear(hidden, width, bias), nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.proj(F.silu(self.gate(x)) * self.up(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm; x + attention, x + MLP.
+
+    Args:
+        width: of the vectors at each place.
+        heads: of the attention; they divide the width.
+        dropout: of the residual branches.
+        options: what it is made of.
+        hidden: width between the layers of the MLP; by default 4 x width, for swiglu 8/3 of it.
+        causal: whether tokens see only those before them.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        dropout: float,
+        options: BlockOptions | None = None,
+        hidden: int | None = None,
+        causal: bool = True,
+    ):
+        super().__init__()
+        options = options or BlockOptions()
+        self.ln1, self.ln2 = make_norm(width, options), make_norm(width, options)
+        self.attn = SelfAttention(width, heads, dropout, options)
+        self.attn.causal = causal
+        self.mlp = make_mlp(width, hidden, dropout, options)
+
+    def forward(
+        self, x: Tensor, cache: LayerCache | None = None, rotation: Tensor | None = None
+    ) -> Tensor:
+        x = x + self.attn(self.ln1(x), cache, rotation)
+        return x + self.mlp(self.ln2(x))
+
+    def start_from_zero(self) -> None:
+        """Makes the block the identity; training moves it away from that."""
+        last: nn.Module = self.mlp.proj if isinstance(self.mlp, SwiGLU) else self.mlp[2]
+        for layer in (self.attn.proj, last):
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
+
+
+def make_norm(width: int, options: BlockOptions) -> nn.Module:
+    return nn.RMSNorm(width) if options.norm == "rms" else nn.LayerNorm(width)
+
+
+def make_mlp(
+    width: int, hidden: int | None, dropout: float, options: BlockOptions
+) -> SwiGLU | nn.Sequential:
+    if options.mlp == "swiglu":
+        return SwiGLU(width, hidden or -(-8 * width // 24) * 8, dropout, options.bias)
+    hidden = hidden or 4 * width
+    activation = SquaredReLU() if options.mlp == "relu2" else nn.GELU()
+    return nn.Sequential(
+        Linear(width, hidden, options.bias),
+        activation,
+        Linear(hidden, width, options.bias),
+        nn.Dropout(dropout),
+    )
+
+
+def rotation_of(places: Tensor, dim: int, base: float) -> Tensor:
+    """Cosine and sine (T, dim / 2, 2) of the angles by which the pairs of a head of `dim` numbers
+    are turned.
+
+    Args:
+        places: float (T, 2), row and column; one half of the pairs follows each.
+        dim: of a head, a multiple of 4.
+        base: wavelengths grow geometrically from 2 pi to about 2 pi `base`.
+    """
+    frequencies = base ** (-torch.arange(0, dim // 2, 2, device=places.device) / (dim // 2))
+    angles = (places.float()[:, :, None] * frequencies).flatten(1)
+    return torch.stack([angles.cos(), angles.sin()], dim=-1)
+
+
+def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    """x (B, heads, T, d), its neighbouring numbers taken as points in the plane, turned."""
+    a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
+    cosine, sine = rotation.to(x).unbind(-1)
+    return torch.stack([a * cosine - b * sine, a * sine + b * cosine], dim=-1).flatten(-2)
+
+
+def places_of(grid: tuple[int, int], over: tuple[int, int] | None = None) -> Tensor:
+    """(h w, 2) row and column of a raster, in units of another one over the same picture (its own
+    by default): the middle of a coarse token lies in the middle of the codes under it.
+    """
+    over = over or grid
+    rows, columns = ((torch.arange(n) + 0.5) * (m / n) - 0.5 for n, m in zip(grid, over))
+    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)
+
+
+def initialise(layer: nn.Module) -> None:
+    """N(0, 0.02) for matrices and tables, zero biases, as GPT-2."""
+    if isinstance(layer, nn.Linear | nn.Embedding):
+        nn.init.normal_(layer.weight, std=0.02)
+    if isinstance(layer, nn.Linear) and layer.bias is not None:
+        nn.init.zeros_(layer.bias)
