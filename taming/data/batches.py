@@ -3,12 +3,13 @@ with the very pictures that it would have had.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
-import torch
 from torch.utils.data import Sampler, default_collate
 
 from taming.data.interface import PictureSet
+from taming.data.permutation import Order, listed_order
 from taming.data.reading import CorruptImage
 from taming.errors import UserError
 
@@ -20,14 +21,17 @@ class EndlessBatches(Sampler):
     """Lists of (index, view): every epoch a new order, random by (seed, epoch); view is the epoch's
     number, or cycles through `views` of them.
 
+    Sample number n of the whole run is the same whatever the processes and the batch size are.
+
     Args:
         length: of the data set.
         batch_size: of one process.
         seed: of the order.
-        start: the micro-batch to begin with.
+        start: the number of the sample to begin with, over all processes.
         rank, world: which of how many processes; each takes its slice of the batch that all have
             together.
         views: how many views there are; None: without end.
+        order: (seed, epoch) -> the order of that epoch; default: see `listed_order`.
     """
 
     def __init__(
@@ -39,28 +43,25 @@ class EndlessBatches(Sampler):
         rank: int = 0,
         world: int = 1,
         views: int | None = None,
+        order: Callable[[int, int], Order] | None = None,
     ):
+        self.order = order or partial(listed_order, length)
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.start, self.rank, self.world, self.views = start, rank, world, views
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch, order = -1, []
-        number = self.start
+        epoch, order = -1, self.order(self.seed, 0)
+        first = self.start + self.rank * self.batch_size
         while True:
             keys = []
-            first = (number * self.world + self.rank) * self.batch_size
-            for position in range(first, first + self.batch_size):
-                if position // self.length != epoch:
-                    epoch = position // self.length
-                    order = self._order(epoch)
+            for number in range(first, first + self.batch_size):
+                if number // self.length != epoch:
+                    epoch = number // self.length
+                    order = self.order(self.seed, epoch)
                 view = epoch % self.views if self.views else epoch
-                keys.append((order[position % self.length], view))
+                keys.append((order(number % self.length), view))
             yield keys
-            number += 1
-
-    def _order(self, epoch: int) -> list[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        return torch.randperm(self.length, generator=generator).tolist()
+            first += self.world * self.batch_size
 
 
 class SkippingBroken(PictureSet):
@@ -76,16 +77,31 @@ class SkippingBroken(PictureSet):
 
     def __getitem__(self, key: int | tuple[int, int | None]) -> dict:
         index, view = key if isinstance(key, tuple) else (key, None)
-        skipped = []
-        for step in range(len(self.dataset)):
+        skipped, step = [], 0
+        # So many in a row are enough to stop
+        most = min(len(self.dataset), 2 + max(100, round(2 * MOST_BROKEN * len(self.dataset))))
+        while step < most:
             try:
                 item = self.dataset[((index + step) % len(self.dataset), view)]
                 return {**item, "skipped": skipped}
             except CorruptImage as error:
-                skipped.append(str(error))
-            if step > max(100, 2 * MOST_BROKEN * len(self.dataset)):
-                break  # so many in a row are enough to stop
+                skipped.append(Skipped(str(error), error.count))
+                step += 1 + error.rest
         raise UserError(f"none of {len(skipped)} pictures can be used; first: {skipped[0]}")
+
+
+class Skipped(str):
+    """A message about pictures that can't be used, and about how many it is."""
+
+    count: int
+
+    def __new__(cls, message: str, count: int = 1) -> "Skipped":
+        self = super().__new__(cls, message)
+        self.count = count
+        return self
+
+    def __reduce__(self) -> tuple:
+        return Skipped, (str(self), self.count)
 
 
 class BrokenPictures:
@@ -95,24 +111,29 @@ class BrokenPictures:
 
     def __init__(self, total: int):
         self.total = total
-        self.named: set[str] = set()
+        self.named: dict[str, int] = {}
 
     def note(self, skipped: list[str]) -> None:
         """Raises UserError with the list when more than 1 % can't be used."""
         for message in skipped:
             if message not in self.named:
                 print(f"skipped: {message}", file=sys.stderr)
-                self.named.add(message)
-        refuse_too_many(sorted(self.named), self.total)
+                self.named[message] = getattr(message, "count", 1)
+        refuse_too_many(sorted(self.named), self.total, sum(self.named.values()))
 
 
-def refuse_too_many(messages: list[str], total: int) -> None:
-    """Raises UserError where there are more messages about pictures than 1 % of `total`."""
-    if len(messages) > MOST_BROKEN * total:
+def refuse_too_many(messages: list[str], total: int, count: int | None = None) -> None:
+    """Raises UserError where messages are about more pictures than 1 % of `total`.
+
+    Args:
+        count: of the pictures that they are about; default: one each.
+    """
+    count = len(messages) if count is None else count
+    if count > MOST_BROKEN * total:
         rest = len(messages) - MOST_NAMED
         more = f"; and {rest} more" if rest > 0 else ""
         raise UserError(
-            f"{len(messages)} of {total} pictures can't be used, more than 1 %:"
+            f"{count} of {total} pictures can't be used, more than 1 %:"
             f" {'; '.join(messages[:MOST_NAMED])}{more}"
         )
 

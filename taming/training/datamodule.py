@@ -35,7 +35,7 @@ class DataModule(pl.LightningDataModule):
         super().__init__()
         self.train, self.validation = train, validation
         self.batch_size, self.seed, self.workers, self.views = batch_size, seed, workers, views
-        self.start = 0  # the micro-batch to begin with; set on resume
+        self.start = 0  # the sample to begin with, over all processes; set on resume
         self.broken = BrokenPictures(len(train) + (0 if validation is None else len(validation)))
 
     def train_dataloader(self) -> DataLoader:
@@ -43,7 +43,14 @@ class DataModule(pl.LightningDataModule):
         if self.trainer:
             rank, world = self.trainer.global_rank, self.trainer.world_size
         batches = EndlessBatches(
-            len(self.train), self.batch_size, self.seed, self.start, rank, world, self.views
+            len(self.train),
+            self.batch_size,
+            self.seed,
+            self.start,
+            rank,
+            world,
+            self.views,
+            getattr(self.train, "order", None),
         )
         return self._loader(self.train, batch_sampler=batches)
 
@@ -73,6 +80,11 @@ class DataModule(pl.LightningDataModule):
             worker_init_fn=_ignore_interrupt,
             **options,
         )
+
+
+def pictures_of(dataset: PictureSet) -> PictureSet:
+    """The pictures behind cached codes; else the data set itself."""
+    return getattr(dataset, "source", dataset)
 
 
 class ErrorItems(PictureSet):

@@ -103,7 +103,7 @@ def _keep_start(experiment: Experiment, run: Run) -> None:
         return
     if isinstance(before, float) and 0 < before < 1:  # written by an earlier version
         before = round(before * run.experiment.trainer.max_steps)
-    experiment.loss["params"]["adversarial_start"] = before
+    _loss_params(experiment)["adversarial_start"] = before
     if before != round(start * experiment.trainer.max_steps):
         print(
             f"loss.params.adversarial_start: stays batch {before} as the run has it; give a number"
@@ -113,8 +113,11 @@ def _keep_start(experiment: Experiment, run: Run) -> None:
 
 
 def _start(experiment: Experiment) -> int | float | None:
-    params = (experiment.loss or {}).get("params") or {}
-    return params.get("adversarial_start")
+    return _loss_params(experiment).get("adversarial_start")
+
+
+def _loss_params(experiment: Experiment) -> dict:
+    return (experiment.loss or {}).get("params") or {}
 
 
 def compare_data(experiment: Experiment, run: Run, module: Training) -> None:
@@ -144,9 +147,8 @@ def _count(facts: dict) -> str:
 
 def place_data(experiment: Experiment, run: Run, module: Training, data: DataModule) -> None:
     """The data continue where the run stopped, whatever the size of a batch is now."""
-    trainer, size = experiment.trainer, experiment.data.batch_size
-    data.start = run.images // (size * trainer.devices)
-    module.images = data.start * size * trainer.devices
+    trainer = experiment.trainer
+    data.start = module.images = run.images
     before, now = images_per_batch(run.experiment), images_per_batch(experiment)
     if before != now:
         print(

@@ -1,6 +1,7 @@
 """Batches are functions of seed and number; broken pictures are replaced, named and counted."""
 
 import itertools
+import pickle
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ def first_batches(count, *arguments, **options):
 
 def test_batches_resume_where_they_stopped():
     batches = first_batches(12, 7, 3, seed=5)
-    assert first_batches(7, 7, 3, seed=5, start=5) == batches[5:]
+    assert first_batches(7, 7, 3, seed=5, start=15) == batches[5:]
 
 
 def test_every_epoch_has_every_picture_once_in_a_new_order():
@@ -33,6 +34,19 @@ def test_two_processes_share_the_batch_of_one():
     one = first_batches(5, 10, 4, seed=1)
     two = [first_batches(5, 10, 2, seed=1, rank=rank, world=2) for rank in (0, 1)]
     assert one == [a + b for a, b in zip(*two)]
+
+
+@pytest.mark.parametrize("world, size", [(1, 6), (2, 3), (3, 2), (6, 1), (5, 2)])
+def test_a_run_resumes_on_any_number_of_processes(world, size):
+    """Sample number n is the same, wherever the run stopped and whatever goes on."""
+    samples = [key for batch in first_batches(40, 7, 1, seed=3) for key in batch]
+    for start in (0, 1, 5, 8, 13):
+        parts = [
+            first_batches(2, 7, size, seed=3, start=start, rank=rank, world=world)
+            for rank in range(world)
+        ]
+        resumed = [key for batches in zip(*parts) for batch in batches for key in batch]
+        assert resumed == samples[start : start + len(resumed)]
 
 
 def test_views_cycle():
@@ -58,8 +72,8 @@ def test_reading_batches_leaves_the_global_random_state_alone():
 class Numbers(Dataset):
     """Item i is i, but for those that are broken."""
 
-    def __init__(self, length, broken):
-        self.length, self.broken = length, broken
+    def __init__(self, length, broken, rest=0):
+        self.length, self.broken, self.rest = length, broken, rest
 
     def __len__(self):
         return self.length
@@ -67,7 +81,7 @@ class Numbers(Dataset):
     def __getitem__(self, key):
         index, view = key
         if index in self.broken:
-            raise CorruptImage(f"{index} is broken")
+            raise CorruptImage(f"{index} is broken", self.rest, self.rest + 1)
         return {"number": index, "view": view, "name": str(index)}
 
 
@@ -82,6 +96,15 @@ def test_the_next_usable_picture_stands_in_for_a_broken_one():
     assert data[(1, 7)]["skipped"] == []
     with pytest.raises(UserError, match="none of 5 pictures can be used; first: 2 is broken"):
         SkippingBroken(Numbers(5, set(range(5))))[(2, 0)]
+
+
+def test_what_is_known_to_be_lost_is_passed_over_at_once_and_counted():
+    """A shard of a million pictures is not asked a million times."""
+    item = SkippingBroken(Numbers(10**6, {5}, rest=900_000))[(5, 0)]
+    assert item["number"] == 900_006 and item["skipped"] == ["5 is broken"]
+    sent = pickle.loads(pickle.dumps(item["skipped"]))
+    with pytest.raises(UserError, match="900001 of 1000000 pictures"):
+        BrokenPictures(10**6).note(sent)
 
 
 def test_broken_pictures_are_named_once_and_stop_the_run_beyond_one_in_a_hundred(capsys):
