@@ -1,5 +1,6 @@
 """First stage: image <-> codes."""
 
+from taming.first_stage.colour import YCbCr
 from taming.first_stage.discriminator import PatchDiscriminator
 from taming.first_stage.dvae import DVAE
 from taming.first_stage.interface import (
@@ -54,6 +55,7 @@ __all__ = [
     "VQGAN",
     "VQGANLoss",
     "VectorQuantizer",
+    "YCbCr",
 ]
 
 # Names of earlier versions

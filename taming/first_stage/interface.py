@@ -80,6 +80,11 @@ class Autoencoder(nn.Module):
     likelihood: Likelihood | None  # what the decoder's numbers mean; None: the image itself
 
     @property
+    def colours(self) -> nn.Module | None:
+        """The colours that the networks work in; None: those of the image."""
+        return None
+
+    @property
     def multiple(self) -> int:
         """Sides of an image are multiples of this: the stride of the coarsest level."""
         return self.stride

@@ -35,6 +35,9 @@ class FirstStageLoss(nn.Module):
     def set_length(self, max_steps: int) -> None:
         """Before training: the batches it will have, for schedules that are shares of them."""
 
+    def set_colour(self, colour: nn.Module | None) -> None:
+        """Before training: the colours that the model works in, None for RGB."""
+
     def adversary_weight(self, step: int) -> float:
         """Of the discriminator's part at this batch; 0 where there is none yet."""
         return 0.0
@@ -63,6 +66,8 @@ class VQGANLoss(FirstStageLoss):
         perceptual: lpips, lpips-alex, stlpips, the path of a VGG16 weights file, or none.
         perceptual_weight: of the perceptual distance P.
         perceptual_blocks: of VGG16's five blocks, where the weights are a file's.
+        colour_weight: of |c(x) - c(x')|, the same in the colours c that the model works in
+            (model.params.colour): brightness drowns the colour differences in |x - x'|.
         adversarial: weight of the generator's loss G on top of the adaptive lambda.
         adversarial_start: the first batch with a discriminator, or below 1 a share of the run.
         adversarial_ramp: over so many batches from there on, the generator's part grows from 0 to
@@ -77,6 +82,7 @@ class VQGANLoss(FirstStageLoss):
         perceptual: str = "lpips",
         perceptual_weight: Weight = 1.0,
         perceptual_blocks: Annotated[int, Range(1, 5)] = 3,
+        colour_weight: Weight = 0.0,
         adversarial: Weight = 0.8,
         adversarial_start: Batches | Decay = 0,
         adversarial_ramp: Batches = 0,
@@ -87,6 +93,8 @@ class VQGANLoss(FirstStageLoss):
         if form not in FORMS:
             raise UserError(f"loss.params.form: '{form}' is unknown{did_you_mean(form, FORMS)}")
         self.perceptual_weight, self.adversarial = perceptual_weight, adversarial
+        self.colour_weight = colour_weight
+        self._colour: tuple[nn.Module | None] = (None,)  # the model's, whose weights it has
         self.start, self.ramp, self.form = adversarial_start, adversarial_ramp, form
         # In a tuple, so that its weights stay out of the checkpoint and `.train()` leaves its
         # dropout alone.
@@ -108,6 +116,14 @@ class VQGANLoss(FirstStageLoss):
         if isinstance(self.start, float) and 0 < self.start < 1:
             self.start = round(self.start * max_steps)
 
+    def set_colour(self, colour: nn.Module | None) -> None:
+        if self.colour_weight and colour is None:
+            raise UserError(
+                "loss.params.colour_weight: the model has no colours of its own; add"
+                " model.params.colour={target: taming.first_stage.YCbCr}, or leave the weight"
+            )
+        self._colour = (colour,)
+
     def adversary_weight(self, step: int) -> float:
         """0 before the start, then the ramp to `adversarial`."""
         if self.discriminator is None or step < self.start:
@@ -118,16 +134,23 @@ class VQGANLoss(FirstStageLoss):
         return self.distance(image, reconstruction.output)
 
     def distance(self, image: Tensor, output: Tensor) -> tuple[Tensor, Terms]:
-        """L1 and perceptual part, means over images and pixels."""
+        """L1, in the model's colours too, and perceptual part: means over images and pixels, in
+        float32.
+        """
         check_images(self, image)
-        l1 = (image - output).abs().mean()
-        terms = {"l1": l1}
+        output = output.float()
+        total = (image - output).abs().mean()
+        terms = {"l1": total}
+        (colour,) = self._colour
+        if colour is not None and self.colour_weight:
+            terms["colour"] = (colour(image) - colour(output)).abs().mean()
+            total = total + self.colour_weight * terms["colour"]
         if self.perceptual is None or not self.perceptual_weight:
-            return l1, terms
+            return total, terms
         if image.shape[1] == 1:
             image, output = image.expand(-1, 3, -1, -1), output.expand(-1, 3, -1, -1)
         terms["perceptual"] = self.perceptual(image, output).mean()
-        return l1 + self.perceptual_weight * terms["perceptual"], terms
+        return total + self.perceptual_weight * terms["perceptual"], terms
 
     def autoencoder(
         self, image: Tensor, reconstruction: Reconstruction, last_layer: nn.Parameter, step: int
@@ -144,9 +167,9 @@ class VQGANLoss(FirstStageLoss):
         if discriminator is None or not weight or not output.requires_grad:
             return super().autoencoder(image, reconstruction, last_layer, step)
         # 1. gradients of both parts at the reconstruction
-        leaf = output.detach().requires_grad_()
+        leaf = output.detach().float().requires_grad_()
         nll, terms = self.distance(image, leaf)
-        adversarial = -discriminator(leaf).mean()
+        adversarial = -discriminator(leaf).float().mean()
         nll_gradient = torch.autograd.grad(nll, leaf)[0]
         adversarial_gradient = torch.autograd.grad(adversarial, leaf)[0]
         # 2. their weighted sum, to go backward from there
@@ -160,7 +183,8 @@ class VQGANLoss(FirstStageLoss):
     def adversary(self, image: Tensor, output: Tensor) -> tuple[Tensor, Terms]:
         if self.discriminator is None:
             return super().adversary(image, output)
-        real, fake = self.discriminator(image), self.discriminator(output.detach())
+        logits = (self.discriminator(image), self.discriminator(output.detach()))
+        real, fake = (values.float() for values in logits)
         loss = FORMS[self.form](real, fake)
         return loss, {"discriminator": loss, "real": real.mean(), "fake": fake.mean()}
 
@@ -183,7 +207,7 @@ def adaptive_weight(
     gradients at the output; ().
     """
     norms = [
-        torch.autograd.grad(output, last_layer, g, retain_graph=True)[0].norm()
+        torch.autograd.grad(output, last_layer, g.to(output.dtype), retain_graph=True)[0].norm()
         for g in (nll_gradient, adversarial_gradient)
     ]
     return (norms[0] / (norms[1] + DELTA)).clamp(0, LARGEST).detach()
@@ -191,7 +215,7 @@ def adaptive_weight(
 
 def _with_gradient(output: Tensor, gradient: Tensor, value: Tensor) -> Tensor:
     """A scalar equal to `value` whose derivative by `output` is `gradient`."""
-    carrier = (output * gradient.detach()).sum()
+    carrier = (output.float() * gradient.detach()).sum()
     return carrier + (value - carrier).detach()
 
 

@@ -20,7 +20,7 @@ class GroupNorm(nn.GroupNorm):
     def forward(self, input: Tensor) -> Tensor:
         slow = (
             input.device.type == "cpu"
-            and input.dtype == torch.float32
+            and input.dtype in (torch.float32, torch.bfloat16)
             and not input.is_contiguous()
             and input.is_contiguous(memory_format=torch.channels_last)
         )
@@ -49,14 +49,18 @@ class _ChannelsLast(torch.autograd.Function):
         groups = mean.shape[1]
         size = h * w * (c // groups)
         g, x = (t.permute(0, 2, 3, 1).reshape(b, h * w, c) for t in (gradient, x))
-        sum_g, sum_gx = g.sum(dim=1), (g * x).sum(dim=1)  # (b, c)
+        # (b, c), in float32 whatever the dtype: these are sums of thousands
+        sum_g = g.sum(dim=1, dtype=torch.float32)
+        sum_gx = (g * x).sum(dim=1, dtype=torch.float32)
         mean_c, s_c = (t.repeat_interleave(c // groups, dim=1) for t in (mean, s))
         weight_gradient = ((sum_gx - sum_g * mean_c) * s_c).sum(dim=0)
         group_g, group_gx = ((t * weight).view(b, groups, -1).sum(dim=2) for t in (sum_g, sum_gx))
         c2 = (group_g * mean - group_gx) * s**3 / size
         c3 = -c2 * mean - group_g * s / size
         c2, c3 = (t.repeat_interleave(c // groups, dim=1)[:, None] for t in (c2, c3))
-        dx = torch.addcmul(c3, x, c2).addcmul_(g, (s_c * weight)[:, None])
+        scale = (s_c * weight)[:, None]
+        c2, c3, scale = (t.to(x.dtype) for t in (c2, c3, scale))
+        dx = torch.addcmul(c3, x, c2).addcmul_(g, scale)
         return (
             dx.view(b, h, w, c).permute(0, 3, 1, 2),
             weight_gradient,

@@ -104,7 +104,8 @@ class VGGDistance(nn.Module):
         return maps
 
     def features(self, image: Tensor) -> list[Tensor]:
-        return [F.normalize(h, dim=1, eps=1e-10) for h in self.maps(image)]
+        """`maps`, of length 1 at each position, in float32: their differences are small."""
+        return [F.normalize(h.float(), dim=1, eps=1e-10) for h in self.maps(image)]
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         if x.shape[1] == 1:
@@ -126,7 +127,7 @@ class LibraryDistance(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         _check_size(x, self.smallest, "the path of a VGG16 weights file")
-        return self.network(x, y).flatten(1).mean(dim=1)
+        return self.network(x, y).float().flatten(1).mean(dim=1)
 
 
 def _lpips(net: str) -> nn.Module:

@@ -6,6 +6,7 @@ Parameter names are those of the published state dicts: `down.{i}.block.{j}`, `m
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch.nn.functional as F
 from einops import rearrange
@@ -13,15 +14,25 @@ from torch import Tensor, nn
 
 from taming.first_stage.normalization import GroupNorm
 
+Padding = Literal["zeros", "replicate"]
+"""What a 3x3 convolution sees outside of a picture: zeros, as published, or its outermost pixels
+again."""
+
+
+def conv3x3(channels_in: int, channels_out: int, padding: Padding) -> nn.Conv2d:
+    return nn.Conv2d(channels_in, channels_out, 3, padding=1, padding_mode=padding)
+
 
 class ResidualBlock(nn.Module):
-    def __init__(self, channels_in: int, channels_out: int, dropout: float = 0.0):
+    def __init__(
+        self, channels_in: int, channels_out: int, dropout: float = 0.0, padding: Padding = "zeros"
+    ):
         super().__init__()
         self.norm1 = GroupNorm(channels_in)
-        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.conv1 = conv3x3(channels_in, channels_out, padding)
         self.norm2 = GroupNorm(channels_out)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
+        self.conv2 = conv3x3(channels_out, channels_out, padding)
         self.nin_shortcut = (
             nn.Conv2d(channels_in, channels_out, 1)
             if channels_in != channels_out
@@ -57,18 +68,19 @@ class Attention(nn.Module):
 class Downsample(nn.Module):
     """Halves height and width; pads right and bottom only, as published."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, padding: Padding = "zeros"):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+        self.mode = "constant" if padding == "zeros" else padding
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+        return self.conv(F.pad(x, (0, 1, 0, 1), mode=self.mode))
 
 
 class Upsample(nn.Module):
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, padding: Padding = "zeros"):
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = conv3x3(channels, channels, padding)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
@@ -80,11 +92,17 @@ class Level(nn.Module):
     """
 
     def __init__(
-        self, channels_in: int, channels_out: int, blocks: int, attention: bool, dropout: float
+        self,
+        channels_in: int,
+        channels_out: int,
+        blocks: int,
+        attention: bool,
+        dropout: float,
+        padding: Padding = "zeros",
     ):
         super().__init__()
         self.block = nn.ModuleList(
-            ResidualBlock(channels_in if j == 0 else channels_out, channels_out, dropout)
+            ResidualBlock(channels_in if j == 0 else channels_out, channels_out, dropout, padding)
             for j in range(blocks)
         )
         self.attn = nn.ModuleList(
@@ -102,11 +120,13 @@ class Level(nn.Module):
 
 
 class Middle(nn.Module):
-    def __init__(self, channels: int, dropout: float, attention: bool = True):
+    def __init__(
+        self, channels: int, dropout: float, attention: bool = True, padding: Padding = "zeros"
+    ):
         super().__init__()
-        self.block_1 = ResidualBlock(channels, channels, dropout)
+        self.block_1 = ResidualBlock(channels, channels, dropout, padding)
         self.attn_1 = Attention(channels) if attention else nn.Identity()
-        self.block_2 = ResidualBlock(channels, channels, dropout)
+        self.block_2 = ResidualBlock(channels, channels, dropout, padding)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.block_2(self.attn_1(self.block_1(x)))
@@ -127,19 +147,20 @@ class Encoder(nn.Module):
         latent_channels: int,
         dropout: float,
         middle_attention: bool = True,
+        padding: Padding = "zeros",
     ):
         super().__init__()
         widths = [channels * m for m in multipliers]
-        self.conv_in = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.conv_in = conv3x3(in_channels, channels, padding)
         self.down = nn.ModuleList()
         for i, (before, width) in enumerate(zip([channels, *widths], widths)):
-            level = Level(before, width, blocks, i in attention_levels, dropout)
+            level = Level(before, width, blocks, i in attention_levels, dropout, padding)
             if i < len(widths) - 1:
-                level.downsample = Downsample(width)
+                level.downsample = Downsample(width, padding)
             self.down.append(level)
-        self.mid = Middle(widths[-1], dropout, middle_attention)
+        self.mid = Middle(widths[-1], dropout, middle_attention, padding)
         self.norm_out = GroupNorm(widths[-1])
-        self.conv_out = nn.Conv2d(widths[-1], latent_channels, 3, padding=1)
+        self.conv_out = conv3x3(widths[-1], latent_channels, padding)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv_in(x)
@@ -163,20 +184,21 @@ class Decoder(nn.Module):
         latent_channels: int,
         dropout: float,
         middle_attention: bool = True,
+        padding: Padding = "zeros",
     ):
         super().__init__()
         widths = [channels * m for m in multipliers]
-        self.conv_in = nn.Conv2d(latent_channels, widths[-1], 3, padding=1)
-        self.mid = Middle(widths[-1], dropout, middle_attention)
+        self.conv_in = conv3x3(latent_channels, widths[-1], padding)
+        self.mid = Middle(widths[-1], dropout, middle_attention, padding)
         self.up = nn.ModuleList()
         for i, width in enumerate(widths):
             before = widths[min(i + 1, len(widths) - 1)]
-            level = Level(before, width, blocks + 1, i in attention_levels, dropout)
+            level = Level(before, width, blocks + 1, i in attention_levels, dropout, padding)
             if i > 0:
-                level.upsample = Upsample(width)
+                level.upsample = Upsample(width, padding)
             self.up.append(level)
         self.norm_out = GroupNorm(widths[0])
-        self.conv_out = nn.Conv2d(widths[0], out_channels, 3, padding=1)
+        self.conv_out = conv3x3(widths[0], out_channels, padding)
 
     def forward(self, z: Tensor) -> Tensor:
         h = self.mid(self.conv_in(z))

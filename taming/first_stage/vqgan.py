@@ -3,16 +3,17 @@ and decoder around a codebook; and the same on label maps.
 """
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from taming.config.ranges import Decay, Index, Range
+from taming.first_stage.colour import YCbCr
 from taming.first_stage.inputs import check_labels
 from taming.first_stage.interface import FirstStage, Quantizer
 from taming.first_stage.ranges import Channels, Multipliers, Width
-from taming.first_stage.resnet import Decoder, Encoder
+from taming.first_stage.resnet import Decoder, Encoder, Padding
 from taming.images import colour_labels
 
 
@@ -23,14 +24,18 @@ class VQGAN(FirstStage):
     Args:
         channels: width of the first convolution.
         multipliers: width of each scale, fine to coarse, in units of `channels`.
-        quantizer: between two 1x1 convolutions.
+        quantizer: between two convolutions.
         blocks: residual blocks per scale; the decoder has one more.
         attention: indices of scales with attention.
-        latent_channels: width on the outer side of these 1x1 convolutions.
+        latent_channels: width on the outer side of these convolutions.
         in_channels: of the images.
         dropout: probability, in residual blocks.
         key: the entry of a batch that is read.
         middle_attention: between the two middle blocks of encoder and decoder.
+        quant_kernel: of the two convolutions around the quantizer.
+        padding: of the 3x3 convolutions; zeros, as published, leave a frame of one pixel around
+            pictures of small models.
+        colour: encoder and decoder work in these colours instead of RGB.
     """
 
     def __init__(
@@ -45,6 +50,9 @@ class VQGAN(FirstStage):
         dropout: Decay = 0.0,
         key: str = "image",
         middle_attention: bool = True,
+        quant_kernel: Literal[1, 3] = 1,
+        padding: Padding = "zeros",
+        colour: YCbCr | None = None,
     ):
         stride = 2 ** (len(multipliers) - 1)
         super().__init__(quantizer, quantizer.num_codes, stride, in_channels, key)
@@ -61,21 +69,31 @@ class VQGAN(FirstStage):
             latent_channels,
             dropout,
             middle_attention,
+            padding,
         )
+        if colour is not None and in_channels != 3:
+            raise ValueError(f"colour is of pictures with 3 channels, not {in_channels}; leave it")
+        self.colour = colour
         self.encoder = Encoder(in_channels, *shape)
         self.decoder = Decoder(in_channels, *shape)
-        self.quant_conv = nn.Conv2d(latent_channels, quantizer.dim, 1)
-        self.post_quant_conv = nn.Conv2d(quantizer.code_dim, latent_channels, 1)
+        kernel = {"kernel_size": quant_kernel, "padding": quant_kernel // 2}
+        self.quant_conv = nn.Conv2d(latent_channels, quantizer.dim, **kernel)
+        self.post_quant_conv = nn.Conv2d(quantizer.code_dim, latent_channels, **kernel)
+
+    @property
+    def colours(self) -> YCbCr | None:
+        return self.colour
 
     @property
     def last_layer(self) -> nn.Parameter:
         return self.decoder.conv_out.get_parameter("weight")
 
     def _run_encoder(self, x: Tensor) -> Tensor:
-        return self.quant_conv(self.encoder(x))
+        return self.quant_conv(self.encoder(x if self.colour is None else self.colour(x)))
 
     def _run_decoder(self, latent: Tensor) -> Tensor:
-        return self.decoder(self.post_quant_conv(latent))
+        output = self.decoder(self.post_quant_conv(latent))
+        return output if self.colour is None else self.colour.inverse(output)
 
 
 class MaskVQGAN(VQGAN):
