@@ -26,6 +26,7 @@ from taming.config.names import EXAMPLES, ForeignName, check_seam, resolve
 from taming.config.older import upgrade
 from taming.config.ranges import Count, Decay, Index, Length, Positive, Range, Share, Weight
 from taming.errors import UserError, did_you_mean
+from taming.precision import Precision
 
 Few = Annotated[int, Range(1, 1024)]
 """Devices, threads, views: what no machine has or no run wants more of."""
@@ -44,6 +45,8 @@ class Optimizer:
         final: share of the rate that the cosine ends at; 1: no decay
         decay_steps: the cosine's end; default: trainer.max_steps
         discriminator_learning_rate: default: learning_rate
+        algorithm: adamw, or muon: the matrices of a Transformer's blocks move by an orthogonal
+            matrix of the same size (Jordan et al. 2024; torch.optim.Muon), all else by AdamW
     """
 
     learning_rate: Positive = 1e-3
@@ -53,6 +56,7 @@ class Optimizer:
     final: Share = 0.02
     decay_steps: Count | None = None
     discriminator_learning_rate: Positive | None = None
+    algorithm: Literal["adamw", "muon"] = "adamw"
 
 
 @dataclass
@@ -97,7 +101,8 @@ class Trainer:
         ema: decay of the averaged weights; null: none are kept
         accelerator: where to compute; auto: the fastest there is
         devices: how many of them
-        precision: half precision would need a gradient scaler for both optimizers
+        precision: auto: bfloat16 products where the processor has hardware for them, else float32;
+            half precision would need a gradient scaler for both optimizers
         threads: default: what torch chooses
         channels_last: memory layout of pictures, faster for convolutions
         share_forward: first stage: one autoencoder forward for both optimizers; false as published
@@ -114,7 +119,7 @@ class Trainer:
     ema: Decay | None = None
     accelerator: Literal["cpu", "gpu", "cuda", "mps", "auto"] = "cpu"
     devices: Few = 1
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    precision: Precision = "auto"
     threads: Few | None = None
     channels_last: bool = True
     share_forward: bool = True
