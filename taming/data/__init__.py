@@ -1,18 +1,53 @@
-"""Data sets: items are dictionaries with any of image, segmentation, depth, class, caption and
-name.
+"""Data sets: items are dictionaries with any of image, segmentation, depth, class, caption, boxes,
+coordinates, edges and name.
 """
 
+from taming.data.ade20k import ADE20K
+from taming.data.captions import CaptionTable
+from taming.data.celebahq import CelebAHQ, CelebAMaskHQ
+from taming.data.cityscapes import Cityscapes
+from taming.data.coco import COCO
+from taming.data.concatenated import Concatenated
+from taming.data.coordinates import CoordinateCrops
 from taming.data.depth import DepthImages
+from taming.data.drin import DRIN
+from taming.data.edges import EdgeImages
+from taming.data.faceshq import FacesHQ
+from taming.data.ffhq import FFHQ
+from taming.data.flickr import SFLCKR
 from taming.data.folder import ClassFolders, ImageFolder
+from taming.data.hf import HFDataset
+from taming.data.imagenet import ImageNet
 from taming.data.landscapes import DrawnLandscapes
+from taming.data.lsun import LSUN
+from taming.data.openimages import OpenImages
+from taming.data.paired import PairedImages
 from taming.data.segmentation import SegmentedImages
 from taming.data.views import View
 
 __all__ = [
+    "ADE20K",
+    "COCO",
+    "DRIN",
+    "FFHQ",
+    "LSUN",
+    "SFLCKR",
+    "CaptionTable",
+    "CelebAHQ",
+    "CelebAMaskHQ",
+    "Cityscapes",
     "ClassFolders",
+    "Concatenated",
+    "CoordinateCrops",
     "DepthImages",
     "DrawnLandscapes",
+    "EdgeImages",
+    "FacesHQ",
+    "HFDataset",
     "ImageFolder",
+    "ImageNet",
+    "OpenImages",
+    "PairedImages",
     "SegmentedImages",
     "View",
 ]
