@@ -10,7 +10,7 @@ import torch
 from taming import __version__, images
 from taming.errors import UserError
 from taming.files import file_hash
-from taming.formats.load import find_checkpoint
+from taming.formats.load import config_beside, find_checkpoint
 from taming.second_stage.sampling import Sampling
 
 FileHash = tuple[str, str]  # path, and the beginning of its SHA-256; "" for what is no file
@@ -29,6 +29,8 @@ class Record:
         condition: {"segmentation": a PNG in base64}, {"image": path and hash}, {"class": number},
             or nothing.
         known: the picture and the mask of completion.
+        edit: the picture of which a region was drawn anew, see `inference.edit.Edit`.
+        style: the colours that the picture was given, see `inference.style.ColourStyle`.
         number: which of all pictures; the sampler draws from (seed, number).
         batch: how many were drawn together, `row` which of them it was.
     """
@@ -46,6 +48,8 @@ class Record:
     batch: int = 1
     row: int = 0
     threads: int = 1
+    edit: dict[str, Any] | None = None
+    style: dict[str, Any] | None = None
 
     def difference(self, other: "Record") -> str | None:
         """The first setting in which another picture was drawn otherwise; None where it shows the
@@ -63,6 +67,9 @@ class Record:
         """Plain types; the condition's keys stand beside the others."""
         plain = asdict(self)
         condition = plain.pop("condition")
+        for name in ("edit", "style"):
+            if plain[name] is None:
+                del plain[name]
         return {**plain, **condition}
 
     def files(self) -> list[FileHash]:
@@ -80,6 +87,7 @@ def record_of(
     sampling: Sampling,
 ) -> Record:
     """What all pictures of one command have in common."""
+    config = config or config_beside(checkpoint)
     return Record(
         str(checkpoint),
         file_hash(find_checkpoint(checkpoint)),
@@ -184,6 +192,8 @@ SCHEMA: dict[str, Callable[[Any], bool]] = CONDITIONS | {
     "sampling": lambda value: isinstance(value, dict),
     "config": lambda value: value is None or _is_file(value),
     "known": lambda value: value is None or _is_pair(value, _is_file),
+    "edit": lambda value: value is None or isinstance(value, dict),
+    "style": lambda value: value is None or isinstance(value, dict),
     "device": lambda value: value in ("cpu", "cuda"),
     "version": _is_text,
     "torch": _is_text,

@@ -10,11 +10,13 @@ from taming.errors import UserError
 from taming.files import file_hash, make_writable
 from taming.inference.conditions import read_known
 from taming.inference.draw import draw_batch, joined
+from taming.inference.edit import Edit, finish
 from taming.inference.job import Job
 from taming.inference.memory import check_memory
 from taming.inference.models import second_stage_of
 from taming.inference.record import Record, read_record
 from taming.inference.share import using_threads
+from taming.inference.style import ColourStyle
 from taming.second_stage.model import SecondStage
 
 
@@ -47,11 +49,16 @@ def sample_again(
     model = second_stage_of(record.checkpoint, config, allow).to(record.device)
     _check_condition(record, model, png)
     known = read_known((record.known[0][0], record.known[1][0])) if record.known else None
+    edit = Edit.from_plain(record.edit) if record.edit else None
+    style = ColourStyle.from_plain(record.style) if record.style else None
+    if edit is not None:
+        known = edit.known
     jobs = [Job(record.number, path, record.condition)] * record.batch
     check_memory(model, {}, record.sampling, record.batch)
     with using_threads(record.threads):
         batch = joined(model, jobs, record.sampling)
-        picture = draw_batch(model, jobs, batch, record.sampling, known)[record.row].cpu()
+        pictures = draw_batch(model, jobs, batch, record.sampling, known).cpu()
+        picture = finish(pictures, edit, style)[record.row]
 
     # 3. the file
     make_writable(Path(out))
