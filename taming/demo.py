@@ -40,6 +40,7 @@ def run(out: str | Path, quick: bool = False) -> Path:
     started = time.monotonic()
     experiments = [_train(name, out, quick) for name in CONFIGS]
     model = load(out / "gpt", stage="second")
+    assert isinstance(model, SecondStage)
     sections = [
         _samples(model, quick),
         _reconstructions(model),
@@ -148,7 +149,8 @@ def _held_out(key: str, count: int) -> torch.Tensor:
 
 def _samples(model: SecondStage, quick: bool) -> report.Section:
     batch = {"segmentation": _held_out("segmentation", 2 if quick else 12)}
-    columns = [model.conditioner.picture(batch)]
+    layout = model.conditioner.picture(batch)
+    columns = [] if layout is None else [layout]
     for seed in (0, 1, 2):
         columns.append(model.sample(batch, seed=seed, top_k=TOP_K, guidance=GUIDANCE))
     half = len(batch["segmentation"]) // 2

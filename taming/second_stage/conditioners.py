@@ -97,6 +97,10 @@ class EncodedImage(Conditioner):
         self.resizes = size is not None
 
     @property
+    def tokenizer(self) -> FirstStage:
+        return self.first_stage
+
+    @property
     def multiple(self) -> int:
         return self.first_stage.multiple
 
@@ -119,7 +123,7 @@ class EncodedImage(Conditioner):
     def picture(self, batch: dict) -> Tensor:
         image = self._read(batch)
         if not image.is_floating_point():
-            labels = getattr(self.first_stage, "labels", None) or int(image.max()) + 1
+            labels = self.first_stage.labels or int(image.max()) + 1
             return colour_labels(image, labels)
         if image.shape[1] == 3:
             return image

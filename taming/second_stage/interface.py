@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from taming.config.ranges import Length, Range
@@ -285,6 +286,16 @@ class Prior(nn.Module):
     def forward(self, codes: Tensor, condition: Condition) -> Tensor:
         """Logits (B, h, w, K), aligned: those at i see the codes read before i only."""
         raise NotImplementedError(f"{type(self).__name__} has no logits")
+
+    def loss(self, noisy: Tensor, codes: Tensor, condition: Condition) -> Tensor:
+        """What training makes small, (): cross-entropy of the codes in nats per code.
+
+        Args:
+            noisy: the codes as they are read, (B, h, w).
+            codes: the codes to be predicted.
+        """
+        logits = self(noisy, condition)
+        return F.cross_entropy(logits.flatten(0, -2).float(), codes.flatten())
 
     def log_prob(self, codes: Tensor, condition: Condition) -> Tensor:
         """log p(codes | condition) in nats, (B,).

@@ -14,13 +14,16 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
+from tqdm import tqdm
 
 from taming import images
 from taming.data.batches import SkippingBroken, collate
+from taming.data.interface import PictureSet
 from taming.errors import UserError, first_line
 from taming.files import write_atomically
 from taming.first_stage.interface import evaluating
-from taming.training.datamodule import raise_once, stop_together
+from taming.training.datamodule import pictures_of, raise_once, stop_together
+from taming.training.hooks import BatchCallback
 from taming.training.module import NotFinite, Training
 
 STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")
@@ -52,7 +55,7 @@ class Interrupted(UserError):
         self.code = 128 + number
 
 
-class Checkpoints(pl.Callback):
+class Checkpoints(BatchCallback):
     """last.ckpt every `checkpoint_every` batches, at the end, on signals and before an error stops
     the run; best.ckpt by validation; and validation itself.
 
@@ -70,15 +73,13 @@ class Checkpoints(pl.Callback):
     def last(self) -> Path:
         return self.folder / "last.ckpt"
 
-    def on_train_start(self, trainer: pl.Trainer, module: Training) -> None:
+    def begin(self, trainer: pl.Trainer, module: Training) -> None:
         self.saved = module.batches if module.last_checkpoint else 0
         for number in SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self._note)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: Training, *_) -> None:
-        if module.micro:
-            return  # only where an accumulation ends
+    def after_batch(self, trainer: pl.Trainer, module: Training) -> None:
         self._agree(trainer)
         settings = module.experiment.trainer
         end = module.batches >= settings.max_steps
@@ -95,7 +96,7 @@ class Checkpoints(pl.Callback):
         if number and signal.Signals(number).name in STOPPING:
             raise_once(trainer, Interrupted(number, self.last))
 
-    def on_exception(self, trainer: pl.Trainer, module: Training, error: BaseException) -> None:
+    def after_error(self, trainer: pl.Trainer, module: Training, error: BaseException) -> None:
         """What is learned is saved, unless it is doubtful: no number, or one optimizer of two has
         stepped. In the middle of an accumulation, the codebook's counts hold part of a batch.
         """
@@ -158,14 +159,14 @@ def _say(line: str) -> None:
         pass  # the terminal is gone
 
 
-class Progress(pl.Callback):
+class Progress(BatchCallback):
     """One line: batches done, rate, time to go, main losses, share of codes in use. After six
     batches it prints what the run will cost.
     """
 
-    def on_train_start(self, trainer: pl.Trainer, module: Training) -> None:
-        from tqdm import tqdm
+    bar: tqdm | None = None  # once training begins
 
+    def begin(self, trainer: pl.Trainer, module: Training) -> None:
         self.first = module.batches
         self.bar = tqdm(
             total=module.experiment.trainer.max_steps,
@@ -177,8 +178,8 @@ class Progress(pl.Callback):
         )
         self.clock = time.monotonic()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: Training, *_) -> None:
-        if module.micro:
+    def after_batch(self, trainer: pl.Trainer, module: Training) -> None:
+        if self.bar is None:
             return
         done = module.batches - self.first
         if done == 1:
@@ -191,12 +192,12 @@ class Progress(pl.Callback):
         except OSError:
             self.bar.disable = True  # the terminal is gone, the run is not
 
-    def on_train_end(self, trainer: pl.Trainer, module: Training) -> None:
-        self.bar.close()
-
-    def on_exception(self, trainer: pl.Trainer, module: Training, error: BaseException) -> None:
-        if hasattr(self, "bar"):
+    def end(self) -> None:
+        if self.bar is not None:
             self.bar.close()
+
+    def after_error(self, trainer: pl.Trainer, module: Training, error: BaseException) -> None:
+        self.end()
 
     def _cost(self, module: Training) -> str:
         seconds = (time.monotonic() - self.clock) / 5
@@ -216,18 +217,16 @@ def _summary(module: Training) -> dict[str, str]:
     return {name: f"{value:.3g}" for name, value in terms}
 
 
-class Inputs(pl.Callback):
+class Inputs(BatchCallback):
     """Names unreadable training pictures as they turn up; too many, or an item that is an error,
     stop the run in all processes.
     """
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, module: Training, batch: dict, _: int
-    ) -> None:
+    def before_micro_batch(self, trainer: pl.Trainer, module: Training, batch: dict) -> None:
         stop_together(trainer, module.data_module.refusal(batch))
 
 
-class Pictures(pl.Callback):
+class Pictures(BatchCallback):
     """Every `pictures_every` batches, what the module draws of fixed validation pictures, as PNG
     montages on disk and to the loggers. A picture that can't be written does not stop the run.
     """
@@ -235,18 +234,17 @@ class Pictures(pl.Callback):
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: Training, *_) -> None:
-        settings = module.experiment.trainer
-        if module.micro or not trainer.is_global_zero or module.data_module.validation is None:
+    def after_batch(self, trainer: pl.Trainer, module: Training) -> None:
+        settings, validation = module.experiment.trainer, module.data_module.validation
+        if not trainer.is_global_zero or validation is None:
             return
         ends = (1, settings.max_steps)
         if module.batches % settings.pictures_every == 0 or module.batches in ends:
-            self.draw(trainer, module)
+            self.draw(trainer, module, pictures_of(validation))
 
     @torch.no_grad()
-    def draw(self, trainer: pl.Trainer, module: Training) -> None:
-        validation = module.data_module.validation
-        dataset = SkippingBroken(getattr(validation, "source", validation))
+    def draw(self, trainer: pl.Trainer, module: Training, pictures: PictureSet) -> None:
+        dataset = SkippingBroken(pictures)
         try:
             items = [dataset[index] for index in evenly_spaced(len(dataset), 6)]
             with evaluating(module):

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from taming.errors import UserError
 from taming.first_stage.interface import Autoencoder
 from taming.second_stage.model import SecondStage
 from taming.training.codes import PartShape
+from taming.training.datamodule import pictures_of
 
 SETS = ("train", "validation")
 
@@ -38,7 +40,9 @@ def check_sections(experiment: Experiment) -> None:
 
 
 def check_sets(
-    model: Autoencoder, sets: list[PictureSet | None], grids: list[tuple[int, int]] | None = None
+    model: Autoencoder,
+    sets: Iterable[PictureSet | None],
+    grids: list[tuple[int, int]] | None = None,
 ) -> None:
     """The first picture of each data set fits the model: entry, size, labels.
 
@@ -75,7 +79,7 @@ def _check_grids(grids: list[tuple[int, int]], actual: tuple, source: str) -> No
 
 
 def check_labels(model: Autoencoder, dataset: PictureSet, name: str) -> None:
-    labels, classes = getattr(model, "labels", None), getattr(dataset, "classes", None)
+    labels, classes = model.labels, getattr(dataset, "classes", None)
     if labels and classes and len(classes) > labels:
         raise UserError(
             f"model.params.labels: {labels}, but data.{name} has {len(classes)} classes; set it to"
@@ -87,11 +91,11 @@ def check_condition(model: SecondStage, dataset: PictureSet) -> list[PartShape]:
     """The conditioner gives what the priors were built for. Returns vocabulary and grid of each
     part of the condition.
     """
-    if hasattr(model.conditioner, "first_stage"):
-        check_labels(model.conditioner.first_stage, dataset, "train")
+    if model.conditioner.tokenizer is not None:
+        check_labels(model.conditioner.tokenizer, dataset, "train")
     condition = model.conditioner(single_batch(dataset))
-    codes = tuple(torch.zeros(1, *prior.grid, dtype=torch.int64) for prior in model.priors)
-    for level, prior in enumerate(model.priors):
+    codes = tuple(torch.zeros(1, *prior.grid, dtype=torch.int64) for prior in model.levels)
+    for level, prior in enumerate(model.levels):
         prior.decoder(model.with_coarser(condition, codes[:level]), prior.grid)
     return [(part.vocabulary, part.grid) for part in condition]
 
@@ -112,10 +116,11 @@ def contents(dataset: PictureSet | None) -> dict:
     """
     if dataset is None:
         return {}
-    dataset = getattr(dataset, "source", dataset)
-    digest = hashlib.sha256()
-    for index in range(len(dataset) if hasattr(dataset, "name") else 0):
-        digest.update(f"{dataset.name(index)}\n".encode())
+    dataset, digest = pictures_of(dataset), hashlib.sha256()
+    name = getattr(dataset, "name", None)  # data sets of other packages may have no names
+    if name is not None:
+        for index in range(len(dataset)):
+            digest.update(f"{name(index)}\n".encode())
     return {"count": len(dataset), "names": digest.hexdigest()[:16]}
 
 

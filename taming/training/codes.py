@@ -80,7 +80,7 @@ def read_cache(path: Path, model: SecondStage, rows: int) -> dict | None:
         shapes = [tuple(level.shape) for level in content["codes"]]
     except Exception:  # torch raises many kinds
         return None
-    grids = [(rows, *prior.grid) for prior in model.priors]
+    grids = [(rows, *prior.grid) for prior in model.levels]
     complete = shapes == grids and all(len(level) == rows for level in levels)
     return content if complete else None
 

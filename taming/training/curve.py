@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from taming.config.experiment import Experiment
 from taming.data.batches import collate
@@ -20,10 +20,13 @@ from taming.evaluation.kernel import kernel_distance
 from taming.evaluation.pictures import Subset
 from taming.evaluation.reconstruction import compared
 from taming.first_stage.interface import Autoencoder, evaluating
+from taming.second_stage.model import SecondStage
+from taming.training.datamodule import pictures_of
+from taming.training.hooks import BatchCallback
 from taming.training.module import Training
 
 
-class Curve(pl.Callback):
+class Curve(BatchCallback):
     """`evaluation/...` in metrics.csv: of a first stage psnr, ssim and the distances of
     reconstructions to originals; of a second stage the distances of samples, drawn with fixed seeds
     from the pictures' conditions, to the pictures. With so few pictures the Frechet distance is
@@ -38,7 +41,7 @@ class Curve(pl.Callback):
             self.network = feature_network(self.settings.features)
         self.real: Tensor | None = None  # features of the originals, once they are computed
 
-    def on_train_start(self, trainer: pl.Trainer, module: Training) -> None:
+    def begin(self, trainer: pl.Trainer, module: Training) -> None:
         if module.stage == "segmenter" or (module.stage == "second" and self.network is None):
             raise UserError(
                 "evaluation.every: measures reconstructions, or with evaluation.features samples;"
@@ -50,13 +53,14 @@ class Curve(pl.Callback):
             )
         self.clock, self.spent = time.monotonic(), 0.0
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: Training, *_) -> None:
-        if module.micro or self.settings.every is None or module.batches % self.settings.every:
+    def after_batch(self, trainer: pl.Trainer, module: Training) -> None:
+        validation = module.data_module.validation
+        if not self.settings.every or module.batches % self.settings.every or validation is None:
             return
         if trainer.is_global_zero:
             started = time.monotonic()
             with evaluating(module):
-                figures = self.measured(module)
+                figures = self.measured(module, pictures_of(validation))
             seconds = time.monotonic() - started
             self.spent += seconds
             figures["seconds"] = seconds
@@ -65,12 +69,12 @@ class Curve(pl.Callback):
         trainer.strategy.barrier()
 
     @torch.no_grad()
-    def measured(self, module: Training) -> dict[str, float]:
+    def measured(self, module: Training, validation: PictureSet) -> dict[str, float]:
         """The figures of the model as it would be loaded now."""
-        validation = module.data_module.validation
-        pictures = Subset(getattr(validation, "source", validation), self.settings.pictures)
+        pictures = Subset(validation, self.settings.pictures)
         model = module.evaluated()
-        first: Autoencoder = getattr(model, "first_stage", model)
+        assert isinstance(model, Autoencoder | SecondStage)  # see `begin`
+        first = model.first_stage if isinstance(model, SecondStage) else model
         if first.key != "image":
             raise UserError(
                 f"evaluation.every: measures pictures, and this model reads '{first.key}'; leave"
@@ -115,9 +119,9 @@ def _batches(pictures: PictureSet, size: int) -> Iterator[tuple[int, dict]]:
         yield start, collate([pictures[index] for index in range(start, stop)])
 
 
-def _output(model: nn.Module, batch: dict, start: int) -> Tensor:
+def _output(model: Autoencoder | SecondStage, batch: dict, start: int) -> Tensor:
     """Reconstructions of a first stage, samples of a second one."""
     if isinstance(model, Autoencoder):
         return model.reconstruct(batch["image"]).clamp(-1, 1)
-    size = tuple(batch["image"].shape[-2:])
-    return model.sample(batch, size, first=start).clamp(-1, 1)
+    height, width = batch["image"].shape[-2:]
+    return model.sample(batch, (height, width), first=start).clamp(-1, 1)

@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 
 from taming.config.experiment import Experiment
+from taming.first_stage.colour import YCbCr
 from taming.first_stage.interface import Autoencoder, Quantizer, Reconstruction, evaluating
-from taming.first_stage.losses import LikelihoodLoss, MaskLoss, VQGANLoss
+from taming.first_stage.losses import FirstStageLoss, VQGANLoss
 from taming.images import colour_labels, montage, psnr
 from taming.training.module import Training, adam
+
+COLOUR_PICTURES = 256  # whose colours are measured; the deviations of so many differ by about 4 %
 
 
 class FirstStageTraining(Training):
@@ -23,19 +26,29 @@ class FirstStageTraining(Training):
     monitor = "loss"
     model: Autoencoder
 
-    def __init__(
-        self,
-        experiment: Experiment,
-        model: Autoencoder,
-        loss: VQGANLoss | LikelihoodLoss | MaskLoss,
-    ):
+    def __init__(self, experiment: Experiment, model: Autoencoder, loss: FirstStageLoss):
         super().__init__(experiment, model)
         self.loss = loss
         loss.set_length(experiment.trainer.max_steps)
+        loss.set_colour(model.colours)
         # In batches from now on: a resumed run may be longer, and its discriminator stays on
         params = (experiment.loss or {}).get("params", {})
         if "adversarial_start" in params and isinstance(loss, VQGANLoss):
             params["adversarial_start"] = loss.start
+
+    def on_train_start(self) -> None:
+        """Colours without statistics of their own take those of the first training pictures; every
+        process reads the same ones.
+        """
+        super().on_train_start()
+        colours = self.model.colours
+        if isinstance(colours, YCbCr) and not colours.fitted:
+            pictures = self.data_module.train
+            count = min(COLOUR_PICTURES, len(pictures))
+            images = [pictures[round(i * len(pictures) / count), None] for i in range(count)]
+            colours.fit(torch.stack([item[self.model.key] for item in images]).to(self.device))
+            if self.averaged is not None:
+                self.averaged.load_state_dict(self.model.state_dict())
 
     def configure_optimizers(self):
         optimizer, discriminator = self.experiment.optimizer, self.loss.discriminator
@@ -53,6 +66,7 @@ class FirstStageTraining(Training):
         share = 1 / parts
         optimizers = self.optimizers()
         generator, *rest = optimizers if isinstance(optimizers, list) else [optimizers]
+        discriminator = self.loss.discriminator
         # 1. the autoencoder
         for quantizer in self._quantizers():
             quantizer.set_step(self.batches, self.micro, parts)
@@ -64,14 +78,14 @@ class FirstStageTraining(Training):
         if last:
             self.step(generator, self.model.parameters(), counts=True)
         # 2. the discriminator, once it has started
-        if self.loss.adversary_weight(self.batches):
+        if discriminator is not None and self.loss.adversary_weight(self.batches):
             output = reconstruction.output
             if not self.experiment.trainer.share_forward:
                 output = self._again(image)
             adversary, more = self.loss.adversary(image, output)
             self.manual_backward(adversary * share)
             if last:
-                self.step(rest[0], self.loss.discriminator.parameters(), counts=False)
+                self.step(rest[0], discriminator.parameters(), counts=False)
             terms.update(more)
         # 3. what to log
         terms = {name: value.detach() for name, value in terms.items()}
@@ -87,6 +101,11 @@ class FirstStageTraining(Training):
         """
         with evaluating(*self._quantizers()):
             return self.model(image).output
+
+    def evaluated(self) -> Autoencoder:
+        model = super().evaluated()
+        assert isinstance(model, Autoencoder)
+        return model
 
     def _quantizers(self) -> list[Quantizer]:
         return [module for module in self.model.modules() if isinstance(module, Quantizer)]
@@ -149,5 +168,5 @@ class FirstStageTraining(Training):
         image = batch[model.key]
         output = model(image).image.clamp(-1, 1)
         if not image.is_floating_point():
-            image = colour_labels(image, model.labels)
+            image = colour_labels(image, model.labels or int(image.max()) + 1)
         return montage([image, output])

@@ -25,8 +25,6 @@ class CSVLog(Logger):
         resumed: but for those up to this batch.
     """
 
-    name = "csv"
-    version = ""
     experiment = None
 
     def __init__(self, path: Path, resumed: int | None = None):
@@ -34,6 +32,14 @@ class CSVLog(Logger):
         self.path = path
         self.waiting: list[tuple[int, str, str]] = []
         self._begin(resumed)
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
 
     @rank_zero_only
     def _begin(self, resumed: int | None) -> None:
@@ -79,8 +85,9 @@ def make_loggers(experiment: Experiment, folder: Path, resumed: int | None) -> l
         from pytorch_lightning.loggers import TensorBoardLogger
 
         # What was logged past the checkpoint is logged again
-        purge = {} if resumed is None else {"purge_step": resumed + 1}
-        loggers.append(TensorBoardLogger(folder, name="", version="tensorboard", **purge))
+        purge = None if resumed is None else resumed + 1
+        board = TensorBoardLogger(folder, name="", version="tensorboard", purge_step=purge)
+        loggers.append(board)
     if experiment.logger.wandb not in ("off", "offline", "online"):
         raise UserError(
             f"logger.wandb: '{experiment.logger.wandb}' is none of off, offline, online"
@@ -107,7 +114,7 @@ def _wandb(experiment: Experiment, folder: Path, resumed: int | None) -> Logger:
         save_dir=str(folder),
         offline=offline,
         id=_wandb_id(folder / "wandb" / "id.txt", resumed),
-        **({} if offline else {"resume": "allow"}),
+        resume=None if offline else "allow",
     )
 
 

@@ -208,7 +208,10 @@ class Training(pl.LightningModule):
     def on_train_start(self) -> None:
         """The optimizers have the run's moments, and rates and betas of the configuration."""
         for optimizer, state in zip(self._optimizers(), self._optimizer_states):
-            options = [{key: group[key] for key in OPTIONS} for group in optimizer.param_groups]
+            options = [
+                {key: group[key] for key in OPTIONS if key in group}
+                for group in optimizer.param_groups
+            ]
             optimizer.load_state_dict(state)
             for group, values in zip(optimizer.param_groups, options):
                 group.update(values)
@@ -298,6 +301,14 @@ def adam(groups: list[dict], optimizer: Optimizer, rate: float) -> torch.optim.O
     groups = [{"weight_decay": optimizer.weight_decay, **g, "peak": rate} for g in groups]
     beta1, beta2 = optimizer.betas
     return torch.optim.AdamW(groups, lr=rate, betas=(beta1, beta2), fused=True)
+
+
+def muon(matrices: list[Tensor], optimizer: Optimizer, rate: float) -> torch.optim.Optimizer:
+    """Muon (Jordan et al. 2024), its steps scaled to the size of AdamW's (Liu et al. 2025, arXiv
+    2502.16982), so that both take the same rate and decay.
+    """
+    group = {"params": matrices, "weight_decay": optimizer.weight_decay, "peak": rate}
+    return torch.optim.Muon([group], lr=rate, adjust_lr_fn="match_rms_adamw")
 
 
 def _mix(*numbers: int) -> int:

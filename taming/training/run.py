@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -25,6 +26,7 @@ from taming.first_stage.interface import Autoencoder
 from taming.formats.content import Content
 from taming.formats.fitting import load_fitting, load_weights
 from taming.formats.load import read_checkpoint
+from taming.precision import resolved
 from taming.second_stage.model import SecondStage
 from taming.segmenter import Segmenter
 from taming.training.callbacks import (
@@ -52,6 +54,9 @@ from taming.training.module import NotFinite, Training, images_per_batch
 from taming.training.resume import compare_data, place_data, read_run, take_over
 from taming.training.second_stage import SecondStageTraining
 from taming.training.segmenter import SegmenterTraining, check_masks
+
+Sets = tuple[PictureSet, PictureSet | None]
+"""For training and for validation."""
 
 
 def train(
@@ -87,7 +92,10 @@ def train(
             f"run '{folder}' exists already; resume it with -r {folder}, or choose another name"
             " with -n"
         )
+    check_sections(experiment)
     check_hardware(experiment)
+    device = _device(experiment.trainer.accelerator)
+    experiment.trainer.precision = resolved(experiment.trainer.precision, device)
     make_writable(folder)
     with _alone(folder):
         if experiment.trainer.threads:
@@ -99,10 +107,25 @@ def train(
         else:
             module, data = _started(experiment, start_from, fitting, yaml)
         write_config(experiment, folder / "config.yaml")
-        if rank_zero_only.rank == 0:
+        if not _rank():
             print(cost(module), file=sys.stderr)
         fit(experiment, module, data, folder)
     return last
+
+
+def _rank() -> int:
+    """Of this process; 0 where there is only one."""
+    return getattr(rank_zero_only, "rank", 0)
+
+
+def _device(accelerator: str) -> str:
+    """The kind of device that Lightning will take."""
+    kinds = {"gpu": "cuda" if torch.cuda.is_available() else "mps"}
+    if torch.cuda.is_available():
+        kinds["auto"] = "cuda"
+    elif torch.backends.mps.is_available():
+        kinds["auto"] = "mps"
+    return kinds.get(accelerator, "cpu" if accelerator == "auto" else accelerator)
 
 
 @contextmanager
@@ -110,7 +133,7 @@ def _alone(folder: Path) -> Iterator[None]:
     """One run in the folder, whose processes after the first hold no lock of their own. What a kill
     cut short is removed.
     """
-    if rank_zero_only.rank:
+    if _rank():
         yield
         return
     with run_lock(folder):
@@ -151,7 +174,7 @@ def _resumed(experiment: Experiment, folder: Path, checkpoint: Path) -> tuple[Tr
 def prepare(
     experiment: Experiment,
     weights: dict[str, Tensor] | None = None,
-    source: str | Path | None = None,
+    source: str | Path = "",
     fitting: bool = False,
 ) -> tuple[Training, DataModule]:
     """The module that trains and the data it reads, checked against each other.
@@ -168,16 +191,17 @@ def prepare(
             report_unused(load_fitting(model, weights, source), source)
         else:
             load_weights(model, weights, source)
-    sets = [_build(experiment, getattr(experiment.data, name), f"data.{name}") for name in SETS]
-    if rank_zero_only.rank == 0:
+    data = experiment.data
+    train: PictureSet = _build(experiment, data.train, "data.train")
+    validation: PictureSet | None = _build(experiment, data.validation, "data.validation")
+    sets = (train, validation)
+    if not _rank():
         pictures = {f"data.{name}": dataset for name, dataset in zip(SETS, sets)}
         check_pictures(pictures, experiment.data.check == "full")
-    views = None
     if isinstance(model, Autoencoder):
         module = _first_stage(experiment, model, sets)
     elif isinstance(model, SecondStage):
         module = _second_stage(experiment, model, sets)
-        views = experiment.data.views
     elif isinstance(model, Segmenter):
         module = _segmenter(experiment, model, sets)
     else:
@@ -185,25 +209,24 @@ def prepare(
             f"model.target: {experiment.model['target']} is no model that can be trained"
         )
     module.data = {name: contents(dataset) for name, dataset in zip(SETS, sets)}
-    if views:
-        cache = experiment.data.cache
-        sets = [
-            cached_codes(model, dataset, number, cache) if dataset is not None else None
-            for dataset, number in zip(sets, (views, None))
-        ]
-    data = experiment.data
-    return module, DataModule(*sets, data.batch_size, experiment.seed, data.workers, views)
+    views = data.views if isinstance(model, SecondStage) else None
+    if views and isinstance(model, SecondStage):
+        train = cached_codes(model, train, views, data.cache)
+        if validation is not None:
+            validation = cached_codes(model, validation, None, data.cache)
+    return module, DataModule(
+        train, validation, data.batch_size, experiment.seed, data.workers, views
+    )
 
 
-def _build(experiment: Experiment, node: dict | None, place: str):
+def _build(experiment: Experiment, node: dict | None, place: str) -> Any:
+    """The object, where there is a node for it."""
     if not node:
         return None
     return build(node, experiment.allow, place, experiment.trusted)
 
 
-def _first_stage(
-    experiment: Experiment, model: Autoencoder, sets: list[PictureSet | None]
-) -> FirstStageTraining:
+def _first_stage(experiment: Experiment, model: Autoencoder, sets: Sets) -> FirstStageTraining:
     if experiment.loss is None:
         raise UserError(
             "loss: missing; a first stage needs one, for example {target:"
@@ -213,6 +236,7 @@ def _first_stage(
         ("noise", experiment.noise),
         ("condition_dropout", experiment.condition_dropout),
         ("data.views", experiment.data.views),
+        ("optimizer.algorithm", "muon" * (experiment.optimizer.algorithm == "muon")),
     ):
         if value:
             raise UserError(f"{key}: {value}, but a first stage has no use for it; leave it out")
@@ -220,33 +244,29 @@ def _first_stage(
     return FirstStageTraining(experiment, model, _build(experiment, experiment.loss, "loss"))
 
 
-def _second_stage(
-    experiment: Experiment, model: SecondStage, sets: list[PictureSet | None]
-) -> SecondStageTraining:
-    if experiment.loss is not None:
-        raise UserError(
-            "loss: a prior is trained by cross-entropy, so this key is for first stages; leave it"
-            " out"
-        )
-    if experiment.condition_dropout and any(not prior.knows_null for prior in model.priors):
+def _second_stage(experiment: Experiment, model: SecondStage, sets: Sets) -> SecondStageTraining:
+    _refuse_loss(experiment, "a prior")
+    if experiment.condition_dropout and any(not prior.knows_null for prior in model.levels):
         raise UserError(
             "condition_dropout: a prior with shared_vocabulary has no token for an empty"
             " condition; leave it out"
         )
-    check_sets(model.first_stage, sets, [prior.grid for prior in model.priors])
+    check_sets(model.first_stage, sets, [prior.grid for prior in model.levels])
     return SecondStageTraining(experiment, model, check_condition(model, sets[0]))
 
 
-def _segmenter(
-    experiment: Experiment, model: Segmenter, sets: list[PictureSet | None]
-) -> SegmenterTraining:
-    if experiment.loss is not None:
-        raise UserError(
-            "loss: a segmenter is trained by cross-entropy, so this key is for first stages; leave"
-            " it out"
-        )
+def _segmenter(experiment: Experiment, model: Segmenter, sets: Sets) -> SegmenterTraining:
+    _refuse_loss(experiment, "a segmenter")
     check_masks(model, sets)
     return SegmenterTraining(experiment, model)
+
+
+def _refuse_loss(experiment: Experiment, kind: str) -> None:
+    if experiment.loss is not None:
+        raise UserError(
+            f"loss: {kind} is trained by cross-entropy, so this key is for first stages; leave it"
+            " out"
+        )
 
 
 def _refuse_other_tokenizer(
@@ -345,7 +365,7 @@ def fit(experiment: Experiment, module: Training, data: DataModule, folder: Path
             reason = _explained(error, experiment, module)
             if not reason:
                 raise
-            if rank_zero_only.rank:
+            if _rank():
                 raise SystemExit(2) from None
             raise UserError(f"{reason}; {checkpoints.way_on()}") from None
 
@@ -355,6 +375,7 @@ def _trainer(
 ) -> pl.Trainer:
     settings = experiment.trainer
     resumed = module.batches if module.last_checkpoint else None
+    assert settings.precision != "auto"  # `train` has resolved it
     callbacks = [Inputs(), Pictures(folder / "pictures"), checkpoints, Progress()]
     if experiment.evaluation.every:
         callbacks.insert(0, Curve(experiment))

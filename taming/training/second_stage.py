@@ -7,17 +7,18 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from taming.config.experiment import Experiment
+from taming.errors import UserError
 from taming.first_stage.interface import Codes
 from taming.formats.pretrained import inlined
 from taming.images import montage
+from taming.second_stage.block import Block
 from taming.second_stage.interface import Condition
 from taming.second_stage.model import SecondStage
 from taming.training.codes import PartShape, as_condition
-from taming.training.module import Training, adam
+from taming.training.module import Training, adam, muon
 
 
 class SecondStageTraining(Training):
@@ -42,8 +43,22 @@ class SecondStageTraining(Training):
         return self.model.priors
 
     def configure_optimizers(self):
-        optimizer = self.experiment.optimizer
-        return adam(decay_groups(self.model.priors), optimizer, optimizer.learning_rate)
+        optimizer, groups = self.experiment.optimizer, decay_groups(self.trained())
+        if optimizer.algorithm == "adamw":
+            return adam(groups, optimizer, optimizer.learning_rate)
+        matrices = block_matrices(self.trained())
+        if not matrices:
+            raise UserError(
+                "optimizer.algorithm: muon moves the matrices of Transformer blocks, and this prior"
+                " has none; take adamw"
+            )
+        moved = set(map(id, matrices))
+        for group in groups:
+            group["params"] = [p for p in group["params"] if id(p) not in moved]
+        return [
+            adam(groups, optimizer, optimizer.learning_rate),
+            muon(matrices, optimizer, optimizer.learning_rate),
+        ]
 
     def micro_batch(self, batch: dict, last: bool) -> dict[str, Tensor]:
         # 1. codes and condition, some conditions dropped for guidance
@@ -54,20 +69,30 @@ class SecondStageTraining(Training):
             condition = tuple(part.null(dropped) for part in condition)
         # 2. each level from the coarser ones, which are right, and its own codes with noise
         losses = []
-        for level, (prior, target) in enumerate(zip(self.model.priors, codes)):
+        for level, (prior, target) in enumerate(zip(self.model.levels, codes)):
             noisy = corrupt(target, self.experiment.noise, prior.num_codes)
-            logits = prior(noisy, self.model.with_coarser(condition, codes[:level]))
-            losses.append(F.cross_entropy(logits.flatten(0, 2).float(), target.flatten()))
+            conditioned = self.model.with_coarser(condition, codes[:level])
+            losses.append(prior.loss(noisy, target, conditioned))
         # 3. one step for all levels
-        self.manual_backward(sum(losses) / self.experiment.trainer.accumulate_grad_batches)
+        parts = self.experiment.trainer.accumulate_grad_batches
+        self.manual_backward(sum(losses[1:], losses[0]) / parts)
         if last:
-            self.step(self.optimizers(), self.model.priors.parameters(), counts=True)
+            self.step_all()
         counts = [target.numel() for target in codes]
-        total = sum(loss.detach() * count for loss, count in zip(losses, counts))
-        terms = {"nll": total / sum(counts)}
+        totals = [loss.detach() * count for loss, count in zip(losses, counts)]
+        terms = {"nll": sum(totals[1:], totals[0]) / sum(counts)}
         if len(losses) > 1:
             terms |= {f"nll_{level}": loss.detach() for level, loss in enumerate(losses)}
         return terms
+
+    def step_all(self) -> None:
+        """One step of each optimizer, of which the first counts."""
+        optimizers = self.optimizers()
+        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+        for number, optimizer in enumerate(optimizers):
+            # Clipped together, once
+            parameters = self.trained().parameters() if number == 0 else ()
+            self.step(optimizer, parameters, counts=number == 0)
 
     def inputs(self, batch: dict) -> tuple[Codes, Condition]:
         """Codes (B, h, w) of each level and condition: from the cache, or encoded on the fly."""
@@ -80,7 +105,7 @@ class SecondStageTraining(Training):
     def validation_sums(self, batch: dict) -> dict[str, Tensor]:
         codes, condition = self.inputs(batch)
         model, sums = self.evaluated(), {}
-        for level, (prior, target) in enumerate(zip(model.priors, codes)):
+        for level, (prior, target) in enumerate(zip(model.levels, codes)):
             log_prob = prior.log_prob(target, model.with_coarser(condition, codes[:level]))
             counts = torch.bincount(target.flatten(), minlength=prior.num_codes)
             sums[f"nll/{level}"] = -log_prob.double().sum()
@@ -154,4 +179,15 @@ def decay_groups(module: nn.Module) -> list[dict]:
     return [
         {"params": [p for p in parameters if id(p) in decayed]},
         {"params": [p for p in parameters if id(p) not in decayed], "weight_decay": 0.0},
+    ]
+
+
+def block_matrices(module: nn.Module) -> list[Tensor]:
+    """The matrices of the linear layers inside Transformer blocks: what Muon moves."""
+    blocks = [block for block in module.modules() if isinstance(block, Block)]
+    return [
+        layer.weight
+        for block in blocks
+        for layer in block.modules()
+        if isinstance(layer, nn.Linear)
     ]

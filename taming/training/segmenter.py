@@ -1,5 +1,7 @@
 """Training the segmenter, which measures how faithful samples are to their masks."""
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -70,7 +72,7 @@ def softened(image: Tensor) -> Tensor:
     return image
 
 
-def check_masks(model: Segmenter, sets: list[PictureSet | None]) -> None:
+def check_masks(model: Segmenter, sets: Iterable[PictureSet | None]) -> None:
     """Data sets have masks, and no more labels than the model."""
     for name, dataset in zip(("train", "validation"), sets):
         if dataset is None:
