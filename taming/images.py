@@ -15,6 +15,7 @@ from taming.files import write_atomically
 
 KEYWORD = "taming"  # under which a PNG has our text
 CHUNK = 500_000  # characters of text in one piece
+IGNORE = 255  # in a mask: no label, where there are at most 255 labels
 
 
 # Ten landscape labels first (sky, tree, ground, grass, water, building or rock, mountain,
@@ -42,10 +43,23 @@ def palette(labels: int) -> Tensor:
     return torch.tensor(colours[:labels], dtype=torch.uint8)
 
 
-def colour_labels(labels: Tensor, count: int) -> Tensor:
-    """Labels int64 (B, H, W) as pictures (B, 3, H, W) in [-1, 1]."""
-    colours = palette(count).to(labels.device).float() / 127.5 - 1
-    return colours[labels].permute(0, 3, 1, 2)
+def colour_labels(
+    labels: Tensor, count: int, colours: Sequence[Sequence[int]] | None = None
+) -> Tensor:
+    """Labels int64 (B, H, W), with IGNORE where there is none, as pictures (B, 3, H, W) in
+    [-1, 1].
+
+    Args:
+        labels: in [0, count).
+        count: how many there are.
+        colours: of the labels; default: `palette`.
+    """
+    table = palette(count) if colours is None else torch.tensor(colours, dtype=torch.uint8)
+    if count <= IGNORE:
+        grey = table.new_full((IGNORE + 1 - count, 3), 128)
+        table = torch.cat([table, grey])
+    drawn = table.to(labels.device).float() / 127.5 - 1
+    return drawn[labels].permute(0, 3, 1, 2)
 
 
 def to_uint8(images: Tensor) -> Tensor:

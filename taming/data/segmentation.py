@@ -5,19 +5,16 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
-from taming.config.ranges import Index
+from taming.config.ranges import Index, Range
 from taming.data.folder import ImageFolder, Split, ViewParameters, path_inside
-from taming.data.reading import (
-    CorruptImage,
-    mask_header,
-    mask_to_tensor,
-    read_image,
-    read_mask,
-    to_tensor,
-)
+from taming.data.layouts import Convention, Layout, mask_header, mask_to_tensor, read_layout
+from taming.data.legend import read_legend
+from taming.data.reading import CorruptImage, read_image, to_tensor
 from taming.errors import UserError
 from taming.files import read_text
+from taming.images import IGNORE
 
 IMAGES, MASKS = "images", "segmentations"
 
@@ -26,13 +23,19 @@ class SegmentedImages(ImageFolder):
     """Item (index, view) -> {"image": float (3, H, W) in [-1, 1], "segmentation": int64 (H, W),
     "name": str}; with scenes.txt also "class": int.
 
-    classes.txt: one class per line, the label's number first or implied by the line. scenes.txt:
-    class names, of which the part of a file's name before the first `_` is one. Crops and flips are
-    the same for picture and mask; masks are resized by nearest neighbour only.
+    classes.txt: one class per line, the label's number first or implied by the line; a colour may
+    follow (#87beeb), for masks in colours. scenes.txt: class names, of which the part of a file's
+    name before the first `_` is one. Crops and flips are the same for picture and mask; masks are
+    resized by nearest neighbour only.
 
     Args:
         root: the folder with images/, segmentations/ and classes.txt.
         view, list, split, seed: as of ImageFolder.
+        convention: of a published set: ade20k (0 is no label), coco-stuff, cityscapes.
+        ignore: the number in masks that means no label; such pixels are IGNORE (255) in items, and
+            nothing is learned from them.
+        labels: names of the labels in items, if not those of classes.txt: matched by name.
+        same: names of classes.txt that mean a label of another name: {road: ground}.
     """
 
     def __init__(
@@ -42,9 +45,17 @@ class SegmentedImages(ImageFolder):
         list: str | None = None,
         split: Split | None = None,
         seed: Index = 0,
+        convention: Convention | None = None,
+        ignore: Annotated[int, Range(0, 65535)] = IGNORE,
+        labels: Sequence[str] | None = None,
+        same: dict[str, str] | None = None,
     ):
         super().__init__(root, view, list, split, seed)
-        self.classes = read_classes(self.root / "classes.txt")
+        self.convention, self.ignore = convention, ignore
+        self.legend = read_legend(self.root / "classes.txt").renamed(same or {})
+        if labels is not None:
+            self.legend = self.legend.in_terms_of(labels, f"'{self.root / 'classes.txt'}'")
+        self.classes = [*self.legend.names]
         scenes = self.root / "scenes.txt"
         self.scenes = read_text(scenes).split() if scenes.is_file() else []
         for path in self.paths:
@@ -71,7 +82,9 @@ class SegmentedImages(ImageFolder):
                 f"picture '{picture}' is not in '{self.picture_folder()}', so it has no mask; list"
                 " pictures of that folder"
             )
-        return self.root / MASKS / inside.with_suffix(".png")
+        path = self.root / MASKS / inside.with_suffix(".png")
+        array = path.with_suffix(".npy")
+        return array if not os.path.isfile(path) and os.path.isfile(array) else path
 
     def files(self, index: int) -> Sequence[Path]:
         return [self.paths[index], self.mask_path(self.paths[index])]
@@ -79,17 +92,16 @@ class SegmentedImages(ImageFolder):
     def check(self, index: int) -> str | None:
         path = self.paths[index]
         mask = self.mask_path(path)
-        header = mask_header(mask, len(self.classes))
+        header = mask_header(mask, self.legend)
         refuse_other_size(self._checked_size(index), header.size, mask, path)
         if self.scenes:
             self._scene(path)
-        if header.foreign_palette:
-            return "with a mask that has a palette of its own: indices count, not colours"
+        return header.remark
 
     def __getitem__(self, key: int | tuple[int, int | None]) -> dict:
         index, view = key if isinstance(key, tuple) else (key, None)
         path = self.paths[index]
-        image, mask = read_image(path), read_mask(self.mask_path(path), len(self.classes))
+        image, mask = read_image(path), self.layout(index).mask
         refuse_other_size(image.size, mask.size, self.mask_path(path), path)
         box, flipped = self.view.box(*image.size, index, view, str(path))
         item = {
@@ -100,6 +112,11 @@ class SegmentedImages(ImageFolder):
         if self.scenes:
             item["class"] = self._scene(path)
         return item
+
+    def layout(self, index: int) -> Layout:
+        """The whole mask of a picture, with what should be said about its reading."""
+        path = self.mask_path(self.paths[index])
+        return read_layout(path, self.legend, self.convention, self.ignore)
 
     def _scene(self, path: Path) -> int:
         name = path.stem.split("_")[0]
@@ -131,21 +148,5 @@ def _jpeg_beside(mask: Path) -> str:
 
 
 def read_classes(path: Path) -> list[str]:
-    """Class names by label, from lines `0 sky` or `sky`."""
-    if not path.is_file():
-        raise UserError(
-            f"class list '{path}' does not exist; write one class per line, in the order of the"
-            " labels"
-        )
-    names = []
-    for line in read_text(path).splitlines():
-        if line.strip():
-            number, _, name = line.strip().partition(" ")
-            if number.isdigit() and int(number) != len(names):
-                raise UserError(
-                    f"class list '{path}': line '{line.strip()}' should have number {len(names)}"
-                )
-            names.append(name if number.isdigit() and name else line.strip())
-    if not names:
-        raise UserError(f"class list '{path}' is empty; write one class per line")
-    return names
+    """Class names by label, from lines `0 sky`, `sky` or `0 sky #87beeb`."""
+    return [*read_legend(path).names]

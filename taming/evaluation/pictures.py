@@ -14,7 +14,8 @@ from torch import Tensor
 from taming import config
 from taming.data.folder import ClassFolders, ImageFolder, find_pictures
 from taming.data.interface import PictureSet
-from taming.data.reading import mask_to_tensor, read_image, to_tensor
+from taming.data.layouts import mask_to_tensor
+from taming.data.reading import read_image, to_tensor
 from taming.data.segmentation import SegmentedImages
 from taming.data.views import View
 from taming.errors import UserError

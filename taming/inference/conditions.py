@@ -17,7 +17,8 @@ from torch import Tensor
 
 from taming.data.depth import normalise_depth, read_depth
 from taming.data.folder import find_pictures
-from taming.data.reading import EXTENSIONS, mask_to_tensor, read_image, read_mask, to_tensor
+from taming.data.layouts import mask_to_tensor, read_mask
+from taming.data.reading import EXTENSIONS, read_image, to_tensor
 from taming.data.views import View
 from taming.errors import UserError
 from taming.files import file_hash
@@ -90,7 +91,8 @@ def conditions_of(
     key = model.conditioner.key
     _check_flags(key, masks, images, classes)
     if masks:
-        labels = getattr(getattr(model.conditioner, "first_stage", None), "labels", None)
+        tokenizer = model.conditioner.tokenizer
+        labels = None if tokenizer is None else tokenizer.labels
         files = [(name, read_mask(path, labels)) for name, path in files_of(masks)]
         return [(name, _packed(_fitted(mask, model, sampling, True))) for name, mask in files]
     if images:

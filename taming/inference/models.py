@@ -5,7 +5,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from taming.data.reading import mask_to_tensor, read_image, read_mask, to_tensor
+from taming.data.layouts import read_layout
+from taming.data.reading import read_image, to_tensor
 from taming.errors import UserError
 from taming.first_stage.interface import Autoencoder
 from taming.formats.load import load
@@ -37,5 +38,5 @@ def first_stage_of(
 def read_input(model: Autoencoder, path: Path) -> Tensor:
     """A batch of one: a picture in [-1, 1], for a mask tokenizer a label map."""
     if model.key == "segmentation":
-        return mask_to_tensor(read_mask(path, model.labels))[None]
+        return read_layout(path, model.labels).labels()[None]
     return to_tensor(read_image(path))[None]

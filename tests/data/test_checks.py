@@ -40,7 +40,7 @@ def mask_of_another_size(root):
 
 
 def mask_of_colours(root):
-    Image.new("RGB", (16, 16)).save(root / "segmentations" / "p7.png")
+    Image.new("RGB", (16, 16), "magenta").save(root / "segmentations" / "p7.png")
 
 
 def label_out_of_range(root):
@@ -59,7 +59,7 @@ def cut_off(root):
         (link_to_nothing, "(a link to 'nowhere.png') does not exist", False),
         (no_picture, "not a readable picture", False),
         (mask_of_another_size, "is 8x8, but its picture", False),
-        (mask_of_colours, "mode RGB", False),
+        (mask_of_colours, "in colours that the legend does not have", True),
         (label_out_of_range, "label 9, but the class list ends at 2", True),
         (cut_off, "not a readable picture", True),
     ],

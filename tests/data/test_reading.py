@@ -1,4 +1,4 @@
-"""Odd but valid files load with the right colours and the right way up; masks keep their labels;
+"""Odd but valid files load with the right colours and the right way up;
 what can't be used is one line, and never the wrong picture.
 """
 
@@ -11,17 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from taming.data.reading import (
-    CorruptImage,
-    image_size,
-    mask_header,
-    mask_to_tensor,
-    read_image,
-    read_mask,
-    to_tensor,
-)
+from taming.data.layouts import mask_to_tensor, read_mask
+from taming.data.reading import CorruptImage, image_size, read_image, to_tensor
 from taming.errors import UserError
-from taming.images import palette
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Corrupt EXIF"),
@@ -159,93 +151,6 @@ def test_the_header_says_the_size_without_the_pixels(tmp_path):
     assert image_size(path) == (300, 200)
     with pytest.raises(CorruptImage):
         read_image(path)
-
-
-# Masks
-
-
-def labelled(count=5) -> np.ndarray:
-    return np.arange(16, dtype=np.uint8).reshape(4, 4) % count
-
-
-def palette_mask(colours, labels=None) -> Image.Image:
-    mask = Image.fromarray(labelled() if labels is None else labels).convert("P")
-    mask.putdata((labelled() if labels is None else labels).flatten().tolist())
-    mask.putpalette(np.asarray(colours, np.uint8).flatten().tolist())
-    return mask
-
-
-def test_masks_are_indices_palette_or_not(tmp_path):
-    for name, mask in (
-        ("l.png", Image.fromarray(labelled())),
-        ("p.png", palette_mask([[7, 7, 7]] * 256)),
-        ("own.png", palette_mask(palette(5))),
-    ):
-        mask = read_mask(save(mask, tmp_path / name), 5)
-        assert torch.equal(mask_to_tensor(mask), torch.from_numpy(labelled()).long())
-    with pytest.raises(CorruptImage, match="label 4.*ends at 3"):
-        read_mask(tmp_path / "l.png", 4)
-
-
-@pytest.mark.parametrize("bits", [1, 2, 4, 8])
-def test_labels_of_few_bits_are_not_stretched(bits, tmp_path):
-    """Written by hand, because Pillow writes 8 bits only: a row of each label."""
-    count = min(2**bits, 16)
-    rows = b"".join(
-        b"\0" + bytes([sum(label << shift for shift in range(0, 8, bits))]) * 2
-        for label in range(count)
-    )
-    width = 2 * 8 // bits
-
-    def chunk(name, content):
-        check = struct.pack(">I", zlib.crc32(name + content))
-        return struct.pack(">I", len(content)) + name + content + check
-
-    head = struct.pack(">IIBBBBB", width, count, bits, 0, 0, 0, 0)
-    content = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
-    mask = mask_to_tensor(read_mask(tmp_path / "a.png", 16))
-    assert torch.equal(mask, torch.arange(count)[:, None].expand(count, width))
-
-
-@pytest.mark.parametrize(
-    "mask, name, message",
-    [
-        (Image.new("RGB", (4, 4)), "a.png", "mode RGB"),
-        (Image.new("RGBA", (4, 4)), "a.png", "mode RGBA"),
-        (Image.new("LA", (4, 4)), "a.png", "mode LA"),
-        (Image.fromarray(np.zeros((4, 4), np.uint16)), "a.png", "mode I;16"),
-        (Image.fromarray(np.zeros((4, 4), np.float32)), "a.tif", "mode F"),
-        (Image.fromarray(labelled()), "a.jpg", "JPEG, whose compression changes labels"),
-        (palette_mask(palette(5)[[1, 0, 3, 2, 4]]), "a.png", "index 0 .*colour of label 1"),
-        (palette_mask(palette(5).flip(0)), "a.png", "another order"),
-    ],
-)
-def test_what_is_no_mask_is_refused_by_its_header(mask, name, message, tmp_path):
-    path = save(mask, tmp_path / name)
-    for read in (read_mask, mask_header):
-        with pytest.raises(CorruptImage, match=message):
-            read(path, 5)
-
-
-def test_a_jpeg_with_the_ending_of_a_png_is_a_jpeg(tmp_path):
-    save(Image.fromarray(labelled()), tmp_path / "a.png", format="JPEG")
-    with pytest.raises(CorruptImage, match="is a JPEG"):
-        read_mask(tmp_path / "a.png")
-
-
-@pytest.mark.parametrize(
-    "mask, foreign",
-    [
-        (Image.fromarray(labelled()), False),
-        (palette_mask(palette(5)), False),
-        (palette_mask([[i, i, i] for i in range(256)]), False),
-        (palette_mask([[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128]]), True),
-    ],
-    ids=["grey", "class colours", "grey palette", "another"],
-)
-def test_a_palette_of_its_own_is_noticed(mask, foreign, tmp_path):
-    assert mask_header(save(mask, tmp_path / "a.png"), 5).foreign_palette == foreign
 
 
 # The doors of tensors

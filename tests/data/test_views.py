@@ -10,7 +10,8 @@ from PIL import Image
 from taming.config.build import check
 from taming.config.older import nest_view
 from taming.data import ImageFolder
-from taming.data.reading import CorruptImage, mask_to_tensor, to_tensor
+from taming.data.layouts import mask_to_tensor
+from taming.data.reading import CorruptImage, to_tensor
 from taming.data.views import View, as_pair
 from taming.errors import UserError
 
