@@ -12,9 +12,11 @@ from types import TracebackType
 from taming.cli.checkpoints import convert, export, inspect
 from taming.cli.configs import configs
 from taming.cli.demo import demo
+from taming.cli.encode import decode, encode, shard
 from taming.cli.measure import doctor, evaluate, report
-from taming.cli.pictures import compress, decompress, encode, reconstruct
+from taming.cli.pictures import compress, decompress, reconstruct
 from taming.cli.sample import sample
+from taming.cli.studio import studio
 from taming.cli.train import train
 from taming.errors import UserError, did_you_mean, first_line
 
@@ -23,6 +25,8 @@ VERBS = {
     "sample": sample,
     "reconstruct": reconstruct,
     "encode": encode,
+    "decode": decode,
+    "shard": shard,
     "compress": compress,
     "decompress": decompress,
     "inspect": inspect,
@@ -33,7 +37,9 @@ VERBS = {
     "doctor": doctor,
     "configs": configs,
     "demo": demo,
+    "studio": studio,
 }
+ALIASES = {"paint": "studio"}
 INTERRUPTED, PIPE_CLOSED = 130, 141  # as shells count: 128 and the number of the signal
 OUTSIDE = {  # what disks, folders and limits of the machine say; anything else is a bug of ours
     getattr(errno, name)
@@ -96,8 +102,8 @@ def _dispatch(words: list[str]) -> None:
         from taming import __version__
 
         print(f"taming {__version__}")
-    elif words[0] in VERBS:
-        VERBS[words[0]](words[1:])
+    elif ALIASES.get(words[0], words[0]) in VERBS:
+        VERBS[ALIASES.get(words[0], words[0])](words[1:])
     elif words[0].startswith("-"):
         train(words)  # python main.py --base config.yaml -t True --gpus 0,
     else:

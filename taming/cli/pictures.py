@@ -1,4 +1,4 @@
-"""taming reconstruct, encode, compress, decompress."""
+"""taming reconstruct, compress, decompress."""
 
 from taming.cli.parser import Parser, add_checkpoint
 
@@ -17,29 +17,6 @@ def reconstruct(words: list[str]) -> None:
 
     print(
         reconstruct_folder(
-            arguments.checkpoint, arguments.folder, arguments.out, arguments.config, arguments.allow
-        )
-    )
-
-
-def encode(words: list[str]) -> None:
-    """Write the codes of every picture of a folder into one file."""
-    parser = Parser(prog="taming encode", description=encode.__doc__)
-    add_checkpoint(parser)
-    parser.add_argument("folder", metavar="DIR", help=FOLDER)
-    parser.add_argument(
-        "-o",
-        "--out",
-        required=True,
-        metavar="CODES.npz",
-        help="NAME: int32 (h, w); with several levels NAME/0, NAME/1, ...",
-    )
-    arguments = parser.parse(words)
-
-    from taming.inference.encode import encode_folder
-
-    print(
-        encode_folder(
             arguments.checkpoint, arguments.folder, arguments.out, arguments.config, arguments.allow
         )
     )

@@ -7,6 +7,7 @@ from taming.data.captions import CaptionTable
 from taming.data.celebahq import CelebAHQ, CelebAMaskHQ
 from taming.data.cityscapes import Cityscapes
 from taming.data.coco import COCO
+from taming.data.codes import Codes
 from taming.data.concatenated import Concatenated
 from taming.data.coordinates import CoordinateCrops
 from taming.data.depth import DepthImages
@@ -23,6 +24,7 @@ from taming.data.lsun import LSUN
 from taming.data.openimages import OpenImages
 from taming.data.paired import PairedImages
 from taming.data.segmentation import SegmentedImages
+from taming.data.shards import Shards
 from taming.data.views import View
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "CelebAMaskHQ",
     "Cityscapes",
     "ClassFolders",
+    "Codes",
     "Concatenated",
     "CoordinateCrops",
     "DepthImages",
@@ -49,5 +52,6 @@ __all__ = [
     "OpenImages",
     "PairedImages",
     "SegmentedImages",
+    "Shards",
     "View",
 ]

@@ -2,6 +2,7 @@
 a storage that fsspec knows; random access by an index, so that a run resumes exactly.
 """
 
+import hashlib
 import io
 import json
 import os
@@ -70,7 +71,8 @@ class Shards(PictureSet):
         return len(self.index)
 
     def __repr__(self) -> str:
-        return f"Shards {self.index.digest}, {len(self)} samples"
+        sizes = hashlib.sha256(self.index.sizes.tobytes()).hexdigest()[:16]
+        return f"Shards {self.index.digest} of sizes {sizes}"
 
     def name(self, index: int) -> str:
         return self.index.name(index)

@@ -19,12 +19,18 @@ class Share:
     device: torch.device
 
 
-def share_of_process() -> Share:
-    """Read from RANK, WORLD_SIZE and LOCAL_RANK; without them there is one process.
+def share_of_process(shard: str | None = None) -> Share:
+    """Read from RANK, WORLD_SIZE and LOCAL_RANK, as torchrun sets them; without them there is one
+    process.
+
+    Args:
+        shard: "i/n": of n such commands this is number i (from 0), each with as many processes;
+            "slurm": i and n from SLURM's job array; "auto": likewise where there is one.
 
     Raises:
         UserError: they are no numbers, or contradict one another.
     """
+    number, count = shard_of(shard)
     world, rank, local = (
         _number(name, default)
         for name, default in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0))
@@ -39,7 +45,32 @@ def share_of_process() -> Share:
         raise UserError(
             f"LOCAL_RANK={local}, but there are {gpus} GPUs here; start fewer processes"
         )
-    return Share(rank, world, torch.device(f"cuda:{local}" if gpus else "cpu"))
+    device = torch.device(f"cuda:{local}" if gpus else "cpu")
+    return Share(number * world + rank, count * world, device)
+
+
+def shard_of(text: str | None) -> tuple[int, int]:
+    """(number, count) of "i/n", of the job array of SLURM for "slurm", (0, 1) of None.
+
+    Raises:
+        UserError: it is neither, or i is not from 0 to n - 1.
+    """
+    if text is None or (text == "auto" and not os.environ.get("SLURM_ARRAY_TASK_ID")):
+        return 0, 1
+    if text in ("slurm", "auto"):
+        first, task = _number("SLURM_ARRAY_TASK_MIN", 0), _number("SLURM_ARRAY_TASK_ID", -1)
+        count = _number("SLURM_ARRAY_TASK_COUNT", 1)
+        text = f"{task - first}/{count}"
+        if task < 0:
+            raise UserError("--shard slurm: this is no job array; submit it with sbatch --array")
+    number, slash, total = text.partition("/")
+    is_number = all(part.isascii() and part.isdigit() and len(part) < 10 for part in (number, total))
+    if not slash or not is_number or not int(number) < int(total):
+        raise UserError(
+            f"--shard {text}: give i/n, with i from 0 to n - 1; for example 0/4, 1/4, 2/4 and 3/4"
+            " on four machines"
+        )
+    return int(number), int(total)
 
 
 @contextmanager
@@ -54,7 +85,9 @@ def using_threads(count: int) -> Iterator[None]:
 
 
 def _number(name: str, default: int) -> int:
-    text = os.environ.get(name, "") or str(default)
+    text = os.environ.get(name, "")
+    if not text:
+        return default
     if not text.isascii() or not text.isdigit():
         raise UserError(f"the environment says {name}={text}, which is no number; unset it")
     return int(text)
