@@ -1,0 +1,69 @@
+"""What is particular to the training of priors."""
+
+import pytest
+import torch
+
+from taming.errors import UserError
+from taming.evaluation.metrics import read_metrics
+from taming.training import run
+from tests.conftest import experiment_of, first_stage_plain, second_stage_plain
+from tests.training.conftest import Killed, assert_same, at_batch, content, kill
+
+MUON = {"algorithm": "muon", "learning_rate": 1e-3}
+
+
+def muon_plain(trained, **trainer) -> dict:
+    root, _ = trained
+    return second_stage_plain(root / "first", ema=0.9, **trainer) | {"optimizer": MUON}
+
+
+def test_muon_moves_the_matrices_of_blocks_and_batches_are_still_counted(trained, tmp_path):
+    run.train(experiment_of(muon_plain(trained, max_steps=5)), tmp_path / "run")
+    adam, muon = content(tmp_path / "run")["optimizers"]
+    assert len(muon["state"]) == 4  # qkv, proj and two of the MLP
+    assert all(set(state) == {"momentum_buffer"} for state in muon["state"].values())
+    shapes = [tuple(state["exp_avg"].shape) for state in adam["state"].values()]
+    assert (32, 16) in shapes and (48, 16) not in shapes  # the head, but no qkv
+    rows = read_metrics(tmp_path / "run" / "metrics.csv")
+    assert {batch for batch, name, _ in rows if name == "train/nll"} == {1, 2, 3, 4, 5}
+
+
+def test_a_run_with_muon_resumes_bit_identical(trained, tmp_path, monkeypatch):
+    plain = muon_plain(trained)
+    run.train(experiment_of(plain), tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        at_batch(patch, 6, kill)
+        with pytest.raises(Killed):
+            run.train(experiment_of(plain), tmp_path / "cut")
+    run.train(experiment_of(plain), tmp_path / "cut", resume=True)
+    assert_same(content(tmp_path / "cut"), content(tmp_path / "whole"))
+
+
+def test_a_step_of_muon_is_as_large_as_one_of_adam(trained, tmp_path):
+    """Its root mean square is 0.2 x the rate x the root of the longer side, so that one rate
+    serves both.
+    """
+    from taming.config.experiment import Optimizer
+    from taming.training.module import muon
+
+    matrix = torch.nn.Parameter(torch.randn(64, 32))
+    before = matrix.detach().clone()
+    optimizer = muon([matrix], Optimizer(algorithm="muon"), 1.0)
+    matrix.grad = torch.randn(64, 32)
+    optimizer.step()
+    step = (matrix.detach() - before).square().mean().sqrt()
+    assert 0.1 < step < 0.4
+
+
+@pytest.mark.parametrize("stage", ["first", "convolutions"])
+def test_muon_is_refused_where_there_is_no_transformer(trained, stage, tmp_path):
+    plain = first_stage_plain() if stage == "first" else muon_plain(trained)
+    plain["optimizer"] = MUON
+    if stage == "convolutions":
+        plain["model"]["params"]["prior"] = {
+            "target": "taming.second_stage.GatedPixelCNN",
+            "params": {"layers": 1, "width": 8},
+        }
+        plain["model"]["params"]["size"] = 16
+    with pytest.raises(UserError, match=r"optimizer\.algorithm: muon"):
+        run.train(experiment_of(plain), tmp_path / "run")
