@@ -26,7 +26,7 @@ LAZY = {
     "load": ("taming.formats.load", "load"),
     "reconstruct": ("taming.inference.reconstruct", "reconstruct_folder"),
     "sample": ("taming.inference.sample", "sample"),
-    "Sampling": ("taming.second_stage.sampling", "Sampling"),
+    "Sampling": ("taming.config.sampling", "Sampling"),
     "UserError": ("taming.errors", "UserError"),
 }
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "train",
 ]
 if TYPE_CHECKING:
+    from taming.config.sampling import Sampling
     from taming.errors import UserError
     from taming.evaluation.evaluate import evaluate
     from taming.formats.load import load
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
     from taming.inference.encode import encode_folder as encode
     from taming.inference.reconstruct import reconstruct_folder as reconstruct
     from taming.inference.sample import sample
-    from taming.second_stage.sampling import Sampling
 
 
 def __getattr__(name: str) -> Any:

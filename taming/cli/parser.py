@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from taming.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
-    from taming.second_stage.sampling import Sampling
+    from taming.config.sampling import Sampling
 
 
 class Parser(argparse.ArgumentParser):
@@ -107,7 +107,7 @@ def numbers_of(text: str) -> list[int]:
 
 def add_sampling(parser: argparse._ActionsContainer, leave_out: Container[str] = ()) -> None:
     """A flag for each field of `Sampling`."""
-    from taming.second_stage.sampling import Sampling
+    from taming.config.sampling import Sampling
 
     hints = typing.get_type_hints(Sampling)
     for field in dataclasses.fields(Sampling):
@@ -130,7 +130,7 @@ def _kind(hint: Any) -> Callable[[str], Any]:
 
 def sampling_of(arguments: argparse.Namespace, leave_out: Container[str] = ()) -> "Sampling":
     """What the flags of `add_sampling` say, checked."""
-    from taming.second_stage.sampling import Sampling
+    from taming.config.sampling import Sampling
 
     names = [field.name for field in dataclasses.fields(Sampling) if field.name not in leave_out]
     return Sampling.of(**{name: getattr(arguments, name) for name in names})
