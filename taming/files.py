@@ -49,7 +49,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritable(path, error) from None
-    if _is_stream(path):
+    if is_stream(path):
         return _write_into(path, write)
     target = Path(os.path.realpath(path))
     # Short, because names may be 255 bytes long; each thread has its own
@@ -80,11 +80,23 @@ def _refuse_no_file(path: Path) -> None:
         raise UserError(f"'{path}' is a folder, and a file is to be written; give a file's name")
 
 
-def _is_stream(path: Path) -> bool:
+def is_stream(path: str | Path) -> bool:
     """A device, a pipe, or a name for one of this process's open files."""
     if str(path).startswith(("/dev/std", "/dev/fd/", "/proc/")):
         return True
-    return os.path.exists(path) and not os.path.isfile(path)
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+
+
+@contextmanager
+def folder_beside(path: str | Path) -> Iterator[Path]:
+    """The folder of a file's name without its ending, for what belongs to the file; beside a device
+    a temporary one.
+    """
+    if is_stream(path):
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+    else:
+        yield Path(path).with_suffix("")
 
 
 def _write_into(path: Path, write: Callable[[Path], object]) -> None:
@@ -216,10 +228,17 @@ def check_output(
                 f"output '{out}' holds the input '{source}', which could be overwritten; give a"
                 " folder of its own"
             )
-    if endings and out.is_file() and out.suffix.lower() not in endings:
+    is_other = out.is_file() and out.suffix.lower() not in endings and not is_stream(out)
+    if endings and is_other:
         raise UserError(
             f"'{out}' exists and is no {' or '.join(endings)} file; give another output"
         )
+
+
+def check_ending(out: str | Path, *endings: str) -> None:
+    """Raises UserError where an output's name ends in none of these; devices need no ending."""
+    if Path(out).suffix not in endings and not is_stream(out):
+        raise UserError(f"'{out}' should end in {' or '.join(endings)}")
 
 
 def _lies_under(folder: Path, source: Path) -> bool:

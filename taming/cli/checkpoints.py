@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 from taming.cli.parser import Parser, add_checkpoint, add_loading
 from taming.errors import UserError
@@ -43,17 +42,17 @@ def convert(words: list[str]) -> None:
     if out is None:
         raise UserError("convert needs IN and OUT; see: taming convert --help")
 
-    from taming.files import check_output
+    from taming.files import check_ending, check_output
     from taming.formats.compvis.checkpoint import convert_yaml
     from taming.formats.load import find_checkpoint, read_checkpoint
     from taming.formats.ours import save_safetensors
 
     if source.endswith(YAML):
-        _check_ending(out, *YAML)
+        check_ending(out, *YAML)
         check_output(out, (source,), YAML)
         print(convert_yaml(source, out))
         return
-    _check_ending(out, ".safetensors")
+    check_ending(out, ".safetensors")
     check_output(out, (find_checkpoint(source), *filter(None, (config,))), (".safetensors",))
     content = read_checkpoint(source, config, arguments.allow)
     save_safetensors(out, content, arguments.half)
@@ -79,12 +78,6 @@ def export(words: list[str]) -> None:
     check_output(arguments.out, (find_checkpoint(arguments.checkpoint),))
     content = read_checkpoint(arguments.checkpoint, arguments.config, arguments.allow)
     print(save_published(arguments.out, content))
-
-
-def _check_ending(out: str, *endings: str) -> None:
-    """Devices such as /dev/null have none."""
-    if not out.endswith(endings) and not (Path(out).exists() and not Path(out).is_file()):
-        raise UserError(f"'{out}' should end in {' or '.join(endings)}")
 
 
 def _print_unused(reasons: Mapping[str, str]) -> None:

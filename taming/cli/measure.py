@@ -152,10 +152,10 @@ def _figures_file(arguments: argparse.Namespace) -> Path:
     if arguments.out is None:
         run = Path(arguments.checkpoint or "")
         return run / "figures.json" if run.is_dir() else Path("figures.json")
-    out = Path(arguments.out)
-    if out.suffix != ".json":
-        raise UserError(f"-o {arguments.out} should end in .json")
-    return out
+    from taming.files import check_ending
+
+    check_ending(arguments.out, ".json")
+    return Path(arguments.out)
 
 
 def _parts(text: str) -> tuple[str, ...]:
@@ -183,12 +183,11 @@ def report(words: list[str]) -> None:
     )
     add_allow(parser)
     arguments = parser.parse(words)
-    if not arguments.out.endswith(".html"):
-        raise UserError(f"-o {arguments.out} should end in .html")
 
     from taming.evaluation.comparison import write
-    from taming.files import check_output
+    from taming.files import check_ending, check_output
 
+    check_ending(arguments.out, ".html")
     check_output(arguments.out, arguments.runs, (".html",))
     print(write(arguments.runs, arguments.out, arguments.allow))
 

@@ -16,7 +16,7 @@ from taming.evaluation import doctor, report
 from taming.evaluation.metrics import read_metrics
 from taming.evaluation.protocol import Figure, Figures, has_interval
 from taming.evaluation.report import Section
-from taming.files import write_atomically
+from taming.files import folder_beside, write_atomically
 
 LARGEST = 4_900_000  # bytes of a page
 SMALL = 100_000  # bytes of a picture that is taken as it is
@@ -89,7 +89,8 @@ def write(
     names = _names(folders)
     # 2. what does not depend on the pictures' size
     figures = [_figures_of(folder) for folder in folders]
-    plots = _plots(names, folders, out.with_suffix(""))
+    with folder_beside(out) as beside:
+        plots = _plots(names, folders, beside)
     before = [
         _figures(names, figures),
         Section("What taming doctor says", rows=_diagnoses(names, folders, allow)),

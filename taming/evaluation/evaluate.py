@@ -6,10 +6,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+
 from taming.errors import UserError, did_you_mean
 from taming.evaluation import codebook, generation, layout, likelihood, reconstruction, rows
 from taming.evaluation.protocol import Figures
 from taming.evaluation.session import Request, Session
+from taming.files import folder_beside, is_stream
 
 EVALUATIONS = {
     "reconstruction": reconstruction.evaluate,
@@ -44,15 +47,19 @@ def evaluate(out: str | Path = "figures.json", **request: Any) -> Figures:
     wish, out = Request(**request), Path(out)
     wish.check()
     wish.check_outputs(out)
+    wish.check_inputs()
     rows.join_processes()
-    # 2. the parts
-    session = Session(wish, out)
-    for name, part in EVALUATIONS.items():
-        if name in wish.only:
-            part(session)
-    # 3. the figures; nothing is left to resume
-    if session.store.rank == 0:
-        session.figures.write(out)
-        shutil.rmtree(session.store.folder, ignore_errors=True)
-    session.store.wait()
+    if is_stream(out) and dist.is_initialized():
+        raise UserError(f"-o {out}: several processes meet in the folder beside a file; give one")
+    with folder_beside(out) as folder:
+        # 2. the parts
+        session = Session(wish, out, folder)
+        for name, part in EVALUATIONS.items():
+            if name in wish.only:
+                part(session)
+        # 3. the figures; nothing is left to resume
+        if session.store.rank == 0:
+            session.figures.write(out)
+            shutil.rmtree(session.store.folder, ignore_errors=True)
+        session.store.wait()
     return session.figures

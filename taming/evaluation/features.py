@@ -205,20 +205,32 @@ def feature_network(features: str | nn.Module, size: Size | None = None) -> Feat
         return features
     if isinstance(features, nn.Module):
         return ModuleFeatures(features, size)
-    name, _, file = features.partition(":")
+    name, file, block = parse_features(features)
     if name == "inception":
         if size:
             raise UserError(
                 "--feature-size: Inception reads 299x299, whatever comes in; leave it out"
             )
-        return Inception(_existing(file) if file else _inception_file())
+        return Inception(file or _inception_file())
+    if file and block:
+        return VGGFile(file, block, size)
+    return Classifier(name, file, size)
+
+
+def parse_features(features: str) -> tuple[str, Path | None, int | None]:
+    """(name, file if one is given, block of VGG16 if it is one) of what `--features` names.
+
+    Raises:
+        UserError: it is nothing that `feature_network` takes, or the file does not exist.
+    """
     from torchvision import models
 
-    if name in models.list_models(models):
-        return Classifier(name, _existing(file) if file else None, size)
+    name, _, file = features.partition(":")
+    if name == "inception" or name in models.list_models(models):
+        return name, _existing(file) if file else None, None
     match = re.fullmatch(r"(.*\.(?:safetensors|pt|pth))(?:@([1-5]))?", features)
     if match:
-        return VGGFile(_existing(match[1]), int(match[2] or 5), size)
+        return "vgg16", _existing(match[1]), int(match[2] or 5)
     raise UserError(
         f"--features {features}: neither inception, nor a torchvision model, nor a weights file"
         + did_you_mean(name, ["inception", "resnet50", "vgg16"])

@@ -2,7 +2,12 @@
 file appears or changes.
 """
 
+import os
+
 import pytest
+
+from taming.cli.main import main
+from tests.robustness.conftest import state
 
 SAMPLE = "sample free.safetensors -o out"
 LAYOUTS = "sample layouts.safetensors --masks pairs/segmentations -o out"
@@ -66,6 +71,10 @@ COMPRESSED = [*NOWHERE, "notes.txt", "pairs", "first.safetensors", "pairs/images
               "bad/empty.tamg", "bad/text.tamg", "bad/noise.tamg", "bad/cut.tamg"]  # fmt: skip
 CONFIGS = [*NOWHERE, "bad/folder", "bad/empty.yaml", "bad/text.yaml", "bad/noise.yaml",
            "first.safetensors", "pairs/images/p0.png", "free.tamg"]  # fmt: skip
+REFERENCES = [*NOWHERE, "notes.txt", "bad/folder", "first.safetensors", "bad/noise.npz",
+              "bad/empty.npz", "bad/text.npz", "pairs/images/p0.png"]  # fmt: skip
+FEATURES = [*NOWHERE, "notes.txt", "bad/folder", "nothing.pth", "nothing.safetensors@3",
+            "inception:nothing.pth", "resnet18:nothing.pth", "resnet18:bad/folder"]  # fmt: skip
 RUNS = [*NOWHERE, "notes.txt", "pairs", "bad/folder", "first.safetensors"]
 PLACES = {
     "sample @ -o out": SECOND,
@@ -92,6 +101,20 @@ PLACES = {
     "evaluate @ --data pairs/images -o figures.json": CHECKPOINTS,
     "evaluate first.safetensors -o figures.json --data @": FOLDERS,
     "evaluate -o figures.json --data pairs/images --samples @": FOLDERS,
+    **{
+        f"evaluate {model} --data pairs/images --only codes -o figures.json {flag} @": values
+        for model, flag, values in (
+            ("first.safetensors", "--samples", FOLDERS[:-1]),
+            ("first.safetensors", "--train", FOLDERS[:-1]),
+            ("first.safetensors", "--segmenter", CHECKPOINTS),
+            ("first.safetensors", "--config", CONFIGS),
+            ("first.safetensors", "--reference", REFERENCES),
+            ("free.safetensors", "--reference", REFERENCES),
+            ("", "--samples pairs/images --reference", REFERENCES),
+            ("", "--samples pairs/images --config", ["nothing", "first.yaml"]),
+            ("first.safetensors", "--features", FEATURES),
+        )
+    },
     "report @ -o out.html": RUNS,
     "doctor @": RUNS,
     "train -r @": RUNS,
@@ -141,6 +164,22 @@ OUTPUTS = {
 )
 def test_outputs(refuses, words, value):
     refuses([value if word == "@" else word for word in words.split()])
+
+
+DEVICES = ["evaluate first.safetensors --data pairs/images --only codes -o",
+           "convert first.safetensors", "encode first.safetensors pairs/images -o",
+           "compress free.safetensors pairs/images/p0.png -o",
+           "decompress free.safetensors free.tamg -o"]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", DEVICES)
+def test_devices_are_written_into(lab, monkeypatch, capsys, words):
+    """And nothing appears beside them."""
+    monkeypatch.chdir(lab)
+    before, devices = state(lab), sorted(os.listdir("/dev"))
+    assert main([*words.split(), "/dev/null"]) == 0, capsys.readouterr().err
+    assert state(lab) == before and sorted(os.listdir("/dev")) == devices
+    assert not os.path.isfile("/dev/null")
 
 
 # Words that don't belong together, or are none
