@@ -12,6 +12,7 @@ from taming.evaluation.intervals import Estimate, bootstrap
 from taming.evaluation.rows import Measurer
 from taming.evaluation.session import Session
 from taming.first_stage.interface import Autoencoder
+from taming.images import IGNORE
 
 Stamp = dict[str, Any]
 
@@ -114,7 +115,8 @@ def confusions(masks: Tensor, predictions: Tensor, labels: int) -> Tensor:
     """How many pixels have label i in the mask and j in the prediction, (B, labels, labels).
 
     Args:
-        masks, predictions: int64 (B, H, W) in [0, labels).
+        masks: int64 (B, H, W) in [0, labels); pixels with IGNORE do not count.
+        predictions: int64 (B, H, W) in [0, labels).
         labels: how many.
     """
     if masks.shape != predictions.shape:
@@ -122,6 +124,8 @@ def confusions(masks: Tensor, predictions: Tensor, labels: int) -> Tensor:
             f"masks are {masks.shape[-2]}x{masks.shape[-1]}, but their pictures"
             f" {predictions.shape[-2]}x{predictions.shape[-1]} (height x width); make them equal"
         )
+    known = (masks != IGNORE) | (labels > IGNORE)
+    masks = torch.where(known, masks, 0)
     lowest = int(torch.minimum(masks.min(), predictions.min()))
     highest = int(torch.maximum(masks.max(), predictions.max()))
     if lowest < 0 or highest >= labels:
@@ -131,7 +135,7 @@ def confusions(masks: Tensor, predictions: Tensor, labels: int) -> Tensor:
         )
     joint = (masks * labels + predictions).flatten(1)
     counts = torch.zeros(len(joint), labels * labels, dtype=torch.int64, device=joint.device)
-    return counts.scatter_add_(1, joint, torch.ones_like(joint)).view(-1, labels, labels)
+    return counts.scatter_add_(1, joint, known.flatten(1).long()).view(-1, labels, labels)
 
 
 def accuracy(confusion) -> float:

@@ -10,9 +10,11 @@ import sys
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from taming.errors import UserError
+from taming.images import IGNORE
 
 LIMIT = 2.0  # |image| of a decoder that overshoots stays below; 0..255 and ImageNet's units do not
 
@@ -42,7 +44,7 @@ def check_image(image: Any, channels: int, weight: Tensor, values: bool = True) 
 
 
 def check_labels(labels: Any, count: int, weight: Tensor, values: bool = True) -> Tensor:
-    """Label maps (B, H, W) as int64 in [0, count).
+    """Label maps (B, H, W) as int64 in [0, count), with IGNORE where there is no label.
 
     Raises:
         UserError: for another type, shape or device, and, with `values`, for labels out of range.
@@ -54,7 +56,8 @@ def check_labels(labels: Any, count: int, weight: Tensor, values: bool = True) -
             " int64 labels (B, H, W) are expected"
         )
     _check_device(labels, weight, "mask batch")
-    low, high = _span(labels) if values else (0, 0)
+    known = labels[labels != IGNORE] if values and count <= IGNORE else labels
+    low, high = _span(known) if values else (0, 0)
     if low < 0 or high >= count:
         bound = f"reach {high:g}" if high >= count else f"begin at {low:g}"
         raise UserError(
@@ -62,6 +65,22 @@ def check_labels(labels: Any, count: int, weight: Tensor, values: bool = True) -
             " another class list?"
         )
     return labels.long()
+
+
+def one_hot(labels: Tensor, count: int) -> Tensor:
+    """Labels int64 (B, H, W) -> (B, count, H, W); all zero where there is no label (IGNORE)."""
+    if count > IGNORE:
+        return F.one_hot(labels, count).permute(0, 3, 1, 2)
+    known = torch.where(labels == IGNORE, count, labels)
+    return F.one_hot(known, count + 1).permute(0, 3, 1, 2)[:, :count]
+
+
+def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of logits (B, count, H, W), the mean over the pixels that have a label."""
+    if logits.shape[1] > IGNORE:
+        return F.cross_entropy(logits, labels)
+    total = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
+    return total / (labels != IGNORE).sum().clamp(min=1)
 
 
 def check_latent(latent: Any, dim: int, weight: Tensor) -> Tensor:

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from taming.config.ranges import Decay, Range, Weight
 from taming.errors import UserError, did_you_mean
 from taming.first_stage.discriminator import PatchDiscriminator
+from taming.first_stage.inputs import label_loss, one_hot
 from taming.first_stage.interface import Reconstruction
 from taming.first_stage.perceptual import perceptual_distance
 from taming.first_stage.ranges import Batches
+from taming.images import IGNORE
 
 DELTA, LARGEST = 1e-4, 1e4  # of the adaptive weight, as published (the paper has 1e-6 and no limit)
 Terms = dict[str, Tensor]
@@ -247,7 +249,7 @@ class LikelihoodLoss(FirstStageLoss):
 
 
 class MaskLoss(FirstStageLoss):
-    """For a mask tokenizer.
+    """For a mask tokenizer; pixels without a label (IGNORE) do not count.
 
     Args:
         form: cross-entropy over the labels of a pixel, or `bce`, the published binary cross-entropy
@@ -270,11 +272,17 @@ class MaskLoss(FirstStageLoss):
             )
         labels, output = image.long(), reconstruction.output
         if self.form == "bce":
-            onehot = F.one_hot(labels, output.shape[1]).permute(0, 3, 1, 2)
-            loss = F.binary_cross_entropy_with_logits(output, onehot.to(output))
+            onehot, known = one_hot(labels, output.shape[1]), _known(labels, output.shape[1])
+            loss = F.binary_cross_entropy_with_logits(output, onehot.to(output), reduction="none")
+            loss = (loss * known).sum() / (known.sum() * output.shape[1]).clamp(min=1)
         else:
-            loss = F.cross_entropy(output, labels)
+            loss = label_loss(output, labels)
         return loss, {self.form: loss}
+
+
+def _known(labels: Tensor, count: int) -> Tensor:
+    """Which pixels (B, 1, H, W) have a label."""
+    return ((labels != IGNORE) | (count > IGNORE))[:, None]
 
 
 def check_images(loss: nn.Module, image: Tensor) -> None:

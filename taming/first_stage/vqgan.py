@@ -5,12 +5,11 @@ and decoder around a codebook; and the same on label maps.
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from taming.config.ranges import Decay, Index, Range
 from taming.first_stage.colour import YCbCr
-from taming.first_stage.inputs import check_labels
+from taming.first_stage.inputs import check_labels, one_hot
 from taming.first_stage.interface import FirstStage, Quantizer
 from taming.first_stage.ranges import Channels, Multipliers, Width
 from taming.first_stage.resnet import Decoder, Encoder, Padding
@@ -145,8 +144,7 @@ class MaskVQGAN(VQGAN):
         values = not self.training or self.last_layer.device.type == "cpu"
         labels = check_labels(image, self.in_channels, self.last_layer, values)
         self.grids(*labels.shape[-2:])
-        onehot = F.one_hot(labels, self.in_channels).permute(0, 3, 1, 2)
-        return onehot.to(self.last_layer.dtype)
+        return one_hot(labels, self.in_channels).to(self.last_layer.dtype)
 
     def _picture(self, output: Tensor) -> Tensor:
         return colour_labels(output.argmax(dim=1), self.in_channels)

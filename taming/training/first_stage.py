@@ -11,7 +11,7 @@ from taming.config.experiment import Experiment
 from taming.first_stage.colour import YCbCr
 from taming.first_stage.interface import Autoencoder, Quantizer, Reconstruction, evaluating
 from taming.first_stage.losses import FirstStageLoss, VQGANLoss
-from taming.images import colour_labels, montage, psnr
+from taming.images import IGNORE, colour_labels, montage, psnr
 from taming.training.module import Training, adam
 
 COLOUR_PICTURES = 256  # whose colours are measured; the deviations of so many differ by about 4 %
@@ -125,8 +125,9 @@ class FirstStageTraining(Training):
         if image.is_floating_point():
             sums["psnr"] = psnr(image, reconstruction.image.clamp(-1, 1)).sum()
         else:
-            right = (reconstruction.output.argmax(dim=1) == image).float().mean()
-            sums["accuracy"] = right * count
+            known = (image != IGNORE) | (reconstruction.output.shape[1] > IGNORE)
+            right = (reconstruction.output.argmax(dim=1) == image)[known].float().sum()
+            sums["accuracy"] = right / known.sum().clamp(min=1) * count
         bits = reconstruction.likelihood and reconstruction.likelihood.bits(
             image, reconstruction.output
         )

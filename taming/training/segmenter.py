@@ -9,6 +9,7 @@ from torch import Tensor
 from taming.data.interface import PictureSet
 from taming.errors import UserError
 from taming.evaluation.layout import accuracy, confusions, mean_iou
+from taming.first_stage.inputs import label_loss
 from taming.images import colour_labels, montage
 from taming.segmenter import Segmenter
 from taming.training.module import Training, adam
@@ -31,7 +32,7 @@ class SegmenterTraining(Training):
     def micro_batch(self, batch: dict, last: bool) -> dict[str, Tensor]:
         batch = self.to_device(batch)
         image, labels = softened(batch["image"]), batch["segmentation"]
-        loss = F.cross_entropy(self.model(image), labels)
+        loss = label_loss(self.model(image), labels)
         self.manual_backward(loss / self.experiment.trainer.accumulate_grad_batches)
         if last:
             self.step(self.optimizers(), self.model.parameters(), counts=True)
@@ -41,7 +42,7 @@ class SegmenterTraining(Training):
         logits, labels = self.evaluated()(batch["image"]), batch["segmentation"]
         confusion = confusions(labels, logits.argmax(dim=1), self.model.labels)
         return {
-            "cross_entropy": F.cross_entropy(logits, labels, reduction="sum"),
+            "cross_entropy": label_loss(logits, labels).double() * confusion.sum(),
             "confusion": confusion.sum(dim=0).double(),
         }
 
