@@ -2,6 +2,7 @@
 rows on disk, and the figures so far.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -13,17 +14,18 @@ from PIL import Image
 from torch import Tensor, nn
 
 from taming import images
+from taming.data.folder import find_pictures
 from taming.data.interface import PictureSet
 from taming.data.views import as_pair
 from taming.errors import UserError, did_you_mean
 from taming.evaluation import rows
-from taming.evaluation.features import FeatureNetwork, digest, feature_network
+from taming.evaluation.features import FeatureNetwork, digest, feature_network, parse_features
 from taming.evaluation.frechet import Moments
 from taming.evaluation.intervals import Estimate
 from taming.evaluation.pictures import Samples, Subset, data_sets, list_hash
 from taming.evaluation.protocol import Figures, read_reference, stamp_id, stamp_of
 from taming.evaluation.rows import Measurer, Rows, RowStore
-from taming.files import check_output, file_hash, make_writable
+from taming.files import check_output, file_hash, is_stream, make_writable
 from taming.first_stage.interface import Autoencoder
 from taming.formats.content import Content
 from taming.formats.load import find_checkpoint, load, read_checkpoint
@@ -109,6 +111,34 @@ class Request:
                 " taming evaluate --help"
             )
 
+    def check_inputs(self) -> None:
+        """Raises UserError where an input is not there, or is asked for where nothing reads it."""
+        for checkpoint in (self.checkpoint, self.segmenter):
+            if checkpoint is not None and not isinstance(checkpoint, nn.Module):
+                find_checkpoint(checkpoint)
+        if self.config is not None:
+            if self.checkpoint is None:
+                raise UserError("--config is the YAML of a published checkpoint; give CKPT too")
+            if not os.path.isfile(self.config):
+                raise UserError(
+                    f"config '{self.config}' does not exist; give the YAML of '{self.checkpoint}'"
+                )
+        for flag in ("data", "train", "samples"):
+            folder = getattr(self, flag)
+            if folder is not None and not os.path.isdir(folder):
+                raise UserError(f"--{flag} '{folder}' does not exist; give a folder of pictures")
+        if self.samples is not None:
+            find_pictures(Path(self.samples), self.samples)
+        if isinstance(self.features, str):
+            parse_features(self.features)
+        if self.reference is not None:
+            read_reference(self.reference)
+            if self.store_reference is not None:
+                raise UserError(
+                    "--reference takes the real pictures' place, so that there is nothing for"
+                    " --store-reference; leave one out"
+                )
+
     def check_outputs(self, out: Path) -> None:
         """Raises UserError where an output would destroy, or become, an input."""
         folders = [self.data, self.train, self.samples]
@@ -133,7 +163,8 @@ class Session:
 
     Args:
         request: what is to be measured.
-        out: the .json of the figures; montages go into a folder of the same name.
+        out: the .json of the figures.
+        folder: for montages and what is measured so far.
 
     Attributes:
         model: what the checkpoint holds; `first` is its first stage.
@@ -143,13 +174,14 @@ class Session:
         figures: what has been measured so far.
     """
 
-    def __init__(self, request: Request, out: Path):
-        self.request, self.out, self.folder = request, out, out.with_suffix("")
+    def __init__(self, request: Request, out: Path, folder: Path):
+        self.request, self.out, self.folder = request, out, folder
         self.sampling = request.sampling.seeded()
         self.figures = Figures()
         self._hashes: dict[int, str] = {}
         self._rows: dict[str, Rows] = {}
-        make_writable(out.parent)
+        if not is_stream(out):
+            make_writable(out.parent)
         # 1. the model
         self.model: nn.Module | None = None
         content = None
@@ -170,6 +202,7 @@ class Session:
             )
         # 3. the networks
         self.network = self._network()
+        self._refuse_unused_reference()
         self.segmenter, self.segmenter_stamp = self._segmenter()
         self.reference: Moments | None = None
         if request.reference and self.network is not None:
@@ -200,10 +233,25 @@ class Session:
         try:
             return feature_network(request.features or "inception", request.feature_size)
         except UserError as error:
-            if request.features or self.model is None:  # two folders have no other figures
+            # Two folders have no other figures
+            if request.features or self.model is None or self._moments_file:
                 raise
             self.figures.missing.append(f"distances between sets of features: {error}")
             return None
+
+    @property
+    def _moments_file(self) -> str | None:
+        return self.request.reference or self.request.store_reference
+
+    def _refuse_unused_reference(self) -> None:
+        """Statistics of features are compared with samples, in the part `generation`."""
+        drawn = self.request.samples is not None or isinstance(self.model, SecondStage)
+        compared = drawn and "generation" in self.request.only and self.network is not None
+        if self._moments_file and not compared:
+            raise UserError(
+                f"reference statistics '{self._moments_file}' are for samples: give a second stage"
+                " of pictures or --samples DIR, and measure the part generation"
+            )
 
     def _segmenter(self) -> tuple[nn.Module | None, dict[str, Any]]:
         """The segmenter, and what stamps say of it."""
