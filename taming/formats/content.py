@@ -90,6 +90,7 @@ def content_of(
         raise malformed(path, f"figures is {brief(figures)}, not numbers by name")
     check_tensors({**weights, **{f"loss.{name}": tensor for name, tensor in loss.items()}}, path)
     config = _checked_config(metadata.get("config"), path)
+    config["model"] = _without_paths(config["model"], weights)
     if stage == "second":
         weights = {
             current_name(name) if name.startswith("priors.") else name: tensor
@@ -154,6 +155,24 @@ def _checked_config(plain: Any, path: Path) -> dict:
     if not isinstance(target, str) or not isinstance(plain["model"].get("params", {}), dict):
         raise malformed(path, f"config.model names no class with parameters, but {brief(target)}")
     return {**defaults, **plain, "allow": []}
+
+
+def _without_paths(node: Any, weights: dict[str, Tensor], prefix: str = "") -> Any:
+    """The tree of a model in which the codes in use (RemappedQuantizer), which training read from a
+    file of its own, are those that came along with the weights.
+    """
+    if isinstance(node, list):
+        return [_without_paths(item, weights, f"{prefix}{i}.") for i, item in enumerate(node)]
+    if not isinstance(node, dict) or not isinstance(node.get("params"), dict):
+        return node
+    params = {
+        key: _without_paths(value, weights, f"{prefix}{key}.")
+        for key, value in node["params"].items()
+    }
+    codes = weights.get(f"{prefix}used")
+    if isinstance(params.get("used"), str) and codes is not None and codes.ndim == 1:
+        params["used"] = len(codes)
+    return {**node, "params": params}
 
 
 def _refuse_other_than_plain(plain: dict, path: Path) -> None:
