@@ -10,6 +10,7 @@ from typing import Any
 
 from taming.config.hints import expectation, fits, shortened
 from taming.config.names import class_of, resolve
+from taming.config.ranges import Read
 from taming.errors import UserError, did_you_mean, first_line
 
 # What constructors raise where values fit their declarations one by one but not together
@@ -107,6 +108,8 @@ def _built(node: Any, place: str, allow: Iterable[str], trusted: bool) -> Any:
         for key, value in (node.get("params") or {}).items()
     }
     made = resolve(node["target"], place, allow, trusted)
+    if not trusted and place.startswith("model"):
+        _refuse_reading(made, params, place)
     if not inspect.isclass(made):  # `pretrained`: its file may name what this caller admits
         params = {"allow": tuple(allow), **params}
     try:
@@ -118,6 +121,22 @@ def _built(node: Any, place: str, allow: Iterable[str], trusted: bool) -> Any:
     except MISTAKES as error:
         reason = shortened(first_line(error)) or type(error).__name__
         raise UserError(f"{place}: {node['target']}: {reason}") from error
+
+
+def _refuse_reading(made: Any, params: dict, place: str) -> None:
+    """A file describes a model whole: it opens no other file of this machine."""
+    _, hints = declared(made)
+    for key, value in params.items():
+        if isinstance(value, str) and _is_read(hints.get(key)):
+            raise UserError(
+                f"{place}.params.{key}: the model of a file names the file {_brief(value)}, which"
+                " is not opened; write what it holds into the checkpoint"
+            )
+
+
+def _is_read(hint: Any) -> bool:
+    """Whether a declaration admits the path of a file that is read."""
+    return any(isinstance(one, Read) or _is_read(one) for one in typing.get_args(hint))
 
 
 def declared(made: Any) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:

@@ -24,17 +24,24 @@ class Range:
         # Not math.isfinite, which fails on whole numbers that no float holds
         return abs(value) < math.inf and above and below
 
-    def words(self, value: object = None) -> str:
-        """In words; of bounds that only keep numbers representable, the one that `value` breaks."""
-        low = f"{'above' if self.low_open else 'at least'} {_digits(self.low)}"
-        high = f"{'below' if self.high_open else 'at most'} {_digits(self.high)}"
+    def limit(self, noun: str, value: object = None) -> str:
+        """`a number` -> `a number above 0`, `a number from 0 to 1`, `a finite number`. Of bounds
+        that only keep numbers representable, the one that `value` breaks is named.
+        """
         number = value if isinstance(value, int | float) else 0
-        parts = [low] * (self.low > -(2**31) or number < self.low)
-        parts += [high] * (self.high < 2**31 or number > self.high)
-        return " and ".join(parts) or "finite"
-
-    def __str__(self) -> str:
-        return self.words()
+        low = self.low > -(2**31) or number < self.low
+        high = self.high < 2**31 or number > self.high
+        lowest, highest = _digits(self.low), _digits(self.high)
+        above = f"above {lowest}" if self.low_open else f"of at least {lowest}"
+        below = f"below {highest}" if self.high_open else f"at most {highest}"
+        if low and high:
+            closed = not self.low_open and not self.high_open
+            return f"{noun} from {lowest} to {highest}" if closed else f"{noun} {above} and {below}"
+        if low:
+            return f"{noun} {above}"
+        if high:
+            return f"{noun} {below}" if self.high_open else f"{noun} of {below}"
+        return noun if "finite" in noun else noun.replace("a ", "a finite ", 1)
 
 
 def _digits(number: float) -> str:
@@ -57,6 +64,12 @@ class Length:
         return f"{self.low} to {self.high} entries"
 
 
+@dataclass(frozen=True)
+class Read:
+    """Of a path: the constructor reads the file. A model that comes from a file may name none."""
+
+
+InputFile = Annotated[str, Read()]
 Count = Annotated[int, Range(1, 2**31)]
 """How many of something; at least one."""
 Index = Annotated[int, Range(0, 2**63 - 1)]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from taming.config.ranges import Index
+from taming.config.ranges import Index, InputFile
 from taming.errors import UserError, first_line
 from taming.first_stage.interface import Codes, Quantized, Quantizer
 from taming.first_stage.quantizers.nearest import nearest
@@ -33,7 +33,7 @@ class RemappedQuantizer(Quantizer):
     def __init__(
         self,
         quantizer: Quantizer,
-        used: str | NumCodes,
+        used: InputFile | NumCodes,
         unknown: Literal["nearest", "extra"] | Index = "nearest",
     ):
         super().__init__()
