@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from taming.data.batches import refuse_too_many
 from taming.data.folder import ImageFolder
+from taming.data.header_cache import SMALLEST, read_remarks, write_remarks
 from taming.data.interface import PictureSet
 from taming.data.reading import CorruptImage
 
@@ -17,6 +18,7 @@ THREADS = 8
 
 def check_pictures(sets: Mapping[str, PictureSet | None], full: bool = False) -> None:
     """Prints one line for each data set of files: how many pictures, how many are skipped and why.
+    A large one that had nothing to skip is not opened again until a file of it changes.
 
     Args:
         sets: data sets by the names that messages use, such as `data.train`; others than those of
@@ -28,7 +30,13 @@ def check_pictures(sets: Mapping[str, PictureSet | None], full: bool = False) ->
     """
     folders = {name: data for name, data in sets.items() if isinstance(data, ImageFolder)}
     for name, dataset in folders.items():
-        broken, remarks = _examine(dataset, full, name)
+        large = not full and len(dataset) >= SMALLEST
+        remarks = read_remarks(dataset) if large else None
+        broken: list[str] = []
+        if remarks is None:
+            broken, remarks = _examine(dataset, full, name)
+            if large and not broken:
+                write_remarks(dataset, remarks)
         line = f"{name}: {_count(len(dataset), 'picture')} in '{dataset.root}'"
         if broken:
             line += f", {len(broken)} skipped: {broken[0]}"
