@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -119,16 +120,22 @@ def resume(folder: Path, name: str) -> None:
     subprocess.run(words, cwd=folder, check=True, timeout=200, stderr=subprocess.DEVNULL)
 
 
-def wait_for_batch(process: subprocess.Popen, metrics: Path, batch: int) -> None:
-    while not (metrics.is_file() and any(b >= batch for b, _, _ in read_metrics(metrics))):
+def wait_for(process: subprocess.Popen, condition: Callable[[], bool]) -> None:
+    while not condition():
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.02)
 
 
-def sixty_batches(**trainer) -> dict:
-    return first_stage_plain(
-        max_steps=60, checkpoint_every=7, validate_every=30, pictures_every=60, **trainer
+def wait_for_batch(process: subprocess.Popen, metrics: Path, batch: int) -> None:
+    wait_for(
+        process,
+        lambda: metrics.is_file() and any(b >= batch for b, _, _ in read_metrics(metrics)),
     )
+
+
+def sixty_batches(**trainer) -> dict:
+    periods = {"checkpoint_every": 7, "validate_every": 30, "pictures_every": 60}
+    return first_stage_plain(**{"max_steps": 60, **periods, **trainer})
 
 
 def assert_same_run(folder: Path, name: str, other: str) -> None:
@@ -143,26 +150,26 @@ def assert_same_run(folder: Path, name: str, other: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_twenty_kills_at_random_moments_leave_a_run_that_resumes_bit_identical(tmp_path):
-    """Moments, not batches: in mid-batch, in mid-write, before the first checkpoint."""
-    train(tmp_path, sixty_batches(), "whole")
+    """Moments, not batches: in mid-batch, in mid-write, and every fourth time while it starts."""
+    train(tmp_path, sixty_batches(max_steps=600), "whole")
     moments = random.Random(0)
-    metrics = tmp_path / "runs" / "cut" / "metrics.csv"
+    run = tmp_path / "runs" / "cut"
     process = start(tmp_path, "-b", "c.yaml", "-n", "cut")
-    wait_for_batch(process, metrics, 7)
-    for _ in range(20):
+    wait_for(process, (run / "checkpoints" / "last.ckpt").is_file)
+    for kill in range(20):
         time.sleep(moments.uniform(0, 0.4))
+        assert process.poll() is None, f"after {kill} kills: {process.communicate()[1]}"
         process.kill()
         process.wait()
+        date = (run / "metrics.csv").stat().st_mtime_ns
         process = start(tmp_path, "-r", "runs/cut")
-        # The run has to come far enough for the next kill to meet it at work
-        time.sleep(moments.uniform(2, 8))
-        if process.poll() is not None:
-            break
+        if kill % 4:
+            wait_for(process, lambda: (run / "metrics.csv").stat().st_mtime_ns != date)
+        else:
+            time.sleep(moments.uniform(0, 6))
     process.kill()
     process.wait()
-    state = torch.load(tmp_path / "runs" / "cut" / "checkpoints" / "last.ckpt", weights_only=True)
-    if state["taming"]["batches"] < 60:
-        resume(tmp_path, "cut")
+    resume(tmp_path, "cut")
     assert_same_run(tmp_path, "cut", "whole")
     assert not list((tmp_path / "runs" / "cut").rglob(".*.tmp"))
 
