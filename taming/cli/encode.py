@@ -65,7 +65,11 @@ def encode(words: list[str]) -> None:
 
     view = None
     if arguments.size:
-        view = {"size": list(arguments.size), "scale": arguments.scale, "flip": not arguments.no_flip}
+        view = {
+            "size": list(arguments.size),
+            "scale": arguments.scale,
+            "flip": not arguments.no_flip,
+        }
     print(
         encode_set(
             arguments.checkpoint,

@@ -3,6 +3,7 @@ the numbers), memory-mapped.
 """
 
 import json
+import zlib
 from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
@@ -14,15 +15,14 @@ from taming.errors import UserError, first_line
 from taming.files import write_atomically
 
 KINDS = {"U8": np.uint8, "U16": np.uint16, "U32": np.uint32, "I64": np.int64}
+NO_SUM = "checksum"  # in the header until all is written, as long as one
 LONGEST_HEADER = 100 * 2**20  # bytes, as safetensors has it
 Chunks = Iterable[np.ndarray]
 Shape = tuple[int, ...]
 
 
 def write_arrays(
-    path: str | Path,
-    arrays: Mapping[str, tuple[type, Shape, Chunks]],
-    metadata: Mapping[str, Any],
+    path: str | Path, arrays: Mapping[str, tuple[type, Shape, Chunks]], metadata: Mapping[str, Any]
 ) -> None:
     """Writes arrays piece by piece, so that they need not fit into memory.
 
@@ -35,6 +35,7 @@ def write_arrays(
         UserError: the disk is full, ...
     """
     header: dict[str, Any] = {"__metadata__": {k: json.dumps(v) for k, v in metadata.items()}}
+    header["__metadata__"]["crc32"] = NO_SUM
     names, end = {made: name for name, made in KINDS.items()}, 0
     for name, (kind, shape, _) in arrays.items():
         start, end = end, end + prod(shape) * np.dtype(kind).itemsize
@@ -45,15 +46,26 @@ def write_arrays(
     def write(file: Path) -> None:
         with open(file, "wb") as stream:
             stream.write(len(text).to_bytes(8, "little") + text)
+            checksum = 0
             for kind, _, chunks in arrays.values():
                 for chunk in chunks:
-                    stream.write(np.ascontiguousarray(chunk, kind).data)
+                    data = np.ascontiguousarray(chunk, kind).view(np.uint8).reshape(-1).data
+                    checksum = zlib.crc32(data, checksum)
+                    stream.write(data)
+            stream.seek(8 + text.index(NO_SUM.encode()))
+            stream.write(f"{checksum:08x}".encode())
 
     write_atomically(path, write)
 
 
-def open_arrays(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def open_arrays(
+    path: str | Path, check: bool = False
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """(metadata, arrays), the arrays memory-mapped and read-only.
+
+    Args:
+        path: the file.
+        check: read all of it, and compare its checksum.
 
     Raises:
         UserError: there is no such file, it is damaged, or something else.
@@ -65,7 +77,9 @@ def open_arrays(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]
                 raise ValueError("no header")
             header = json.loads(stream.read(length))
             size = stream.seek(0, 2)
-        metadata = {k: json.loads(v) for k, v in header.pop("__metadata__", {}).items()}
+        texts = header.pop("__metadata__", {})
+        checksum = texts.pop("crc32", "")
+        metadata = {key: json.loads(text) for key, text in texts.items()}
         numbers = np.asarray(np.memmap(path, np.uint8, "r", offset=8 + length))
         arrays, end = {}, 0
         for name, entry in header.items():
@@ -73,6 +87,8 @@ def open_arrays(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]
             arrays[name] = _view(numbers, entry)
         if size != 8 + length + end:
             raise ValueError(f"{size} bytes instead of {8 + length + end}")
+        if check and f"{zlib.crc32(numbers.data):08x}" != checksum:
+            raise ValueError("its checksum differs")
     except OSError as error:
         raise UserError(f"'{path}' can't be read ({error.strerror})") from None
     except Exception as error:  # of what is no such file: JSON, keys, shapes, ...

@@ -79,8 +79,8 @@ class SkippingBroken(PictureSet):
         index, view = key if isinstance(key, tuple) else (key, None)
         skipped, step = [], 0
         # So many in a row are enough to stop
-        most = min(len(self.dataset), 2 + max(100, round(2 * MOST_BROKEN * len(self.dataset))))
-        while step < most:
+        most = 2 + max(100, round(2 * MOST_BROKEN * len(self.dataset)))
+        while step < len(self.dataset) and len(skipped) < most:
             try:
                 item = self.dataset[((index + step) % len(self.dataset), view)]
                 return {**item, "skipped": skipped}

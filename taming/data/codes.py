@@ -154,12 +154,23 @@ def _kind(size: int) -> type:
 
 
 class CodeFile:
-    """One file of codes, memory-mapped. Raises UserError where it is damaged or of another set."""
+    """One file of codes, memory-mapped.
 
-    def __init__(self, path: Path, about: About):
-        metadata, arrays = open_arrays(path)
+    Args:
+        path: the file.
+        about: what it should be of.
+        check: compare its checksum, too.
+
+    Raises:
+        UserError: it is damaged or of another set.
+    """
+
+    def __init__(self, path: Path, about: About, check: bool = False):
+        metadata, arrays = open_arrays(path, check)
         if metadata.get("key") != about.key:
-            raise UserError(f"'{path}' was made with another first stage, view or source; remove it")
+            raise UserError(
+                f"'{path}' was made with another first stage, view or source; remove it"
+            )
         count, views = len(about.samples(path.name)), about.views or 1
         levels = [(f"codes.{number}", tuple(grid)) for number, grid in enumerate(about.grids)]
         for name, grid in levels:

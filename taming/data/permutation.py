@@ -57,7 +57,9 @@ class ShardOrder:
         window: shards that are mixed; None: all samples are.
     """
 
-    def __init__(self, counts: Sequence[int] | np.ndarray, seed: int, epoch: int, window: int | None):
+    def __init__(
+        self, counts: Sequence[int] | np.ndarray, seed: int, epoch: int, window: int | None
+    ):
         counts = np.asarray(counts, np.int64)
         self.key = (seed, epoch)
         window = min(window or len(counts), len(counts))

@@ -47,7 +47,9 @@ class ShardIndex:
             self.counts, self.sizes = arrays["counts"], arrays["sizes"]
             self.problems = {int(k): v for k, v in metadata["problems"].items()}
         except KeyError as error:
-            raise UserError(f"index '{path}' has no {error}; remove it, and it is made anew") from None
+            raise UserError(
+                f"index '{path}' has no {error}; remove it, and it is made anew"
+            ) from None
         self.ends = np.cumsum(self.counts)
 
     def __len__(self) -> int:
@@ -135,7 +137,9 @@ def write_index(
     count = sum(len(part.starts) for part in parts)
     problems = {number: part.problem for number, part in enumerate(parts) if part.problem}
     if not count:
-        raise UserError(f"no sample in {len(shards)} shards; first: {next(iter(problems.values()))}")
+        raise UserError(
+            f"no sample in {len(shards)} shards; first: {next(iter(problems.values()))}"
+        )
     present = np.array([part.lengths.any(axis=0) for part in parts]).any(axis=0)
     columns = np.flatnonzero(present)
 
@@ -159,7 +163,11 @@ def write_index(
             "counts": (np.int64, (len(parts),), pieces(lambda part: np.array([len(part.starts)]))),
             "sizes": (np.int64, (len(parts),), pieces(lambda part: np.array([part.size]))),
             "lengths": (np.uint32, shape, pieces(lambda part: part.lengths[:, columns])),
-            "names": (np.uint8, (length,), pieces(lambda part: np.frombuffer(part.names, np.uint8))),
+            "names": (
+                np.uint8,
+                (length,),
+                pieces(lambda part: np.frombuffer(part.names, np.uint8)),
+            ),
         },
         {
             "version": VERSION,

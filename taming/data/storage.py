@@ -51,7 +51,9 @@ def _braces(pattern: str) -> list[str]:
     if numbers := RANGE.fullmatch(braces[0]):
         low, high = numbers[1], numbers[2]
         if int(high) < int(low):
-            raise UserError(f"'{braces[0]}' in '{pattern}' counts down; give the lower number first")
+            raise UserError(
+                f"'{braces[0]}' in '{pattern}' counts down; give the lower number first"
+            )
         width = len(low) if low.startswith("0") or len(low) == len(high) else 0
         options = [f"{number:0{width}d}" for number in range(int(low), int(high) + 1)]
     head, tail = pattern[: braces.start()], _braces(pattern[braces.end() :])

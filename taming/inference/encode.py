@@ -175,7 +175,9 @@ class Encoding:
         item = SkippingBroken(self.source)[(0, None)]
         key = self.tokenizer.key
         if key not in item:
-            raise UserError(f"the model reads '{key}', but the pictures come with {', '.join(item)}")
+            raise UserError(
+                f"the model reads '{key}', but the pictures come with {', '.join(item)}"
+            )
         with torch.no_grad(), evaluating(self.model):
             codes, condition = self.encoded(collate([item]))
         return About(
@@ -302,4 +304,3 @@ def source_hash(source: PictureSet) -> str:
         ]
     facts = json.dumps([len(source), rows]).encode()
     return f"{type(source).__name__} {hashlib.sha256(facts).hexdigest()[:16]}"
-

@@ -64,7 +64,9 @@ def shard_of(text: str | None) -> tuple[int, int]:
         if task < 0:
             raise UserError("--shard slurm: this is no job array; submit it with sbatch --array")
     number, slash, total = text.partition("/")
-    is_number = all(part.isascii() and part.isdigit() and len(part) < 10 for part in (number, total))
+    is_number = all(
+        part.isascii() and part.isdigit() and len(part) < 10 for part in (number, total)
+    )
     if not slash or not is_number or not int(number) < int(total):
         raise UserError(
             f"--shard {text}: give i/n, with i from 0 to n - 1; for example 0/4, 1/4, 2/4 and 3/4"

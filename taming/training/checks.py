@@ -8,12 +8,15 @@ import torch
 from torch import Tensor
 
 from taming.config.experiment import Experiment
-from taming.data.batches import SkippingBroken
+from taming.data.batches import SkippingBroken, collate
+from taming.data.codes import Codes
 from taming.data.interface import PictureSet
+from taming.data.shards import Shards
 from taming.errors import UserError
 from taming.first_stage.interface import Autoencoder
+from taming.second_stage.interface import Condition
 from taming.second_stage.model import SecondStage
-from taming.training.codes import PartShape
+from taming.training.codes import PartShape, condition_of
 from taming.training.datamodule import pictures_of
 
 SETS = ("train", "validation")
@@ -93,11 +96,20 @@ def check_condition(model: SecondStage, dataset: PictureSet) -> list[PartShape]:
     """
     if model.conditioner.tokenizer is not None:
         check_labels(model.conditioner.tokenizer, dataset, "train")
-    condition = model.conditioner(single_batch(dataset))
+    condition = first_condition(model, dataset)
     codes = tuple(torch.zeros(1, *prior.grid, dtype=torch.int64) for prior in model.levels)
     for level, prior in enumerate(model.levels):
         prior.decoder(model.with_coarser(condition, codes[:level]), prior.grid)
     return [(part.vocabulary, part.grid) for part in condition]
+
+
+def first_condition(model: SecondStage, dataset: PictureSet) -> Condition:
+    """Of the first item."""
+    if not isinstance(dataset, Codes):
+        return model.conditioner(single_batch(dataset))
+    batch = collate([dataset[0]])
+    shapes = [(vocabulary, grid and (grid[0], grid[1])) for vocabulary, grid in dataset.about.parts]
+    return condition_of(model, batch, shapes)
 
 
 def single_batch(dataset: PictureSet) -> dict:
@@ -117,6 +129,8 @@ def contents(dataset: PictureSet | None) -> dict:
     if dataset is None:
         return {}
     dataset, digest = pictures_of(dataset), hashlib.sha256()
+    if isinstance(dataset, Codes | Shards):
+        return dataset.contents()
     name = getattr(dataset, "name", None)  # data sets of other packages may have no names
     if name is not None:
         for index in range(len(dataset)):

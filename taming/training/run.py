@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from taming.config.build import build
 from taming.config.experiment import Experiment, load, to_plain
 from taming.data.checks import check_pictures
+from taming.data.codes import Codes
 from taming.data.interface import PictureSet
+from taming.data.shards import shards_problems
 from taming.errors import UserError
 from taming.files import make_writable, run_lock, write_atomically
 from taming.first_stage.interface import Autoencoder
@@ -45,7 +47,7 @@ from taming.training.checks import (
     check_sets,
     contents,
 )
-from taming.training.codes import cached_codes
+from taming.training.codes import cached_codes, check_codes
 from taming.training.curve import Curve
 from taming.training.datamodule import DataModule
 from taming.training.first_stage import FirstStageTraining
@@ -198,6 +200,8 @@ def prepare(
     if not _rank():
         pictures = {f"data.{name}": dataset for name, dataset in zip(SETS, sets)}
         check_pictures(pictures, experiment.data.check == "full")
+        for line in shards_problems(sets):
+            print(f"skipped: {line}", file=sys.stderr)
     if isinstance(model, Autoencoder):
         module = _first_stage(experiment, model, sets)
     elif isinstance(model, SecondStage):
@@ -211,9 +215,10 @@ def prepare(
     module.data = {name: contents(dataset) for name, dataset in zip(SETS, sets)}
     views = data.views if isinstance(model, SecondStage) else None
     if views and isinstance(model, SecondStage):
-        train = cached_codes(model, train, views, data.cache)
+        on_cpu = experiment.trainer.accelerator == "cpu"
+        train = cached_codes(model, train, views, data.cache, on_cpu)
         if validation is not None:
-            validation = cached_codes(model, validation, None, data.cache)
+            validation = cached_codes(model, validation, None, data.cache, on_cpu)
     return module, DataModule(
         train, validation, data.batch_size, experiment.seed, data.workers, views
     )
@@ -251,7 +256,14 @@ def _second_stage(experiment: Experiment, model: SecondStage, sets: Sets) -> Sec
             "condition_dropout: a prior with shared_vocabulary has no token for an empty"
             " condition; leave it out"
         )
-    check_sets(model.first_stage, sets, [prior.grid for prior in model.levels])
+    check_sets(
+        model.first_stage,
+        tuple(None if isinstance(dataset, Codes) else dataset for dataset in sets),
+        [prior.grid for prior in model.levels],
+    )
+    for name, dataset in zip(SETS, sets):
+        if isinstance(dataset, Codes):
+            check_codes(model, dataset, name)
     return SecondStageTraining(experiment, model, check_condition(model, sets[0]))
 
 

@@ -17,7 +17,7 @@ from taming.images import montage
 from taming.second_stage.block import Block
 from taming.second_stage.interface import Condition
 from taming.second_stage.model import SecondStage
-from taming.training.codes import PartShape, as_condition
+from taming.training.codes import PartShape, condition_of
 from taming.training.module import Training, adam, muon
 
 
@@ -97,7 +97,7 @@ class SecondStageTraining(Training):
     def inputs(self, batch: dict) -> tuple[Codes, Condition]:
         """Codes (B, h, w) of each level and condition: from the cache, or encoded on the fly."""
         if "codes" in batch:
-            return tuple(batch["codes"]), as_condition(batch["condition"], self.parts)
+            return tuple(batch["codes"]), condition_of(self.model, batch, self.parts)
         with torch.no_grad():
             codes = self.model.first_stage.encode(batch[self.model.first_stage.key])
             return codes, self.model.conditioner(batch)
@@ -156,6 +156,9 @@ class SecondStageTraining(Training):
         columns = [] if condition is None else [condition]
         if key in batch:
             columns.append(model.decode(model.first_stage.encode(batch[key])))
+        elif "codes" in batch:
+            columns.append(model.decode(tuple(batch["codes"])))
+            batch = {**batch, "count": len(batch["codes"][0])}
         columns += [model.sample(batch, seed=seed) for seed in (0, 1)]
         return montage(columns)
 
