@@ -10,7 +10,8 @@ import shutil
 import signal
 import typing
 from contextlib import contextmanager, nullcontext
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from taming.config.hints import expectation, fits
 from taming.config.ranges import Length, Range
 from taming.errors import UserError
 from tests.conftest import first_stage_plain, paint_pairs
+from tests.data import fakes
 
 CLASSES = config.file_classes()
 LONGEST = 5  # seconds for one construction
@@ -42,6 +44,7 @@ KINDS = [QUANTIZER, LIKELIHOOD, VQVAE, GPT, UNCONDITIONAL, node("data.DrawnLands
 # Parameters with which a class can be built; of the others, `example` finds some
 SHAPE: dict = {"num_codes": 8, "grid": [4, 4], "parts": [{"vocabulary": 3, "grid": [2, 2]}]}
 PARAMS: dict[str, dict] = {
+    "CoordinateCrops": {"source": node("data.DrawnLandscapes", size=16), "size": 16},
     "DVAE": {"width": 4, "quantizer": {**QUANTIZER, "params": {"num_codes": 8, "dim": 32}}},
     "DrawnLandscapes": {"size": 16},
     "EncodedImage": {"first_stage": VQVAE},
@@ -66,9 +69,12 @@ VALUES = [*SCALARS, *ODD, *LISTS, *TREES, [3] * 2000]
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> str:
-    """A folder that every data set can read."""
+    """A folder that every data set can read, with one for each set that has a layout of its own."""
     root = paint_pairs(tmp_path_factory.mktemp("data") / "pairs")
-    shutil.copytree(root / "segmentations", root / "depth")
+    for name in ("depth", "keypoints"):
+        shutil.copytree(root / "segmentations", root / name)
+    for name, make in fakes.SETS.items():
+        make(root.parent / name)
     return str(root)
 
 
@@ -107,8 +113,12 @@ def example_params(name: str, pictures: str) -> dict:
     for key, parameter in parameters.items():
         if key not in params and parameter.default is parameter.empty:
             params[key] = example(hints.get(key, Any))
+    own = Path(pictures).parent / name.rpartition(".")[2]
     if "root" in params:
-        params |= {"root": pictures, "view": {"size": 16}}
+        params |= {"root": str(own) if own.is_dir() else pictures, "view": {"size": 16}}
+    for key in ("celebahq", "ffhq"):
+        if key in params:
+            params[key] = str(own.parent / {"celebahq": "CelebAHQ", "ffhq": "FFHQ"}[key])
     return params
 
 
@@ -241,13 +251,13 @@ def put(plain: dict, dotted: str, value: Any) -> dict:
         ("trainer.gradient_clip_val", 0, "above 0, or null"),
         ("trainer.ema", 1.5, "at least 0 and below 1, or null"),
         ("trainer.ema", math.nan, "below 1"),
-        ("trainer.devices", 10**6, "at most 1024"),
-        ("trainer.threads", 10**6, "at most 1024"),
-        ("trainer.threads", 0, "at least 1"),
-        ("trainer.precision", "16-mixed", "one of 32-true, bf16-mixed"),
+        ("trainer.devices", 10**6, "from 1 to 1024"),
+        ("trainer.threads", 10**6, "from 1 to 1024"),
+        ("trainer.threads", 0, "from 1 to 1024"),
+        ("trainer.precision", "16-mixed", "one of auto, 32-true, bf16-mixed"),
         ("trainer.accelerator", "gpus", "did you mean 'gpu'"),
         ("optimizer.weight_decay", -100, "at least 0"),
-        ("optimizer.final", -1, "from 0 to 1|at least 0 and at most 1"),
+        ("optimizer.final", -1, "from 0 to 1"),
         ("optimizer.warmup", -30, "at least 0"),
         ("optimizer.learning_rate", math.nan, "above 0"),
         ("optimizer.learning_rate", math.inf, "above 0"),
@@ -255,15 +265,15 @@ def put(plain: dict, dotted: str, value: Any) -> dict:
         ("optimizer.betas", [0.9], "2 entries"),
         ("optimizer.betas", [0.9, 1.0], "below 1"),
         ("optimizer.betas", [], "2 entries"),
-        ("data.workers", -1, "at least 0"),
-        ("data.workers", 10**5, "at most 1024"),
-        ("data.views", 0, "at least 1"),
-        ("data.batch_size", 0, "at least 1"),
+        ("data.workers", -1, "from 0 to 1024"),
+        ("data.workers", 10**5, "from 0 to 1024"),
+        ("data.views", 0, "from 1 to 1024"),
+        ("data.batch_size", 0, "from 1 to 1048576"),
         ("noise", 1, "below 1"),
         ("condition_dropout", -0.1, "at least 0"),
         ("seed", -1, "at least 0"),
-        ("seed", 2**32, "at most 4294967295|at most 4.29"),
-        ("evaluation.pictures", 1, "at least 2"),
+        ("seed", 2**32, "from 0 to 4294967295"),
+        ("evaluation.pictures", 1, "from 2 to 1048576"),
         ("allow", [1], "list"),
     ],
 )
@@ -271,3 +281,22 @@ def test_what_people_write_for_off_and_more(dotted, value, words):
     with pytest.raises(UserError, match=words) as error:
         config.from_plain(put(first_stage_plain(), dotted, value), "my.yaml")
     assert str(error.value).startswith(f"my.yaml: {dotted}: ")
+
+
+@pytest.mark.parametrize(
+    "hint, value, words",
+    [
+        (int, None, "a whole number"),
+        (Annotated[float, Range()], None, "a finite number"),
+        (Annotated[Annotated[float, Range()], Range()], None, "a finite number"),
+        (Annotated[float, Range(0, low_open=True)] | None, None, "a number above 0, or null"),
+        (Annotated[int, Range(1, 2**31)], None, "a whole number of at least 1"),
+        (Annotated[int, Range(1, 2**31)], 2**40, "a whole number from 1 to 2147483648"),
+        (Annotated[float, Range(0, 1, high_open=True)], None, "a number of at least 0 and below 1"),
+        (Annotated[int, Range(high=9)], None, "a whole number of at most 9"),
+        (Literal["headers", "full"], None, "headers or full"),
+        (Annotated[list[bool], Length(2, 2)], None, "a list of 2 entries, each true or false"),
+    ],
+)
+def test_what_is_expected_is_said_in_english(hint, value, words):
+    assert expectation(hint, value) == words
