@@ -13,6 +13,7 @@ from taming.cli.checkpoints import convert, export, inspect
 from taming.cli.configs import configs
 from taming.cli.demo import demo
 from taming.cli.encode import decode, encode, shard
+from taming.cli.keys import keys
 from taming.cli.measure import doctor, evaluate, report
 from taming.cli.pictures import compress, decompress, reconstruct
 from taming.cli.sample import sample
@@ -36,6 +37,7 @@ VERBS = {
     "report": report,
     "doctor": doctor,
     "configs": configs,
+    "keys": keys,
     "demo": demo,
     "studio": studio,
 }

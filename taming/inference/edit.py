@@ -48,6 +48,11 @@ class Edit:
         image, stays = self.known
         return paste(pictures, image.to(pictures), stays.to(pictures.device), self.seam)
 
+    def strip(self, top: int, end: int) -> "Edit":
+        """Rows `top` to `end` of it."""
+        box = (0, top, self.image.width, end)
+        return Edit(self.image.crop(box), self.region.crop(box), self.seam)
+
     def plain(self) -> dict[str, Any]:
         return {
             "image": _packed(self.image),
