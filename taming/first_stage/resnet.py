@@ -6,6 +6,7 @@ Parameter names are those of the published state dicts: `down.{i}.block.{j}`, `m
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch.nn.functional as F
@@ -19,20 +20,32 @@ Padding = Literal["zeros", "replicate"]
 again."""
 
 
-def conv3x3(channels_in: int, channels_out: int, padding: Padding) -> nn.Conv2d:
-    return nn.Conv2d(channels_in, channels_out, 3, padding=1, padding_mode=padding)
+@dataclass(frozen=True)
+class Layers:
+    """What all blocks of a network share."""
+
+    dropout: float = 0.0
+    padding: Padding = "zeros"
+    groups: int = 32
+
+    def conv3x3(self, channels_in: int, channels_out: int) -> nn.Conv2d:
+        return nn.Conv2d(channels_in, channels_out, 3, padding=1, padding_mode=self.padding)
+
+    def norm(self, channels: int) -> GroupNorm:
+        return GroupNorm(channels, self.groups)
+
+
+PUBLISHED = Layers()
 
 
 class ResidualBlock(nn.Module):
-    def __init__(
-        self, channels_in: int, channels_out: int, dropout: float = 0.0, padding: Padding = "zeros"
-    ):
+    def __init__(self, channels_in: int, channels_out: int, layers: Layers = PUBLISHED):
         super().__init__()
-        self.norm1 = GroupNorm(channels_in)
-        self.conv1 = conv3x3(channels_in, channels_out, padding)
-        self.norm2 = GroupNorm(channels_out)
-        self.dropout = nn.Dropout(dropout)
-        self.conv2 = conv3x3(channels_out, channels_out, padding)
+        self.norm1 = layers.norm(channels_in)
+        self.conv1 = layers.conv3x3(channels_in, channels_out)
+        self.norm2 = layers.norm(channels_out)
+        self.dropout = nn.Dropout(layers.dropout)
+        self.conv2 = layers.conv3x3(channels_out, channels_out)
         self.nin_shortcut = (
             nn.Conv2d(channels_in, channels_out, 1)
             if channels_in != channels_out
@@ -48,9 +61,9 @@ class ResidualBlock(nn.Module):
 class Attention(nn.Module):
     """Single-head self-attention over all positions."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, layers: Layers = PUBLISHED):
         super().__init__()
-        self.norm = GroupNorm(channels)
+        self.norm = layers.norm(channels)
         self.q, self.k, self.v, self.proj_out = (nn.Conv2d(channels, channels, 1) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,19 +81,19 @@ class Attention(nn.Module):
 class Downsample(nn.Module):
     """Halves height and width; pads right and bottom only, as published."""
 
-    def __init__(self, channels: int, padding: Padding = "zeros"):
+    def __init__(self, channels: int, layers: Layers):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
-        self.mode = "constant" if padding == "zeros" else padding
+        self.mode = "constant" if layers.padding == "zeros" else layers.padding
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.pad(x, (0, 1, 0, 1), mode=self.mode))
 
 
 class Upsample(nn.Module):
-    def __init__(self, channels: int, padding: Padding = "zeros"):
+    def __init__(self, channels: int, layers: Layers):
         super().__init__()
-        self.conv = conv3x3(channels, channels, padding)
+        self.conv = layers.conv3x3(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
@@ -92,21 +105,15 @@ class Level(nn.Module):
     """
 
     def __init__(
-        self,
-        channels_in: int,
-        channels_out: int,
-        blocks: int,
-        attention: bool,
-        dropout: float,
-        padding: Padding = "zeros",
+        self, channels_in: int, channels_out: int, blocks: int, attention: bool, layers: Layers
     ):
         super().__init__()
         self.block = nn.ModuleList(
-            ResidualBlock(channels_in if j == 0 else channels_out, channels_out, dropout, padding)
+            ResidualBlock(channels_in if j == 0 else channels_out, channels_out, layers)
             for j in range(blocks)
         )
         self.attn = nn.ModuleList(
-            Attention(channels_out) for _ in range(blocks if attention else 0)
+            Attention(channels_out, layers) for _ in range(blocks if attention else 0)
         )
         self.downsample: nn.Module = nn.Identity()
         self.upsample: nn.Module = nn.Identity()
@@ -120,13 +127,11 @@ class Level(nn.Module):
 
 
 class Middle(nn.Module):
-    def __init__(
-        self, channels: int, dropout: float, attention: bool = True, padding: Padding = "zeros"
-    ):
+    def __init__(self, channels: int, attention: bool, layers: Layers):
         super().__init__()
-        self.block_1 = ResidualBlock(channels, channels, dropout, padding)
-        self.attn_1 = Attention(channels) if attention else nn.Identity()
-        self.block_2 = ResidualBlock(channels, channels, dropout, padding)
+        self.block_1 = ResidualBlock(channels, channels, layers)
+        self.attn_1 = Attention(channels, layers) if attention else nn.Identity()
+        self.block_2 = ResidualBlock(channels, channels, layers)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.block_2(self.attn_1(self.block_1(x)))
@@ -145,22 +150,21 @@ class Encoder(nn.Module):
         blocks: int,
         attention_levels: Sequence[int],
         latent_channels: int,
-        dropout: float,
-        middle_attention: bool = True,
-        padding: Padding = "zeros",
+        middle_attention: bool,
+        layers: Layers,
     ):
         super().__init__()
         widths = [channels * m for m in multipliers]
-        self.conv_in = conv3x3(in_channels, channels, padding)
+        self.conv_in = layers.conv3x3(in_channels, channels)
         self.down = nn.ModuleList()
         for i, (before, width) in enumerate(zip([channels, *widths], widths)):
-            level = Level(before, width, blocks, i in attention_levels, dropout, padding)
+            level = Level(before, width, blocks, i in attention_levels, layers)
             if i < len(widths) - 1:
-                level.downsample = Downsample(width, padding)
+                level.downsample = Downsample(width, layers)
             self.down.append(level)
-        self.mid = Middle(widths[-1], dropout, middle_attention, padding)
-        self.norm_out = GroupNorm(widths[-1])
-        self.conv_out = conv3x3(widths[-1], latent_channels, padding)
+        self.mid = Middle(widths[-1], middle_attention, layers)
+        self.norm_out = layers.norm(widths[-1])
+        self.conv_out = layers.conv3x3(widths[-1], latent_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv_in(x)
@@ -182,23 +186,22 @@ class Decoder(nn.Module):
         blocks: int,
         attention_levels: Sequence[int],
         latent_channels: int,
-        dropout: float,
-        middle_attention: bool = True,
-        padding: Padding = "zeros",
+        middle_attention: bool,
+        layers: Layers,
     ):
         super().__init__()
         widths = [channels * m for m in multipliers]
-        self.conv_in = conv3x3(latent_channels, widths[-1], padding)
-        self.mid = Middle(widths[-1], dropout, middle_attention, padding)
+        self.conv_in = layers.conv3x3(latent_channels, widths[-1])
+        self.mid = Middle(widths[-1], middle_attention, layers)
         self.up = nn.ModuleList()
         for i, width in enumerate(widths):
             before = widths[min(i + 1, len(widths) - 1)]
-            level = Level(before, width, blocks + 1, i in attention_levels, dropout, padding)
+            level = Level(before, width, blocks + 1, i in attention_levels, layers)
             if i > 0:
-                level.upsample = Upsample(width, padding)
+                level.upsample = Upsample(width, layers)
             self.up.append(level)
-        self.norm_out = GroupNorm(widths[0])
-        self.conv_out = conv3x3(widths[0], out_channels, padding)
+        self.norm_out = layers.norm(widths[0])
+        self.conv_out = layers.conv3x3(widths[0], out_channels)
 
     def forward(self, z: Tensor) -> Tensor:
         h = self.mid(self.conv_in(z))

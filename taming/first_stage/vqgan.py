@@ -12,7 +12,7 @@ from taming.first_stage.colour import YCbCr
 from taming.first_stage.inputs import check_labels, one_hot
 from taming.first_stage.interface import FirstStage, Quantizer
 from taming.first_stage.ranges import Channels, Multipliers, Width
-from taming.first_stage.resnet import Decoder, Encoder, Padding
+from taming.first_stage.resnet import Decoder, Encoder, Layers, Padding
 from taming.images import colour_labels
 
 
@@ -34,6 +34,8 @@ class VQGAN(FirstStage):
         quant_kernel: of the two convolutions around the quantizer.
         padding: of the 3x3 convolutions; zeros, as published, leave a frame of one pixel around
             pictures of small models.
+        groups: of channels that group normalisation takes together; 32, as published, or the most
+            that divide a layer. With replicate padding at least four channels should share a group.
         colour: encoder and decoder work in these colours instead of RGB.
     """
 
@@ -51,6 +53,7 @@ class VQGAN(FirstStage):
         middle_attention: bool = True,
         quant_kernel: Literal[1, 3] = 1,
         padding: Padding = "zeros",
+        groups: Annotated[int, Range(1, 1024)] = 32,
         colour: YCbCr | None = None,
     ):
         stride = 2 ** (len(multipliers) - 1)
@@ -66,18 +69,17 @@ class VQGAN(FirstStage):
             blocks,
             tuple(attention),
             latent_channels,
-            dropout,
             middle_attention,
-            padding,
+            Layers(dropout, padding, groups),
         )
         if colour is not None and in_channels != 3:
             raise ValueError(f"colour is of pictures with 3 channels, not {in_channels}; leave it")
         self.colour = colour
         self.encoder = Encoder(in_channels, *shape)
         self.decoder = Decoder(in_channels, *shape)
-        kernel = {"kernel_size": quant_kernel, "padding": quant_kernel // 2}
-        self.quant_conv = nn.Conv2d(latent_channels, quantizer.dim, **kernel)
-        self.post_quant_conv = nn.Conv2d(quantizer.code_dim, latent_channels, **kernel)
+        width, code_width, kernel = latent_channels, quantizer.code_dim, quant_kernel
+        self.quant_conv = nn.Conv2d(width, quantizer.dim, kernel, padding=kernel // 2)
+        self.post_quant_conv = nn.Conv2d(code_width, width, kernel, padding=kernel // 2)
 
     @property
     def colours(self) -> YCbCr | None:
