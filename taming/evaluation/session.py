@@ -28,7 +28,7 @@ from taming.evaluation.rows import Measurer, Rows, RowStore
 from taming.files import check_output, file_hash, is_stream, make_writable
 from taming.first_stage.interface import Autoencoder
 from taming.formats.content import Content
-from taming.formats.load import find_checkpoint, load, read_checkpoint
+from taming.formats.load import checkpoint_hash, find_checkpoint, load, read_checkpoint
 from taming.inference.conditions import metadata_of
 from taming.inference.sample import sample
 from taming.second_stage.model import SecondStage
@@ -298,7 +298,9 @@ class Session:
             "seed": self.request.seed,
         }
         if self.request.checkpoint:
-            stamp["checkpoint_sha256"] = file_hash(find_checkpoint(self.request.checkpoint))
+            stamp["checkpoint_sha256"] = checkpoint_hash(
+                self.request.checkpoint, self.request.config
+            )
         if features and self.network is not None:
             stamp |= self.network.stamp()
         return stamp_of(**stamp, **more)

@@ -13,11 +13,14 @@ from taming.first_stage.interface import (
 )
 from taming.first_stage.likelihood import GaussianLikelihood, LogitLaplaceLikelihood
 from taming.first_stage.losses import LikelihoodLoss, MaskLoss, VQGANLoss
+from taming.first_stage.maskgit import MaskGITVQGAN
 from taming.first_stage.quantizers import (
     FSQ,
+    IBQ,
     LFQ,
     EMAQuantizer,
     GumbelQuantizer,
+    MultiScaleQuantizer,
     RemappedQuantizer,
     ResidualQuantizer,
     SimVQ,
@@ -42,9 +45,12 @@ __all__ = [
     "FirstStage",
     "GumbelQuantizer",
     "SimVQ",
+    "IBQ",
     "LFQ",
+    "MaskGITVQGAN",
     "MaskLoss",
     "MaskVQGAN",
+    "MultiScaleQuantizer",
     "PatchDiscriminator",
     "Quantized",
     "Quantizer",

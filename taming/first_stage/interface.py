@@ -47,6 +47,23 @@ class Quantizer(nn.Module):
         """The latents (B, D, h, w) that codes stand for."""
         raise NotImplementedError(f"{type(self).__name__} does not embed")
 
+    def codebook(self, level: int = 0) -> Tensor:
+        """The vectors (K, D) that the codes of a level stand for, float32."""
+        if len(self.num_codes) > 1:
+            raise NotImplementedError(f"{type(self).__name__} has a codebook for each level")
+        every = torch.arange(self.num_codes[0], device=self.device)
+        return self.embed((every[None, None],))[0, :, 0].T.float()
+
+    def grids(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
+        """The grid of each level's codes, for a latent of this size."""
+        return ((height, width),) * len(self.num_codes)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its numbers are."""
+        tensors = (*self.parameters(), *self.buffers())
+        return tensors[0].device if tensors else torch.device("cpu")
+
     def set_step(self, batch: int, micro_batch: int = 0, micro_batches: int = 1) -> None:
         """Before each forward pass of training, for what follows a schedule or counts batches.
 
@@ -163,6 +180,10 @@ class FirstStage(Autoencoder):
         return Reconstruction(
             self._picture(output), output, quantized.codes, quantized.loss, self.likelihood
         )
+
+    def grids(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
+        check_divides(height, width, self.multiple)
+        return self.quantizer.grids(height // self.stride, width // self.stride)
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Codes:

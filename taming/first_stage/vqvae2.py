@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from taming.config.ranges import Length
 from taming.errors import UserError
+from taming.first_stage.inputs import check_divides
 from taming.first_stage.interface import Codes, FirstStage, Quantized, Quantizer
 from taming.first_stage.likelihood import Likelihood
 from taming.first_stage.ranges import Blocks, Channels, Halvings, Width
@@ -80,7 +81,8 @@ class VQVAE2(FirstStage):
         return self.stride * 2 ** (len(self.num_codes) - 1)
 
     def grids(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
-        finest, *_ = super().grids(height, width)
+        check_divides(height, width, self.multiple)
+        finest = (height // self.stride, width // self.stride)
         shrink = [2**i for i in reversed(range(len(self.num_codes)))]
         return tuple((finest[0] // n, finest[1] // n) for n in shrink)
 

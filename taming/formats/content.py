@@ -5,6 +5,7 @@ by the file. Its configuration names classes of a closed table (taming/config/na
 be named says the caller, never the file.
 """
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,9 @@ from torch import Tensor
 
 from taming.config import Experiment, from_plain, to_plain
 from taming.config.older import upgrade
+from taming.data.card import Card
 from taming.errors import UserError
+from taming.files import read_text
 from taming.second_stage.interface import current_name
 
 STAGES = ("first", "second", "segmenter")
@@ -36,9 +39,11 @@ class Content:
         unused: of a published file, what is not taken, and why.
         notes: on the translation of a published configuration.
         unknown: tensors of a published file that no published model has.
-        source: who wrote the file, taming or published.
+        source: whose format the file has: taming, published (CompVis's), diffusers, ...
+        configs: files that its configuration was read from, where they lie beside it.
         path: the file, for messages.
         allow: packages whose classes the caller admits in `config`.
+        card: labels with names and colours, classes, size, data, recommended settings.
     """
 
     stage: str
@@ -51,8 +56,10 @@ class Content:
     notes: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     source: str = "taming"
+    configs: tuple[str, ...] = ()
     path: str = "the file"
     allow: tuple[str, ...] = ()
+    card: Card = field(default_factory=Card)
 
     def experiment(self) -> Experiment:
         """The configuration, checked; names nothing but our classes and what `allow` admits."""
@@ -96,9 +103,22 @@ def content_of(
             current_name(name) if name.startswith("priors.") else name: tensor
             for name, tensor in weights.items()
         }
-    return Content(
+    content = Content(
         stage, config, weights, batches, figures, loss, path=str(path), allow=tuple(allow)
     )
+    content.card = _card(metadata.get("card"), path)
+    return content
+
+
+def _card(plain: Any, path: Path) -> Card:
+    """What a file says about itself; earlier versions wrote it beside the file, or nothing."""
+    try:
+        beside = path.with_suffix(".card.json")
+        if plain is None and beside.is_file():
+            plain = json.loads(read_text(beside))
+        return Card.of({} if plain is None else plain)
+    except (UserError, ValueError, RecursionError) as error:
+        raise malformed(path, str(error)) from None
 
 
 def check_tensors(weights: dict, path: Path) -> None:

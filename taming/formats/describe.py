@@ -5,11 +5,14 @@ from pathlib import Path
 
 from torch import Tensor
 
+from taming.data.card import Card
+from taming.data.legend import Legend, hexadecimal
 from taming.formats.content import Content
 from taming.formats.fitting import count, non_finite
 from taming.formats.load import find_checkpoint, read_checkpoint
 
 UNKNOWN_NAMES = 20  # so many are listed
+MOST_NAMES = 24  # of labels or classes
 
 
 def describe(path: str | Path, config: str | Path | None = None, allow: Iterable[str] = ()) -> str:
@@ -17,12 +20,14 @@ def describe(path: str | Path, config: str | Path | None = None, allow: Iterable
     for `load`.
     """
     content = read_checkpoint(path, config, allow)
-    by = "" if content.source == "taming" else " of the published code"
+    by = "" if content.source == "taming" else f" of {content.source}"
     target = content.config["model"]["target"]
     lines = [
         f"{find_checkpoint(path)}: {content.stage} stage{by}, {target}, {content.batches} batches",
+        *(f"  configuration: {config}" for config in content.configs),
         *_parts(content),
         *_codebooks(content.weights),
+        *_card(content.card),
         *_oddities(content),
         *(f"  note: {note}" for note in content.notes),
         *(f"  validation {name}: {value:.5g}" for name, value in content.figures.items()),
@@ -43,6 +48,27 @@ def _parts(content: Content) -> Iterator[str]:
     for part, members in parts.items():
         millions = sum(tensor.numel() for tensor in members) / 1e6
         yield f"  {part:<28} {len(members):>4} tensors {millions:>9.3f} M parameters"
+
+
+def _card(card: Card) -> Iterator[str]:
+    """Labels with their colours, classes, size, data and recommended settings."""
+    if card.labels:
+        colours = card.colours or Legend.of(card.labels).colours
+        drawn = (f"{n} {hexadecimal(c)}" for n, c in zip(card.labels[:MOST_NAMES], colours))
+        yield f"  labels: {', '.join(drawn)}{_rest(card.labels)}"
+    if card.classes:
+        yield f"  classes: {', '.join(card.classes[:MOST_NAMES])}{_rest(card.classes)}"
+    if card.size:
+        yield f"  size: {card.size[0]}x{card.size[1]} (height x width)"
+    if card.data:
+        yield f"  data: {card.data}"
+    if card.sampling:
+        settings = (f"{name} {value}" for name, value in card.sampling.items())
+        yield f"  recommended: {', '.join(settings)}"
+
+
+def _rest(names: tuple[str, ...]) -> str:
+    return f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
 
 
 def _codebooks(weights: dict[str, Tensor]) -> Iterator[str]:

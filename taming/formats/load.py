@@ -1,24 +1,32 @@
 """The facade: whose file is this? A file, a run folder or a shipped model's name -> its model."""
 
+import functools
+import hashlib
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from taming.config import build
 from taming.errors import UserError, did_you_mean
-from taming.first_stage.interface import Autoencoder
+from taming.files import file_hash
+from taming.formats import diffusers
+from taming.formats.building import filled_model
 from taming.formats.compvis.checkpoint import read_published
+from taming.formats.compvis.config import configs_beside
 from taming.formats.content import STAGES, Content
-from taming.formats.fitting import compare, count
-from taming.formats.ours import read_ours
-from taming.second_stage import SecondStage
-from taming.segmenter import Segmenter
+from taming.formats.fitting import count
+from taming.formats.ours import is_ours, read_ours
+from taming.formats.source import INDEX, Source, is_index, read_shards, shards
 
 SHIPPED = Path(__file__).parents[1] / "pretrained"
 IN_A_RUN = ("checkpoints/last.ckpt", "ckpts/last.ckpt", "last.ckpt", "model.ckpt")
-KINDS = {"first": Autoencoder, "second": SecondStage, "segmenter": Segmenter}
+STEMS = ("model", "diffusion_pytorch_model", "pytorch_model")  # in folders of other libraries
+SUFFIXES = (".safetensors", ".fp16.safetensors", f".safetensors{INDEX}", ".bin", f".bin{INDEX}")
+IN_A_FOLDER = tuple(f"{stem}{ending}" for stem in STEMS for ending in SUFFIXES)
+PARTS = ("vqvae", "vqmodel", "vae", "movq")  # folders of a pipeline that hold its first stage
+ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".tar", ".pkl")
+FORMATS = (diffusers,)
 CURES = {
     "first": "give the run of a first stage (configs/first_stage)",
     "second": "train a prior on it first (configs/second_stage), and give that run",
@@ -39,6 +47,8 @@ def find_checkpoint(path: str | Path) -> Path:
             return path
         files = [path / place for place in IN_A_RUN if (path / place).is_file()]
         is_folder = path.is_dir()
+        if is_folder and not files:
+            files = _in_foreign_folder(path)
     except (OSError, ValueError):  # no name that a disk could have
         files, is_folder = [], False
     if files:
@@ -54,6 +64,21 @@ def find_checkpoint(path: str | Path) -> Path:
         )
     hint = did_you_mean(str(path), shipped) if shipped else ""
     raise UserError(f"checkpoint '{path}' does not exist{hint}")
+
+
+def _in_foreign_folder(folder: Path) -> list[Path]:
+    """The file that a folder of another library means: by name, else the only one of weights."""
+    for place in (folder, *(folder / part for part in PARTS)):
+        files = [place / name for name in IN_A_FOLDER if (place / name).is_file()]
+        if files:
+            return files
+    files = sorted(one for one in folder.iterdir() if one.suffix in ENDINGS and one.is_file())
+    if len(files) > 1:
+        raise UserError(
+            f"'{folder}' has several files of weights, among them '{files[0].name}' and"
+            f" '{files[1].name}'; name the one that is meant"
+        )
+    return files
 
 
 def read_checkpoint(
@@ -72,14 +97,58 @@ def read_checkpoint(
     path = find_checkpoint(path)
     if config is not None and not Path(config).is_file():
         raise UserError(f"config '{config}' does not exist; give the YAML of '{path}'")
-    content, raw = read_ours(path, allow)
+    named = None if config is None else Path(config)
+    if is_index(path):
+        content, raw = None, read_shards(path)
+    else:
+        content, raw = read_ours(path, allow)
     if content is None:
-        return read_published(path, raw, config, allow)
+        return _read_foreign(Source(path, raw, named), allow)
     if config is not None:
         raise UserError(
             f"'{path}' was written by taming and has its configuration inside; leave '{config}' out"
         )
     return content
+
+
+def _read_foreign(source: Source, allow: Iterable[str]) -> Content:
+    for room in FORMATS:
+        if room.recognises(source):
+            content = room.read(source, allow)
+            if source.card_path and room.READS_CARD:
+                content.configs = (str(source.card_path),)
+            return content
+    return read_published(source, allow)
+
+
+def checkpoint_files(path: str | Path, config: str | Path | None = None) -> list[Path]:
+    """The files that make a model what it is: the checkpoint, all parts of it, and of other
+    people's the configuration that belongs to it.
+    """
+    path = find_checkpoint(path)
+    files = [path, *shards(path)] if is_index(path) else [path]
+    if config is not None:
+        return [*files, Path(config)]
+    if not is_index(path) and is_ours(path):
+        return files
+    card = path.parent / "config.json"
+    return [*files, *([card] if card.is_file() else configs_beside(path))]
+
+
+def config_beside(path: str | Path) -> Path | None:
+    """The one configuration that belongs to somebody else's checkpoint; None for one of ours, which
+    has its own inside, and where several are merged.
+    """
+    files = [one for one in checkpoint_files(path)[1:] if one.suffix in (".yaml", ".yml", ".json")]
+    return files[0] if len(files) == 1 else None
+
+
+def checkpoint_hash(path: str | Path, config: str | Path | None = None) -> str:
+    """Of what `checkpoint_files` lists, as `file_hash`; of a single file, its own."""
+    hashes = [file_hash(file) for file in checkpoint_files(path, config)]
+    if len(hashes) == 1:
+        return hashes[0]
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
 
 
 def load(
@@ -88,13 +157,13 @@ def load(
     stage: str | None = None,
     allow: Iterable[str] = (),
 ) -> nn.Module:
-    """The model in a checkpoint, in eval mode on the CPU: a FirstStage, a VAE, a SecondStage, or a
-    Segmenter.
+    """The model in a checkpoint, in eval mode on the CPU: a FirstStage or a VAE, frozen; a
+    SecondStage, or a Segmenter.
 
     Args:
-        path: a .ckpt or .safetensors of ours, a run folder, the name of a shipped model, or a
-            published run folder, .ckpt or state dict.
-        config: the YAML of a published one, by default what lies beside it.
+        path: a .ckpt or .safetensors of ours, a run folder, the name of a shipped model, or
+            somebody else's folder or file of weights (docs/formats.md lists them).
+        config: the YAML or config.json of somebody else's, by default what lies beside it.
         stage: refuse anything but "first", "second" or "segmenter".
         allow: packages of your own whose classes the file may name. What these import and build is
             run; a file that you do not trust needs none.
@@ -112,15 +181,16 @@ def load(
             f"'{path}' is a {content.stage}-stage checkpoint, but a {stage} stage is needed here;"
             f" {CURES[stage]}"
         )
-    model = build_model(content)
-    tensors = model.state_dict(keep_vars=True)
-    with torch.no_grad():
-        for name in list(content.weights):
-            # One by one, so that no second copy of all stands in memory
-            tensors[name].copy_(content.weights.pop(name))
-    if isinstance(model, SecondStage):
-        model.condition_dropout = content.config["condition_dropout"]
-    return model.eval()
+    for name in content.configs if config is None else ():
+        _say_once(f"'{content.path}': its configuration is '{name}'")
+    model = filled_model(content)
+    # What a first stage is taken for: tokens, latents, somebody's score
+    return model.requires_grad_(False) if content.stage == "first" else model
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    print(message, file=sys.stderr)
 
 
 def refuse_unknown(content: Content, path: str | Path) -> None:
@@ -130,21 +200,3 @@ def refuse_unknown(content: Content, path: str | Path) -> None:
             f"'{path}' has {count(content.unknown, 'tensor')}, that a published model of this kind"
             " does not have; taming inspect lists what it has"
         )
-
-
-def build_model(content: Content) -> nn.Module:
-    """The model that a file describes, in memory but without values yet. Raises UserError where its
-    weights do not fit.
-    """
-    experiment = content.experiment()
-    with torch.device("meta"):
-        model = build(experiment.model, content.allow, trusted=False)
-    kind = KINDS[content.stage]
-    if not isinstance(model, kind):
-        raise UserError(
-            f"'{content.path}' says that it is a {content.stage} stage, but its model is a"
-            f" {type(model).__name__}"
-        )
-    expected: dict[str, Tensor] = model.state_dict()
-    compare(expected, content.weights, content.path)
-    return model.to_empty(device="cpu")

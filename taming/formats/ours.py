@@ -73,6 +73,19 @@ def read_ours(path: Path, allow: Iterable[str] = ()) -> tuple[Content | None, di
     return content_of(parsed(metadata["taming"], path), weights, loss, path, allow), {}
 
 
+def is_ours(path: Path) -> bool:
+    """Whether a file says that taming wrote it."""
+    if is_safetensors(path):
+        return "taming" in read_safetensors(path)[0]
+    if not zipfile.is_zipfile(path):
+        return False
+    try:
+        raw = load_torch(path, True, weights_only=True)
+    except Exception:  # torch raises many kinds; ours it can read
+        return False
+    return isinstance(raw, dict) and "taming" in raw
+
+
 def save_safetensors(path: str | Path, content: Content, half: bool = False) -> None:
     """Writes weights and configuration for passing on.
 
@@ -95,6 +108,7 @@ def save_safetensors(path: str | Path, content: Content, half: bool = False) -> 
             "config": content.config,
             "batches": content.batches,
             "figures": content.figures,
+            "card": content.card.plain(),
         }
     )
     metadata = {"taming": text, "taming.checksums": write_checksums(text, tensors)}

@@ -25,9 +25,9 @@ from torch import Tensor
 from taming import images
 from taming.data.reading import read_image, to_tensor
 from taming.errors import UserError
-from taming.files import check_output, file_hash, write_atomically
+from taming.files import check_output, write_atomically
 from taming.first_stage.interface import Codes, pad_to_multiple
-from taming.formats.load import find_checkpoint
+from taming.formats.load import checkpoint_hash, find_checkpoint
 from taming.inference.models import second_stage_of
 from taming.inference.share import using_threads
 from taming.second_stage.interface import Condition, Prior
@@ -357,4 +357,4 @@ def _model(
 ) -> tuple[SecondStage, bytes]:
     """The model, and the first 8 bytes of its file's SHA-256."""
     model = second_stage_of(checkpoint, config, allow)
-    return model, bytes.fromhex(file_hash(find_checkpoint(checkpoint)))
+    return model, bytes.fromhex(checkpoint_hash(checkpoint, config))

@@ -31,6 +31,7 @@ class Record:
         known: the picture and the mask of completion.
         edit: the picture of which a region was drawn anew, see `inference.edit.Edit`.
         style: the colours that the picture was given, see `inference.style.ColourStyle`.
+        seam: pixels over which what stays is blended into what is drawn.
         number: which of all pictures; the sampler draws from (seed, number).
         batch: how many were drawn together, `row` which of them it was.
     """
@@ -50,6 +51,7 @@ class Record:
     threads: int = 1
     edit: dict[str, Any] | None = None
     style: dict[str, Any] | None = None
+    seam: int = 0
 
     def difference(self, other: "Record") -> str | None:
         """The first setting in which another picture was drawn otherwise; None where it shows the
@@ -197,6 +199,7 @@ SCHEMA: dict[str, Callable[[Any], bool]] = CONDITIONS | {
     "device": lambda value: value in ("cpu", "cuda"),
     "version": _is_text,
     "torch": _is_text,
+    "seam": lambda value: _is_index(value) and value <= WIDEST,
     "number": _is_index,
     "batch": _is_few,
     "row": _is_index,

@@ -53,6 +53,8 @@ PARAMS: dict[str, dict] = {
     "GatedPixelCNN": {"layers": 1, "width": 8, **SHAPE},
     "PixelSNAIL": {"blocks": 1, "layers": 1, "width": 8, **SHAPE},
     "MaskVQGAN": {"labels": 3, "channels": 32, "multipliers": [1], "quantizer": QUANTIZER},
+    "MaskGITVQGAN": {"channels": 32, "multipliers": [1], "quantizer": QUANTIZER},
+    "MultiScaleQuantizer": {"num_codes": 8, "dim": 4, "scales": [1, 2]},
     "RemappedQuantizer": {"quantizer": QUANTIZER, "used": 4},
     "SecondStage": {"first_stage": VQVAE, "conditioner": UNCONDITIONAL, "prior": GPT, "size": 16},
     "VQGAN": {"channels": 32, "multipliers": [1], "quantizer": QUANTIZER},

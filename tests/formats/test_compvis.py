@@ -66,7 +66,7 @@ def test_plain_ckpt_needs_its_yaml(layout, tmp_path, capsys):
     assert "is there already" in capsys.readouterr().err
     yaml = next((layout / "configs").glob("*.yaml"))
     assert main(["inspect", str(tmp_path / "bare.ckpt"), "--config", str(yaml)]) == 0
-    assert "second stage of the published code" in capsys.readouterr().out
+    assert "second stage of CompVis's code" in capsys.readouterr().out
     assert taming.load(tmp_path / "bare.ckpt", yaml).prior.grid == (8, 8)
 
 

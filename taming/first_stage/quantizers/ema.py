@@ -56,6 +56,10 @@ class EMAQuantizer(Quantizer):
         self.register_buffer("sums", self.embedding.weight.detach().clone())
         self._batch: tuple[Tensor, Tensor] | None = None  # counts and sums of the batch so far
 
+    def codebook(self, level: int = 0) -> Tensor:
+        """(K, D), float32."""
+        return self.embedding.weight.float()
+
     def forward(self, latent: Tensor) -> Quantized:
         with torch.autocast(latent.device.type, enabled=False):
             z = rearrange(latent.float(), "b d h w -> b h w d")

@@ -80,6 +80,10 @@ class GumbelQuantizer(Quantizer):
                     quantized = quantized + (mixed - mixed.detach())
         return Quantized(quantized.to(latent.dtype), (codes,), loss)
 
+    def codebook(self, level: int = 0) -> Tensor:
+        """(K, code_dim), float32."""
+        return self.embedding.weight.float()
+
     def embed(self, codes: Codes) -> Tensor:
         return F.embedding(codes[0], self.embedding.weight).permute(0, 3, 1, 2)
 

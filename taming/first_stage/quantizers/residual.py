@@ -42,6 +42,9 @@ class ResidualQuantizer(Quantizer):
             codes, loss = codes + quantized.codes, loss + quantized.loss
         return Quantized(straight_through(z, self.embed(codes)).to(latent.dtype), codes, loss)
 
+    def codebook(self, level: int = 0) -> Tensor:
+        return self.depths[level].codebook()
+
     def embed(self, codes: Codes) -> Tensor:
         depths = zip(self.depths, codes)
         return torch.stack([quantizer.embed((grid,)) for quantizer, grid in depths]).sum(dim=0)

@@ -39,7 +39,7 @@ class SimVQ(Quantizer):
         self.register_buffer("basis", torch.randn(num_codes, dim) * dim**-0.5)
         self.map = nn.Linear(dim, dim)
 
-    def codebook(self) -> Tensor:
+    def codebook(self, level: int = 0) -> Tensor:
         """(K, D), float32."""
         with torch.autocast(self.basis.device.type, enabled=False):
             return F.linear(self.basis.float(), self.map.weight.float(), self.map.bias.float())

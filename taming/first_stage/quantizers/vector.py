@@ -73,7 +73,7 @@ class VectorQuantizer(Quantizer):
             self.register_buffer("unseen", torch.zeros(num_codes, dtype=torch.int64))
             self._counts: Tensor | None = None  # of the codes in the batch so far
 
-    def codebook(self) -> Tensor:
+    def codebook(self, level: int = 0) -> Tensor:
         """(K, D), normalised where codes are."""
         weight = self.embedding.weight.float()
         return F.normalize(weight, dim=-1) if self.normalize else weight

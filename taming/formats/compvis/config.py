@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from taming.errors import UserError, did_you_mean
 from taming.formats.compvis.first_stage import translate_first_stage, translate_loss
-from taming.formats.compvis.names import KINDS, SECOND_STAGES
+from taming.formats.compvis.names import DIFFUSIONS, KINDS, SECOND_STAGES
 from taming.formats.compvis.second_stage import Shapes, translate_second_stage
 
 
@@ -43,7 +43,8 @@ def is_published(tree: Any) -> TypeGuard[dict]:
     """Whether a YAML tree is of the published code."""
     model = tree.get("model") if isinstance(tree, dict) else None
     return isinstance(model, dict) and (
-        model.get("target") in (*KINDS, *SECOND_STAGES) or "base_learning_rate" in model
+        model.get("target") in (*KINDS, *SECOND_STAGES, *DIFFUSIONS)
+        or "base_learning_rate" in model
     )
 
 
@@ -82,16 +83,32 @@ def resolved(tree: dict) -> dict:
 
 
 def configs_beside(path: Path) -> list[Path]:
-    """The YAML files that belong to a published checkpoint by the layouts in use:
-    logs/NAME/{checkpoints,configs}, {ckpts,configs}, or in its own folder.
+    """The YAML files that belong to a published checkpoint: NAME.yaml beside NAME.ckpt, else by the
+    layouts in use: logs/NAME/{checkpoints,configs}, {ckpts,configs}, or in its own folder. Several
+    project.yaml in one folder are one: a run writes another each time that it resumes.
+
+    Raises:
+        UserError: two may be meant.
     """
+    for ending in (".yaml", ".yml"):
+        if (own := path.with_suffix(ending)).is_file():
+            return [own]
     run, folder = path.parent.parent, path.parent
+    candidates: dict[Path, list[Path]] = {}  # by the first of each
     for place in (run / "configs", folder / "configs", folder, run):
         project = sorted(place.glob("*project.yaml"))
-        single = [p for name in ("model.yaml", "config.yaml") if (p := place / name).is_file()]
-        if project or single:
-            return project or single
-    return []
+        single = [[p] for name in ("model.yaml", "config.yaml") if (p := place / name).is_file()]
+        for group in [project] if project else single:
+            candidates.setdefault(group[0].resolve(), group)
+        if place == folder and candidates:
+            break  # what lies further away belongs to others
+    groups = list(candidates.values())
+    if len(groups) > 1:
+        raise UserError(
+            f"two configurations may belong to '{path}': '{groups[0][0]}' and '{groups[1][0]}';"
+            " give the right one by --config"
+        )
+    return groups[0] if groups else []
 
 
 def translate(tree: dict, shapes: Shapes | None = None, devices: int | None = None) -> Translation:

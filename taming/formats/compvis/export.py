@@ -89,6 +89,12 @@ def _first_stage(node: dict, size: int, loss: dict | None = None, max_steps: int
         raise UserError(
             f"{name} has no counterpart in the published code; VQGAN and MaskVQGAN have"
         )
+    if params.get("colour") or params.get("padding", "zeros") != "zeros":
+        raise UserError(
+            "colour and padding have no counterpart in the published code; RGB and zeros have"
+        )
+    if params.get("quant_kernel", 1) != 1:
+        raise UserError("quant_kernel 3 has no counterpart in the published code; 1 has")
     channels = params["labels"] if name == "MaskVQGAN" else params.get("in_channels", 3)
     net = {
         "double_z": False,

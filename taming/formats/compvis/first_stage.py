@@ -1,9 +1,17 @@
 """The published first stages and losses: their configuration -> ours."""
 
 from taming.errors import UserError, did_you_mean
-from taming.formats.compvis.names import ADVERSARIAL_LOSSES, KINDS, MASK_LOSSES, NO_LOSSES, our_key
+from taming.formats.compvis.names import (
+    ADVERSARIAL_LOSSES,
+    CONTINUOUS,
+    KINDS,
+    MASK_LOSSES,
+    NO_LOSSES,
+    our_key,
+)
 
 CODEBOOK_WEIGHT = 0.25  # all published models: beta stands at the codebook's term
+ATTENTIONS = ("vanilla", "vanilla-xformers", "none")  # the second is the first, computed otherwise
 UNREAD = {"ckpt_path", "ignore_keys", "monitor", "sane_index_shape", "colorize_nlabels"}
 READ = {
     "ddconfig",
@@ -34,6 +42,11 @@ def translate_first_stage(
     target = str(node.get("target"))
     kind = KINDS.get(target)
     if kind is None:
+        if target.endswith(CONTINUOUS):
+            raise UserError(
+                f"target '{target}' is a first stage of continuous latents: there are no codes;"
+                " take a model whose first stage is a VQModel (vq-f4, vq-f8, vq-f16)"
+            )
         raise UserError(
             f"target '{target}' is none of the published first stages{did_you_mean(target, KINDS)}"
         )
@@ -103,9 +116,10 @@ def _refuse_unsupported(target: str, net: dict, inputs: int, outputs: int) -> No
             f"{target}: double_z, different in_channels and out_ch, resamp_with_conv: false and"
             " tanh_out are not supported"
         )
-    if net.get("attn_type", "vanilla") not in ("vanilla", "none"):
+    if net.get("attn_type", "vanilla") not in ATTENTIONS:
         raise UserError(
-            f"{target}: attn_type '{net['attn_type']}' is not supported; vanilla and none are"
+            f"{target}: attn_type '{net['attn_type']}' has other weights and is not supported;"
+            f" {', '.join(ATTENTIONS)} are: set the one that the model was trained with"
         )
 
 

@@ -10,6 +10,12 @@ KINDS = {  # their first stages by kind of quantizer
     "ldm.models.autoencoder.VQModelInterface": "vector",
 }
 SECOND_STAGES = ("taming.models.cond_transformer.Net2NetTransformer",)
+DIFFUSIONS = (  # models whose checkpoints hold a first stage of theirs
+    "ldm.models.diffusion.ddpm.LatentDiffusion",
+    "ldm.models.diffusion.ddpm.LatentUpscaleDiffusion",
+    "ldm.models.diffusion.ddpm.LatentInpaintDiffusion",
+)
+CONTINUOUS = ("AutoencoderKL", "IdentityFirstStage", "VAE")  # first stages without codes
 GPTS = ("taming.modules.transformer.mingpt.GPT",)
 ADVERSARIAL_LOSSES = (
     "taming.modules.losses.vqperceptual.VQLPIPSWithDiscriminator",

@@ -1,0 +1,60 @@
+"""The shape of a VQ-GAN's networks, from the names and shapes of its tensors, for files that come
+without a configuration. Names are those of first_stage/resnet.py.
+"""
+
+import re
+from typing import Any
+
+from taming.errors import UserError
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def autoencoder_params(shapes: Shapes, path: str) -> dict[str, Any]:
+    """What tensors tell of `VQGAN`'s parameters: all but its quantizer and dropout.
+
+    Raises:
+        UserError: a tensor is missing that would tell.
+    """
+    channels, in_channels = _shape(shapes, "encoder.conv_in.weight", path)[:2]
+    levels = _count(shapes, r"encoder\.down\.(\d+)\.")
+    blocks = {_count(shapes, rf"encoder\.down\.{i}\.block\.(\d+)\.") for i in range(levels)}
+    if len(blocks) != 1 or not levels:
+        raise UserError(
+            f"'{path}' has scales of {sorted(blocks)} residual blocks, where all have as many; is"
+            " it whole?"
+        )
+    widths = [
+        _shape(shapes, f"encoder.down.{i}.block.0.conv2.weight", path)[0] for i in range(levels)
+    ]
+    if any(width % channels for width in widths):
+        raise UserError(f"'{path}' has scales of {widths} channels, no multiples of {channels}")
+    return {
+        "channels": channels,
+        "multipliers": [width // channels for width in widths],
+        "blocks": blocks.pop(),
+        "attention": [i for i in range(levels) if f"encoder.down.{i}.attn.0.norm.weight" in shapes],
+        "latent_channels": _shape(shapes, "encoder.conv_out.weight", path)[0],
+        "in_channels": in_channels,
+        "middle_attention": "encoder.mid.attn_1.norm.weight" in shapes,
+    }
+
+
+def codebook_size(shapes: Shapes, name: str, path: str) -> tuple[int, int]:
+    """K and D of the codebook `name`."""
+    shape = _shape(shapes, name, path)
+    if len(shape) != 2:
+        raise UserError(f"'{path}': '{name}' has shape {shape}, not (codes, numbers of a code)")
+    return shape
+
+
+def _count(shapes: Shapes, pattern: str) -> int:
+    """One more than the highest number that stands where the pattern has its group."""
+    numbers = [int(match[1]) for name in shapes if (match := re.match(pattern, name))]
+    return max(numbers, default=-1) + 1
+
+
+def _shape(shapes: Shapes, name: str, path: str) -> tuple[int, ...]:
+    if len(shapes.get(name, ())) < 2:
+        raise UserError(f"'{path}' lacks '{name}'; is it whole? copy or download it again")
+    return shapes[name]
