@@ -11,6 +11,7 @@ from types import TracebackType
 
 from taming.cli.checkpoints import convert, export, inspect
 from taming.cli.configs import configs
+from taming.cli.data import data
 from taming.cli.demo import demo
 from taming.cli.encode import decode, encode, shard
 from taming.cli.keys import keys
@@ -37,6 +38,7 @@ VERBS = {
     "report": report,
     "doctor": doctor,
     "configs": configs,
+    "data": data,
     "keys": keys,
     "demo": demo,
     "studio": studio,

@@ -23,6 +23,8 @@ class PairedImages(ImageFolder):
         view, list, split, seed: as of ImageFolder.
     """
 
+    KEYS = ("keypoints", "edges", "sketch", "condition")
+
     def __init__(
         self,
         root: str,
