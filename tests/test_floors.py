@@ -163,8 +163,12 @@ def loaded_by(code: str) -> set[str]:
             "from taming.cli.main import main; main(['--help']); main(['train', '--help'])",
             {"torch", "omegaconf"},
         ),
+        (
+            "from taming.cli.main import VERBS, main; [main([v, '--help']) for v in VERBS]",
+            {"torch", "torchvision", "pytorch_lightning"},
+        ),
     ],
-    ids=["interface", "report and doctor", "taming", "help"],
+    ids=["interface", "report and doctor", "taming", "help", "help of each verb"],
 )
 def test_what_an_import_leaves_out(code, absent):
     assert not loaded_by(code) & absent

@@ -39,7 +39,12 @@ def train(words: list[str]) -> None:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="taming train", description=train.__doc__)
+    parser = Parser(
+        prog="taming train",
+        description=train.__doc__,
+        epilog="taming keys lists every key and every class; taming configs what there is to start"
+        " from.",
+    )
     parser.add_argument(
         "-b",
         "--base",

@@ -6,11 +6,13 @@ import inspect
 import re
 import typing
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
+from taming.config.allocation import bounded
 from taming.config.hints import expectation, fits, shortened
 from taming.config.names import class_of, resolve
-from taming.config.ranges import Read
+from taming.config.ranges import Deferred, Read
 from taming.errors import UserError, did_you_mean, first_line
 
 # What constructors raise where values fit their declarations one by one but not together
@@ -24,6 +26,8 @@ MISTAKES = (
     OSError,
     MemoryError,
 )
+
+NO_MEMORY = ("can't allocate memory", "integer multiplication overflow", "exceeds the maximum")
 
 SIZE = re.compile(r"[1-9]\d{0,8}[xX][1-9]\d{0,8}")
 
@@ -93,7 +97,8 @@ def build(node: Any, allow: Iterable[str] = (), place: str = "model", trusted: b
     Arguments as for `check`.
     """
     check(node, place, allow, trusted)
-    return _built(node, place, allow, trusted)
+    with bounded(place):
+        return _built(node, place, allow, trusted)
 
 
 def _built(node: Any, place: str, allow: Iterable[str], trusted: bool) -> Any:
@@ -103,11 +108,12 @@ def _built(node: Any, place: str, allow: Iterable[str], trusted: bool) -> Any:
         return node
     if "target" not in node:
         return {k: _built(value, f"{place}.{k}", allow, trusted) for k, value in node.items()}
-    params = {
-        key: _built(value, f"{place}.params.{key}", allow, trusted)
-        for key, value in (node.get("params") or {}).items()
-    }
     made = resolve(node["target"], place, allow, trusted)
+    hints, params = declared(made)[1], {}
+    for key, value in (node.get("params") or {}).items():
+        build_value = partial(_built, value, f"{place}.params.{key}", allow, trusted)
+        deferred = isinstance(value, dict) and Deferred in typing.get_args(hints.get(key))
+        params[key] = Deferred(build_value) if deferred else build_value()
     if not trusted and place.startswith("model"):
         _refuse_reading(made, params, place)
     if not inspect.isclass(made):  # `pretrained`: its file may name what this caller admits
@@ -120,6 +126,8 @@ def _built(node: Any, place: str, allow: Iterable[str], trusted: bool) -> Any:
         raise UserError(reason if named else f"{place}: {reason}") from error
     except MISTAKES as error:
         reason = shortened(first_line(error)) or type(error).__name__
+        if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
+            reason = "one tensor of it takes more memory than there is; make it smaller"
         raise UserError(f"{place}: {node['target']}: {reason}") from error
 
 

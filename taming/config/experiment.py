@@ -156,6 +156,20 @@ class Evaluation:
 
 
 @dataclass
+class Recommendation:
+    """What the checkpoint says to whoever uses it.
+
+    Args:
+        sampling: settings that suit the model, such as {guidance: 3, top_p: 0.9}; taming sample
+            uses them unless told otherwise
+        data: what the model learns from, its origin and terms, in a sentence or two
+    """
+
+    sampling: dict[str, Any] = field(default_factory=dict)
+    data: str = ""
+
+
+@dataclass
 class Experiment:
     """One run, or what is known of one.
 
@@ -177,6 +191,7 @@ class Experiment:
     trainer: Trainer = field(default_factory=Trainer)
     logger: Logger = field(default_factory=Logger)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    card: Recommendation = field(default_factory=Recommendation)
     noise: Decay = 0.0
     condition_dropout: Decay = 0.0
     seed: Annotated[int, Range(0, 2**32 - 1)] = 23

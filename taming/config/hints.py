@@ -9,8 +9,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from taming.config.ranges import Length, Range
+from taming.config.ranges import Deferred, Length, Range
 
+WORDS = {
+    type(None): "null",
+    float: "a number",
+    int: "a whole number",
+    bool: "true or false",
+    str: "text",
+    Any: "anything",
+}
 ClassOf = Callable[[dict], type]  # of a node with a target
 
 
@@ -74,18 +82,20 @@ def _finite(value: float) -> bool:
 
 
 def expectation(hint: Any, value: Any = None) -> str:
-    """What `hint` declares, in words: `an int of at least 1, or null`; in view of `value`."""
+    """What `hint` declares, in words: `a whole number of at least 1, or null`. In view of
+    `value`, limits that matter for it only are named.
+    """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         return _limited(expectation(arguments[0], value), arguments[1:], value)
     if origin in (typing.Union, types.UnionType):
-        return ", or ".join(expectation(choice, value) for choice in arguments)
+        choices = [choice for choice in arguments if choice is not Deferred]
+        return ", or ".join(expectation(choice, value) for choice in choices)
     if origin is Literal:
-        return f"one of {', '.join(str(choice) for choice in arguments)}"
-    if hint is type(None):
-        return "null"
-    if hint is float:
-        return "a number"
+        choices = [str(choice) for choice in arguments]
+        return f"one of {', '.join(choices)}" if len(choices) > 2 else " or ".join(choices)
+    if hint in WORDS:
+        return WORDS[hint]
     if origin is tuple and Ellipsis not in arguments:
         return f"[{', '.join(expectation(entry) for entry in arguments)}]"
     if (origin or hint) in (list, tuple, Sequence, Iterable):
@@ -93,7 +103,7 @@ def expectation(hint: Any, value: Any = None) -> str:
         return ", each ".join(["a list", *entries])
     if (origin or hint) in (dict, Mapping):
         return "a mapping of keys"
-    name = getattr(hint, "__name__", str(hint))
+    name = getattr(hint, "__name__", str(hint))  # of what is no class
     return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
@@ -103,9 +113,8 @@ def _limited(words: str, limits: Iterable[Any], value: Any) -> str:
         if isinstance(limit, Length):
             words = words.replace("a list", f"a list of {limit}", 1)
         elif isinstance(limit, Range):
-            bounds = limit.words(value)
-            words += f" of {bounds}" if bounds.startswith("at ") else f" {bounds}"
-    return words.replace("a number finite", "a finite number")
+            words = limit.limit(words, value)
+    return words
 
 
 def shortened(text: str, length: int = 600) -> str:

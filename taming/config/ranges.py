@@ -5,8 +5,9 @@
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,17 @@ class Read:
 
 
 InputFile = Annotated[str, Read()]
+
+
+@dataclass(frozen=True)
+class Deferred:
+    """An inner object that is not built yet. A constructor that declares `X | Deferred` builds it
+    where it wants to, so that the random numbers of its parts are drawn in its own order.
+    """
+
+    build: Callable[[], Any]
+
+
 Count = Annotated[int, Range(1, 2**31)]
 """How many of something; at least one."""
 Index = Annotated[int, Range(0, 2**63 - 1)]

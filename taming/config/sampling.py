@@ -75,6 +75,13 @@ class Sampling:
     classifier: str | None = field(
         default=None, metadata={"help": "a torchvision model, for accept", "metavar": "NAME"}
     )
+    steps: Count | None = field(
+        default=None,
+        metadata={
+            "help": "of a prior that draws many codes at once: its passes; default: the prior's",
+            "metavar": "N",
+        },
+    )
 
     def __post_init__(self) -> None:
         """One side, lists (as in JSON) and numbers of numpy become what Python has."""

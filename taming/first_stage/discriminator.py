@@ -12,7 +12,14 @@ from taming.errors import UserError
 from taming.first_stage.ranges import Channels, Width
 
 
-class PatchDiscriminator(nn.Module):
+class Discriminator(nn.Module):
+    """The seam: images (B, C, H, W) -> logits of any shape, positive for real."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        raise NotImplementedError(f"{type(self).__name__} judges nothing")
+
+
+class PatchDiscriminator(Discriminator):
     """Images (B, in_channels, H, W) -> logits (B, 1, about H / 2^layers, about W / 2^layers),
     positive for real.
 

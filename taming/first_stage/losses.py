@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from taming.config.ranges import Decay, Range, Weight
+from taming.config.ranges import Decay, Deferred, Range, Weight
 from taming.errors import UserError, did_you_mean
-from taming.first_stage.discriminator import PatchDiscriminator
+from taming.first_stage.discriminator import Discriminator, PatchDiscriminator
 from taming.first_stage.inputs import label_loss, one_hot
 from taming.first_stage.interface import Reconstruction
 from taming.first_stage.perceptual import perceptual_distance
@@ -32,7 +32,7 @@ class FirstStageLoss(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.discriminator: nn.Module | None = None
+        self.discriminator: Discriminator | None = None
 
     def set_length(self, max_steps: int) -> None:
         """Before training: the batches it will have, for schedules that are shares of them."""
@@ -89,7 +89,7 @@ class VQGANLoss(FirstStageLoss):
         adversarial_start: Batches | Decay = 0,
         adversarial_ramp: Batches = 0,
         form: Literal["hinge", "vanilla"] = "hinge",
-        discriminator: nn.Module | None = None,
+        discriminator: Discriminator | Deferred | None = None,
     ):
         super().__init__()
         if form not in FORMS:
@@ -101,7 +101,9 @@ class VQGANLoss(FirstStageLoss):
         # In a tuple, so that its weights stay out of the checkpoint and `.train()` leaves its
         # dropout alone.
         self._perceptual = (perceptual_distance(perceptual, perceptual_blocks),)
-        if adversarial:
+        if adversarial:  # after the perceptual network, whose first weights are random
+            if isinstance(discriminator, Deferred):
+                discriminator = discriminator.build()
             self.discriminator = discriminator or PatchDiscriminator()
 
     def _apply(self, fn, recurse: bool = True):

@@ -87,7 +87,7 @@ def test_null_removes_what_is_optional():
     experiment = config.load([first_stage_plain()], words)
     assert experiment.data.validation == {} and experiment.loss is None
     assert experiment.trainer.gradient_clip_val is None and experiment.logger.wandb == "off"
-    with pytest.raises(UserError, match="trainer.max_steps: None should be an int"):
+    with pytest.raises(UserError, match="trainer.max_steps: None should be a whole number of at least 1"):
         config.load([first_stage_plain()], ["trainer.max_steps=null"])
 
 

@@ -13,6 +13,7 @@ from taming.first_stage import (
     PatchDiscriminator,
     VectorQuantizer,
     VQGANLoss,
+    losses,
 )
 from taming.first_stage.interface import Reconstruction
 from taming.first_stage.losses import DELTA
@@ -186,6 +187,34 @@ def test_a_loss_with_flat_keys_has_the_weights_names_as_ever():
     plain = {"target": "taming.first_stage.VQGANLoss", "params": OLD}
     loss = config.build(config.upgrade({"loss": plain})["loss"], place="loss")
     assert {"discriminator.main.0.weight", "discriminator.main.3.loc"} <= set(loss.state_dict())
+
+
+QUANTIZER = {"target": "taming.first_stage.VectorQuantizer", "params": {"num_codes": 4, "dim": 3}}
+
+
+@pytest.mark.parametrize("node", [QUANTIZER, {"target": "taming.first_stage.MaskLoss"}])
+def test_what_is_no_discriminator_is_refused(node):
+    params = {"perceptual": "none", "discriminator": node}
+    with pytest.raises(UserError, match="discriminator: .* it should be a Discriminator, or null"):
+        config.build({"target": "taming.first_stage.VQGANLoss", "params": params}, place="loss")
+
+
+def test_a_seed_gives_the_discriminator_of_earlier_versions(monkeypatch):
+    """The perceptual network draws its random numbers first, also where the discriminator is a
+    node of its own.
+    """
+
+    def perceptual(*_):
+        torch.rand(7)
+
+    monkeypatch.setattr(losses, "perceptual_distance", perceptual)
+    torch.manual_seed(3)
+    node = {"target": "taming.first_stage.VQGANLoss", "params": {"discriminator": NODE}}
+    weights = config.build(node, place="loss").discriminator.state_dict()
+    torch.manual_seed(3)
+    perceptual()
+    expected = PatchDiscriminator(**NODE["params"]).state_dict()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items())
 
 
 def test_unknown_words():
