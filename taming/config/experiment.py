@@ -3,6 +3,7 @@ place in the file.
 """
 
 import dataclasses
+import sys
 import types
 import typing
 from collections.abc import Iterable
@@ -228,10 +229,20 @@ def load(
         refuse_interpolation(tree, str(resumed))
         paths = [{**tree, "allow": []}, *paths]
     source = source_name(paths if resumed is None else [resumed, *paths[1:]])
-    changes, tree = overriding(overrides), plain_yaml(paths)
+    notes: list[str] = []
+    changes, tree = overriding(overrides), plain_yaml(paths, notes=notes)
     check_variables(tree, changes, source)
-    plain = interpolated(merge(tree, changes), source)
-    if resumed is None:
+    packages = [*allow, *_listed(tree.get("allow"), source), *_listed(changes.get("allow"), source)]
+    plain = interpolated(merge(tree, changes, notes, packages), source)
+    experiment = _loaded(plain, source, allow, resumed is not None)
+    for note in notes:  # of a configuration that is refused only what is wrong is said
+        print(note, file=sys.stderr)
+    return experiment
+
+
+def _loaded(plain: dict, source: str, allow: Iterable[str], resumed: bool) -> Experiment:
+    """As `load` says, of the merged tree."""
+    if not resumed:
         return from_plain(plain, source, allow)
     allow = [*allow, *_listed(plain.get("allow"), source)]
     _check_keys(plain, source)

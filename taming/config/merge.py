@@ -1,6 +1,5 @@
 """YAML files, plain trees and `key=value` words, merged from left to right into one plain tree."""
 
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
@@ -19,30 +18,40 @@ from taming.errors import UserError, did_you_mean
 Source = str | Path | dict
 
 
-def plain_yaml(paths: Iterable[Source], overrides: Iterable[str] = ()) -> dict:
+def plain_yaml(
+    paths: Iterable[Source], overrides: Iterable[str] = (), notes: list[str] | None = None
+) -> dict:
     """YAML files (or trees) merged from left to right, then `key=value` overrides, as plain
     containers; nothing is checked, filled in or interpolated.
+
+    Args:
+        notes: gets a line for each part that was switched and lost parameters.
     """
-    tree: dict = {}
+    tree, allow = {}, []
     for path in paths:
-        tree = merge(tree, read_yaml(path))
-    return merge(tree, overriding(overrides))
+        top = read_yaml(path)
+        allow += _names(top.get("allow"))
+        tree = merge(tree, top, notes, allow)
+    return merge(tree, overriding(overrides), notes, allow)
 
 
-def merge(base: Any, top: Any, place: str = "", allow: Iterable[str] = ()) -> Any:
+def merge(
+    base: Any, top: Any, notes: list[str] | None = None, allow: Iterable[str] = (), place: str = ""
+) -> Any:
     """`top` over `base`, mappings key by key. Where a node gets another target, the parameters that
-    the new class does not know are dropped, and stderr says so.
+    both classes know stay (the seed of a data set too), the others are dropped, and `notes` says
+    so.
     """
     if not isinstance(base, dict) or not isinstance(top, dict):
         return top
-    if not place:
-        allow = [*_names(base.get("allow")), *_names(top.get("allow"))]
     if "target" in top and "target" in base and top["target"] != base["target"]:
-        base = _switched(base, top, place, allow)
+        base, note = _switched(base, top, place, allow)
+        if note and notes is not None:
+            notes.append(note)
     result = dict(base)
     for key, value in top.items():
         inner = f"{place}.{key}".lstrip(".")
-        result[key] = merge(base[key], value, inner, allow) if key in base else value
+        result[key] = merge(base[key], value, notes, allow, inner) if key in base else value
     return result
 
 
@@ -50,26 +59,25 @@ def _names(allow: Any) -> list[str]:
     return [name for name in allow if isinstance(name, str)] if isinstance(allow, list) else []
 
 
-def _switched(node: dict, top: dict, place: str, allow: Iterable[str]) -> dict:
-    """The node without the parameters that the class `top` names does not know."""
+def _switched(node: dict, top: dict, place: str, allow: Iterable[str]) -> tuple[dict, str]:
+    """The node without the parameters that the class `top` names does not know, and a line that
+    names them.
+    """
     params, target, stated = node.get("params"), top["target"], top.get("params") or {}
     if not isinstance(params, dict) or not isinstance(stated, dict):
-        return node
+        return node, ""
     try:
         old, new = (resolve(name, place, allow) for name in (node["target"], target))
     except UserError:  # said where the whole tree is checked
-        return node
+        return node, ""
     dropped = [
         key
         for key, value in params.items()
         if key not in stated and not _carries_over(key, value, old, new, target, stated)
     ]
-    if dropped:
-        print(
-            f"{place}: {new.__name__} does not take over {', '.join(dropped)} of {old.__name__}",
-            file=sys.stderr,
-        )
-    return {**node, "params": {k: value for k, value in params.items() if k not in dropped}}
+    note = f"{place}: {new.__name__} does not take over {', '.join(dropped)} of {old.__name__}"
+    rest = {key: value for key, value in params.items() if key not in dropped}
+    return {**node, "params": rest}, note if dropped else ""
 
 
 def _carries_over(

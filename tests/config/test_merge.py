@@ -58,11 +58,12 @@ def test_the_same_class_drops_nothing(capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_a_parameter_stated_for_the_new_class_is_not_dropped():
+def test_a_parameter_stated_for_the_new_class_is_not_dropped(capsys):
     quantizer = "model.params.quantizer"
     words = [f"{quantizer}.target=taming.first_stage.FSQ", f"{quantizer}.params.dim=4"]
     with pytest.raises(UserError, match="quantizer.params.dim: unknown key"):
         config.load([first_stage_plain()], words)
+    assert capsys.readouterr().err == "", "a refusal is one line"
 
 
 def test_flat_keys_of_earlier_versions_survive_a_switch(capsys):
@@ -87,7 +88,9 @@ def test_null_removes_what_is_optional():
     experiment = config.load([first_stage_plain()], words)
     assert experiment.data.validation == {} and experiment.loss is None
     assert experiment.trainer.gradient_clip_val is None and experiment.logger.wandb == "off"
-    with pytest.raises(UserError, match="trainer.max_steps: None should be a whole number of at least 1"):
+    with pytest.raises(
+        UserError, match="trainer.max_steps: None should be a whole number of at least 1"
+    ):
         config.load([first_stage_plain()], ["trainer.max_steps=null"])
 
 
