@@ -10,6 +10,7 @@ from taming.second_stage.conditioners import (
 )
 from taming.second_stage.gpt import GPT
 from taming.second_stage.interface import Condition, Conditioner, Part, Prior
+from taming.second_stage.masked import MaskedPrior
 from taming.second_stage.model import SecondStage
 from taming.second_stage.pixelcnn import GatedPixelCNN
 from taming.second_stage.pixelsnail import PixelSNAIL
@@ -25,6 +26,7 @@ __all__ = [
     "Coordinates",
     "EncodedImage",
     "GatedPixelCNN",
+    "MaskedPrior",
     "Part",
     "PixelSNAIL",
     "Prior",

@@ -9,53 +9,13 @@ from torch import Tensor
 from taming.config.sampling import Sampling
 from taming.errors import UserError
 from taming.first_stage.interface import evaluating
+from taming.second_stage.filters import draw, filter_logits, guided
 from taming.second_stage.interface import Condition, Conditioner, Decoder, Part, Prior, describe
+from taming.second_stage.masked import MaskedPrior
+from taming.second_stage.parallel import sample_parallel
 from taming.second_stage.window import WindowDecoder
 
-
-def filter_logits(
-    logits: Tensor,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-) -> Tensor:
-    """Logits (..., K) over the temperature, with -inf where a code may not be drawn. The most
-    probable code always stays.
-
-    Args:
-        temperature: above 0.
-        top_k: the k most probable stay, with all that tie with the last of them; k above K is K.
-        top_p: of these, the smallest set of most probable codes with probability at least p
-            (Holtzman et al. 2020, arXiv 1904.09751).
-        min_p: those at least min_p times as probable as the most probable (Nguyen et al. 2024,
-            arXiv 2407.01082).
-
-    Raises:
-        UserError: for a value out of its range.
-    """
-    sampling = Sampling.of(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    if sampling.temperature == 0:
-        raise UserError("temperature 0 is greedy: it takes the most probable code, filters nothing")
-    return _filtered(logits, sampling)
-
-
-def _filtered(logits: Tensor, sampling: Sampling) -> Tensor:
-    logits = logits / sampling.temperature
-    if sampling.top_k is not None and sampling.top_k < logits.shape[-1]:
-        smallest = logits.topk(sampling.top_k, dim=-1).values[..., -1:]
-        logits = logits.masked_fill(logits < smallest, -torch.inf)
-    if sampling.top_p is not None and sampling.top_p < 1:
-        ordered, order = logits.sort(dim=-1, descending=True)
-        probabilities = ordered.softmax(dim=-1)
-        # The probability before this code already suffices
-        outside = probabilities.cumsum(dim=-1) - probabilities >= sampling.top_p
-        logits = logits.masked_fill(outside.scatter(-1, order, outside), -torch.inf)
-    if sampling.min_p:
-        probabilities = logits.softmax(dim=-1)
-        lowest = sampling.min_p * probabilities.amax(dim=-1, keepdim=True)
-        logits = logits.masked_fill(probabilities < lowest, -torch.inf)
-    return logits
+__all__ = ["Sampling", "draw", "filter_logits", "reader", "sample"]
 
 
 @torch.no_grad()
@@ -96,16 +56,16 @@ def sample(
     steps = grid[0] * grid[1]
     if known is not None:
         known = _check_known(known, (count, *grid), prior)
+    if isinstance(prior, MaskedPrior):
+        return _sample_masked(prior, condition, grid, sampling, known, generators, crop, on_row)
     # 1. the random numbers: each picture has its own, as many as codes
-    generators = generators or [torch.Generator().manual_seed(i) for i in range(count)]
-    if len(generators) != count:
-        raise UserError(f"generators: {len(generators)} for {count} pictures; give one for each")
+    generators = _check_generators(generators, count)
     uniform = torch.stack(
         [torch.rand(steps, generator=g, dtype=torch.float64) for g in generators]
     ).to(device)
     # 2. with guidance, every picture is read twice: with its condition and with the null condition
-    guided = sampling.guidance != 1.0
-    doubled = tuple(_doubled(part) for part in condition) if guided else condition
+    has_guidance = sampling.guidance != 1.0
+    doubled = tuple(part.join(part.null()) for part in condition) if has_guidance else condition
     codes = torch.zeros(count, steps, dtype=torch.int64, device=device)
     # 3. the loop: code after code in the prior's order
     with evaluating(prior), prior.decoding():
@@ -118,9 +78,9 @@ def sample(
                 code = known[0].flatten(1)[:, place]
             else:
                 logits = decoder.logits().float()
-                if guided:
+                if has_guidance:
                     conditioned, null = logits.chunk(2)
-                    logits = null + sampling.guidance * (conditioned - null)
+                    logits = guided(conditioned, null, sampling.guidance)
                 code = draw(logits, uniform[:, place], sampling)
                 if known is not None:
                     code = torch.where(
@@ -128,10 +88,36 @@ def sample(
                     )
             codes[:, place] = code
             if i + 1 < steps:
-                decoder.extend((torch.cat([code, code]) if guided else code)[:, None])
+                decoder.extend((torch.cat([code, code]) if has_guidance else code)[:, None])
             if on_row is not None and (i + 1) % grid[1] == 0:
                 on_row(codes.view(count, *grid), (i + 1) // grid[1])
     return codes.view(count, *grid)
+
+
+def _sample_masked(
+    prior: MaskedPrior,
+    condition: Condition,
+    grid: tuple[int, int],
+    sampling: Sampling,
+    known: tuple[Tensor, Tensor] | None,
+    generators: Sequence[torch.Generator] | None,
+    crop: Callable | None,
+    on_row: Callable[[Tensor, int], None] | None,
+) -> Tensor:
+    generators = _check_generators(generators, _count(condition))
+    crop = crop or Conditioner().crop
+    with evaluating(prior):
+        return sample_parallel(prior, condition, grid, sampling, known, generators, crop, on_row)
+
+
+def _check_generators(
+    generators: Sequence[torch.Generator] | None, count: int
+) -> Sequence[torch.Generator]:
+    """One for each picture; fresh ones where there are none."""
+    generators = generators or [torch.Generator().manual_seed(i) for i in range(count)]
+    if len(generators) != count:
+        raise UserError(f"generators: {len(generators)} for {count} pictures; give one for each")
+    return generators
 
 
 def reader(
@@ -146,18 +132,6 @@ def reader(
     return prior.decoder(condition, grid), (
         range(grid[0] * grid[1]) if order is None else order.tolist()
     )
-
-
-def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
-    """One code (B,) from logits (B, K) by inverting the cumulative distribution at `uniform` (B,)
-    in [0, 1).
-    """
-    if sampling.temperature == 0:
-        return logits.argmax(dim=-1)
-    probabilities = _filtered(logits, sampling).double().softmax(dim=-1)
-    cumulative = probabilities.cumsum(dim=-1)
-    code = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)[:, 0]
-    return code.clamp(max=logits.shape[-1] - 1)
 
 
 def _count(condition: Condition) -> int:
@@ -185,7 +159,3 @@ def _check_known(
     if staying.is_floating_point() or bool(((staying < 0) | (staying >= prior.num_codes)).any()):
         raise UserError(f"known codes should be whole numbers from 0 to {prior.num_codes - 1}")
     return codes.long(), mask
-
-
-def _doubled(part: Part) -> Part:
-    return part.join(part.null())

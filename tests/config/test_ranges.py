@@ -52,6 +52,7 @@ PARAMS: dict[str, dict] = {
     "CompVisGPT": {"layers": 1, "heads": 2, "width": 16, "shared_vocabulary": 8, **SHAPE},
     "GatedPixelCNN": {"layers": 1, "width": 8, **SHAPE},
     "PixelSNAIL": {"blocks": 1, "layers": 1, "width": 8, **SHAPE},
+    "MaskedPrior": {"layers": 1, "heads": 2, "width": 16, **SHAPE},
     "MaskVQGAN": {"labels": 3, "channels": 32, "multipliers": [1], "quantizer": QUANTIZER},
     "MaskGITVQGAN": {"channels": 32, "multipliers": [1], "quantizer": QUANTIZER},
     "MultiScaleQuantizer": {"num_codes": 8, "dim": 4, "scales": [1, 2]},
