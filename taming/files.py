@@ -253,11 +253,12 @@ def _remove_abandoned(folder: Path) -> None:
     """The temporary files of killed processes."""
     for path in folder.rglob(".*.tmp"):
         process = path.name.split(".")[-2].partition("-")[0]
-        if process.isdigit() and not _is_alive(int(process)):
+        if process.isdigit() and not is_alive(int(process)):
             _remove(path)
 
 
-def _is_alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
+    """Whether there is a process of this number."""
     try:
         os.kill(process, 0)
     except PermissionError:

@@ -134,6 +134,13 @@ def mask_stage_plain(**trainer) -> dict:
     return plain
 
 
+def gpt_plain(part: dict, **params) -> dict:
+    """The node of a prior over 8x8 codes."""
+    shape = {"num_codes": 32, "grid": [8, 8], "parts": [part]}
+    size = {"layers": 1, "heads": 2, "width": 16}
+    return {"target": "taming.second_stage.GPT", "params": {**shape, **size, **params}}
+
+
 def second_stage_plain(first: Path, masks: Path | None = None, **trainer) -> dict:
     """A prior on the checkpoints of the two above; without masks, an unconditional one."""
     plain = first_stage_plain(**trainer)
@@ -153,18 +160,7 @@ def second_stage_plain(first: Path, masks: Path | None = None, **trainer) -> dic
                 }
             },
         }
-    prior = {
-        "target": "taming.second_stage.GPT",
-        "params": {
-            "num_codes": 32,
-            "grid": [8, 8],
-            "parts": [part],
-            "layers": 1,
-            "heads": 2,
-            "width": 16,
-            "dropout": 0.1,
-        },
-    }
+    prior = gpt_plain(part, dropout=0.1)
     first_stage = {"target": "taming.first_stage.pretrained", "params": {"checkpoint": str(first)}}
     plain["model"] = {
         "target": "taming.second_stage.SecondStage",

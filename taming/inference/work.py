@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from taming.files import is_alive
+
 STALE = 120.0  # seconds without a sign of life
 
 
@@ -71,7 +73,7 @@ class Claims:
             return ""
         host, _, process = owner.rpartition(" ")
         is_here = host == socket.gethostname() and process.isdigit()
-        if age > self.stale or (is_here and not _is_alive(int(process))):
+        if age > self.stale or (is_here and not is_alive(int(process))):
             return ""
         return owner or "another process"
 
@@ -116,13 +118,3 @@ def _renew(path: Path, done: threading.Event, pause: float) -> None:
     while not done.wait(pause):
         with suppress(OSError):
             os.utime(path)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except PermissionError:
-        return True
-    except (OSError, OverflowError):
-        return False
-    return True

@@ -22,6 +22,7 @@ from taming.second_stage.interface import (
     Prior,
     Width,
 )
+from taming.second_stage.stepping import SteppingDecoder
 
 
 class GatedPixelCNN(Prior):
@@ -134,19 +135,18 @@ class GatedLayer(nn.Module):
         return self.out(self.dropout(_gate(joined)))
 
 
-class RowDecoder:
+class RowDecoder(SteppingDecoder):
     """Code after code. The vertical stack is computed once per row, when the row above is complete,
     from the few rows that its kernels reach; the horizontal one at each place from the few columns
     to the left.
     """
 
     def __init__(self, prior: GatedPixelCNN, condition: Condition, grid: tuple[int, int]):
-        self.prior, self.grid, self.position, self.computed = prior, grid, 0, 0
+        self.prior, self.context = prior, prior.condition_map(condition, grid)
         self.layers = cast(list[GatedLayer], list(prior.layers))
-        self.context = prior.condition_map(condition, grid)
         count, width = self.context.shape[:2]
+        super().__init__(count, grid, self.context.device)
         zeros = partial(torch.zeros, device=self.context.device, dtype=self.context.dtype)
-        self.codes = zeros(count, grid[0] * grid[1]).long()
         # Inputs of each layer: in the last rows, and in this row with a margin on the left
         self.rows, self.columns, self.reach, self.from_above = [], [], [], []
         for layer in self.layers:
@@ -159,20 +159,7 @@ class RowDecoder:
             bias = layer.across.bias[None, :, None, None]
             self.from_above.append(bias.expand(count, -1, 1, grid[1]))
 
-    @torch.no_grad()
-    def logits(self) -> Tensor:
-        """(B, K) of the next code."""
-        while self.computed <= self.position:
-            self.next = self._step(self.computed)
-            self.computed += 1
-        return self.next
-
-    def extend(self, codes: Tensor) -> None:
-        """codes (B, n): the next n codes are these."""
-        self.codes[:, self.position : self.position + codes.shape[1]] = codes
-        self.position += codes.shape[1]
-
-    def _step(self, position: int) -> Tensor:
+    def step(self, position: int) -> Tensor:
         row, column = divmod(position, self.grid[1])
         # 1. what the code before this one adds: a whole row, or one more column
         if column == 0 and row:

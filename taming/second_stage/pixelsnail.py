@@ -23,6 +23,7 @@ from taming.second_stage.interface import (
     Prior,
     Width,
 )
+from taming.second_stage.stepping import SteppingDecoder
 
 Few = Annotated[int, Range(0, 1024)]
 
@@ -221,38 +222,22 @@ class Mix(nn.Module):
         return x + F.glu(self.conv(F.elu(torch.cat(others, dim=1))), dim=1)
 
 
-class PlaceDecoder:
+class PlaceDecoder(SteppingDecoder):
     """Code after code; every layer keeps its inputs, attention its keys and values, so that only
     the new place is computed.
     """
 
     def __init__(self, prior: PixelSNAIL, condition: Condition, grid: tuple[int, int]):
-        self.prior, self.grid, self.position, self.computed = prior, grid, 0, 0
+        self.prior, self.context = prior, prior.condition_map(condition, grid)
+        super().__init__(len(self.context), grid, self.context.device)
         self.blocks = cast(list[Block], list(prior.blocks))
-        self.context = prior.condition_map(condition, grid)
-        device = self.context.device
-        self.place = coordinates(grid, prior.grid, device)
-        shape = (len(self.context), math.prod(grid))
-        self.codes = torch.zeros(shape, dtype=torch.int64, device=device)
+        self.place = coordinates(grid, prior.grid, self.context.device)
         self.inputs: list[list[tuple[InputMap, InputMap]]] = []
         for block in self.blocks:
             self.inputs.append([(InputMap(grid), InputMap(grid)) for _ in block.layers])
         self.memory: list[Tensor | None] = [None] * len(self.blocks)
 
-    @torch.no_grad()
-    def logits(self) -> Tensor:
-        """(B, K) of the next code."""
-        while self.computed <= self.position:
-            self.next = self._step(self.computed)
-            self.computed += 1
-        return self.next
-
-    def extend(self, codes: Tensor) -> None:
-        """codes (B, n): the next n codes are these."""
-        self.codes[:, self.position : self.position + codes.shape[1]] = codes
-        self.position += codes.shape[1]
-
-    def _step(self, position: int) -> Tensor:
+    def step(self, position: int) -> Tensor:
         prior, (row, column) = self.prior, divmod(position, self.grid[1])
         if position == 0:
             vector = prior.start.expand(len(self.codes), -1)

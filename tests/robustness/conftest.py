@@ -16,22 +16,11 @@ from taming.formats.ours import Content, save_safetensors
 from taming.inference.compress import compress_file
 from taming.inference.record import record_of
 from taming.second_stage.sampling import Sampling
-from tests.conftest import first_stage_plain, mask_stage_plain, paint_pairs, write_yaml
+from tests.conftest import first_stage_plain, gpt_plain, mask_stage_plain, paint_pairs, write_yaml
 
 
 def second_stage(first: dict, conditioner: dict, part: dict) -> dict:
-    prior = {
-        "target": "taming.second_stage.GPT",
-        "params": {
-            "num_codes": 32,
-            "grid": [8, 8],
-            "parts": [part],
-            "layers": 1,
-            "heads": 2,
-            "width": 16,
-        },
-    }
-    params = {"first_stage": first["model"], "conditioner": conditioner, "prior": prior}
+    params = {"first_stage": first["model"], "conditioner": conditioner, "prior": gpt_plain(part)}
     model = {"target": "taming.second_stage.SecondStage", "params": params}
     return {"model": model, "condition_dropout": 0.1}
 

@@ -35,6 +35,20 @@ def at_batch(monkeypatch, number: int, act: Callable[[], object]) -> None:
     monkeypatch.setattr(Inputs, "on_train_batch_start", hook)
 
 
+def train_until_killed(monkeypatch, plain: dict, folder: Path, micro_batch: int) -> None:
+    """A run that is killed where this micro-batch begins."""
+    with monkeypatch.context() as patch:
+        at_batch(patch, micro_batch, kill)
+        with pytest.raises(Killed):
+            run.train(experiment_of(plain), folder)
+
+
+def resume(plain: dict, folder: Path) -> dict:
+    """Resumes a run to its end, and returns its content."""
+    run.train(experiment_of(plain), folder, resume=True)
+    return content(folder)
+
+
 def content(folder: Path) -> dict:
     """The last checkpoint, and the rows of metrics.csv."""
     state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)

@@ -68,5 +68,7 @@ def test_models_without_pictures_are_refused(tmp_path):
             experiment_of(mask_stage_plain(max_steps=2) | {"evaluation": {"every": 1}}),
             tmp_path / "masks",
         )
-    with pytest.raises(UserError, match="evaluation.every: 0 should be a whole number of at least 1"):
+    with pytest.raises(
+        UserError, match="evaluation.every: 0 should be a whole number of at least 1"
+    ):
         experiment_of(first_stage_plain() | {"evaluation": {"every": 0}})

@@ -128,8 +128,7 @@ def wait_for(process: subprocess.Popen, condition: Callable[[], bool]) -> None:
 
 def wait_for_batch(process: subprocess.Popen, metrics: Path, batch: int) -> None:
     wait_for(
-        process,
-        lambda: metrics.is_file() and any(b >= batch for b, _, _ in read_metrics(metrics)),
+        process, lambda: metrics.is_file() and any(b >= batch for b, _, _ in read_metrics(metrics))
     )
 
 
@@ -164,7 +163,7 @@ def test_twenty_kills_at_random_moments_leave_a_run_that_resumes_bit_identical(t
         date = (run / "metrics.csv").stat().st_mtime_ns
         process = start(tmp_path, "-r", "runs/cut")
         if kill % 4:
-            wait_for(process, lambda: (run / "metrics.csv").stat().st_mtime_ns != date)
+            wait_for(process, lambda d=date: (run / "metrics.csv").stat().st_mtime_ns != d)
         else:
             time.sleep(moments.uniform(0, 6))
     process.kill()

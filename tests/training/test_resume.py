@@ -12,7 +12,7 @@ from taming.errors import UserError
 from taming.formats.load import load
 from taming.training import run
 from tests.conftest import experiment_of, first_stage_plain, second_stage_plain, write_yaml
-from tests.training.conftest import Killed, assert_same, at_batch, content, kill, temporaries
+from tests.training.conftest import assert_same, content, resume, temporaries, train_until_killed
 
 
 def rewritten(folder, change) -> None:
@@ -27,24 +27,16 @@ def rewritten(folder, change) -> None:
 def test_a_killed_and_resumed_run_ends_bit_identical(trained, stage, tmp_path, monkeypatch):
     root, plains = trained
     plain = first_stage_plain(ema=0.9) if stage == "first" else plains[stage]
-    with monkeypatch.context() as patch:
-        at_batch(patch, 6, kill)  # five batches done, the last checkpoint is at four
-        with pytest.raises(Killed):
-            run.train(experiment_of(plain), tmp_path / "run")
-    assert content(tmp_path / "run")["taming"]["batches"] == 4
-    run.train(experiment_of(plain), tmp_path / "run", resume=True)
-    assert_same(content(tmp_path / "run"), content(root / stage))
+    train_until_killed(monkeypatch, plain, tmp_path / "run", 6)
+    assert content(tmp_path / "run")["taming"]["batches"] == 4, "the last checkpoint's"
+    assert_same(resume(plain, tmp_path / "run"), content(root / stage))
 
 
 def test_accumulation_resumes_exactly_too(tmp_path, monkeypatch):
     plain = first_stage_plain(accumulate_grad_batches=2, max_steps=5, checkpoint_every=2)
     run.train(experiment_of(plain), tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        at_batch(patch, 8, kill)
-        with pytest.raises(Killed):
-            run.train(experiment_of(plain), tmp_path / "cut")
-    run.train(experiment_of(plain), tmp_path / "cut", resume=True)
-    assert_same(content(tmp_path / "cut"), content(tmp_path / "whole"))
+    train_until_killed(monkeypatch, plain, tmp_path / "cut", 8)
+    assert_same(resume(plain, tmp_path / "cut"), content(tmp_path / "whole"))
 
 
 def test_a_run_of_an_earlier_version_resumes_bit_identical(trained, tmp_path, monkeypatch):
@@ -59,13 +51,10 @@ def test_a_run_of_an_earlier_version_resumes_bit_identical(trained, tmp_path, mo
         loss["params"].pop("discriminator", None)
         loss["params"] |= {"width": 8, "layers": 2}
 
-    with monkeypatch.context() as patch:
-        at_batch(patch, 6, kill)
-        with pytest.raises(Killed):
-            run.train(experiment_of(first_stage_plain(ema=0.9)), tmp_path / "run")
+    plain = first_stage_plain(ema=0.9)
+    train_until_killed(monkeypatch, plain, tmp_path / "run", 6)
     rewritten(tmp_path / "run", older)
-    run.train(experiment_of(first_stage_plain(ema=0.9)), tmp_path / "run", resume=True)
-    ours, other = content(tmp_path / "run"), content(root / "first")
+    ours, other = resume(plain, tmp_path / "run"), content(root / "first")
     for part in ("state_dict", "optimizers", "rows"):
         assert_same(ours[part], other[part])
 

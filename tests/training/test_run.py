@@ -93,3 +93,10 @@ def test_a_conditional_prior_needs_its_condition(trained):
     plain["loss"] = first_stage_plain()["loss"]
     with pytest.raises(UserError, match="a prior is trained by cross-entropy"):
         run.prepare(experiment_of(plain))
+
+
+def test_what_is_refused_leaves_no_folder(tmp_path):
+    """A YAML without a model left the run's folder with a lock in it."""
+    with pytest.raises(UserError, match="model: missing"):
+        run.train({"seed": 1}, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -7,7 +7,7 @@ from taming.errors import UserError
 from taming.evaluation.metrics import read_metrics
 from taming.training import run
 from tests.conftest import experiment_of, first_stage_plain, second_stage_plain
-from tests.training.conftest import Killed, assert_same, at_batch, content, kill
+from tests.training.conftest import assert_same, content, resume, train_until_killed
 
 MUON = {"algorithm": "muon", "learning_rate": 1e-3}
 
@@ -31,12 +31,8 @@ def test_muon_moves_the_matrices_of_blocks_and_batches_are_still_counted(trained
 def test_a_run_with_muon_resumes_bit_identical(trained, tmp_path, monkeypatch):
     plain = muon_plain(trained)
     run.train(experiment_of(plain), tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        at_batch(patch, 6, kill)
-        with pytest.raises(Killed):
-            run.train(experiment_of(plain), tmp_path / "cut")
-    run.train(experiment_of(plain), tmp_path / "cut", resume=True)
-    assert_same(content(tmp_path / "cut"), content(tmp_path / "whole"))
+    train_until_killed(monkeypatch, plain, tmp_path / "cut", 6)
+    assert_same(resume(plain, tmp_path / "cut"), content(tmp_path / "whole"))
 
 
 def test_a_step_of_muon_is_as_large_as_one_of_adam(trained, tmp_path):
