@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from taming.data import DrawnLandscapes, landscapes
-from taming.data.landscapes import CLASSES, SCENES, draw
+from taming.data.painting import CLASSES, SCENES, draw
 from taming.errors import UserError
 
 
