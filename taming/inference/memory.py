@@ -1,11 +1,11 @@
 """How much memory a sample needs, estimated before it is drawn."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from taming.config.allocation import free_memory
 from taming.errors import UserError
 from taming.inference.animation import FRAMES
 from taming.second_stage.interface import Prior
@@ -44,7 +44,7 @@ def _needed(
     # 1. keys and values of every window that is open at a time
     prior, columns = model.priors[-1], -(-width // stride)
     assert isinstance(prior, Prior)
-    passes = batch_size * (2 if sampling.guidance != 1 else 1)
+    passes = batch_size * sampling.passes
     window = prior.cache_bytes(passes, prior.grid)
     windows = len({origin(j, columns, prior.grid[1]) for j in range(columns)})
     caches = max(window, min(windows * window, CACHE_LIMIT))
@@ -65,13 +65,7 @@ def _needed(
 def _free_memory() -> float:
     if torch.cuda.is_available():
         return torch.cuda.mem_get_info()[0]
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(
-            int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")
-        )
-    except (OSError, StopIteration):
-        return float("inf")  # systems that do not say
+    return free_memory()
 
 
 def _size(model: SecondStage, batch: dict[str, Any], sampling: Sampling) -> tuple[int, int]:
