@@ -23,9 +23,11 @@ ROOMS = (
     "taming.formats.compvis",
 )
 LIBRARIES = ("torchvision.datasets", "torchvision.models", "torchvision.transforms")
-PRETRAINED = "taming.formats.pretrained.pretrained"  # the one function, for YAML of one's own
+PRETRAINED = "taming.formats.pretrained.pretrained"  # functions, for YAML of one's own only
+PRETRAINED_PRIOR = "taming.formats.pretrained.pretrained_prior"
 ALIASES = {  # names of earlier versions, which stand in checkpoints and in people's YAML
     "taming.first_stage.pretrained": PRETRAINED,
+    "taming.second_stage.pretrained": PRETRAINED_PRIOR,
     "taming.evaluation.Segmenter": "taming.segmenter.Segmenter",
     "taming.first_stage.ScalarQuantizer": "taming.first_stage.FSQ",
     "taming.first_stage.LookupFreeQuantizer": "taming.first_stage.LFQ",
@@ -72,8 +74,9 @@ def resolve(target: Any, place: str, allow: Iterable[str] = (), trusted: bool = 
     room = next((room for room in ROOMS if name.startswith(f"{room}.")), None)
     if room:
         return _export(name.rpartition(".")[2], room, place)
-    if name == PRETRAINED and trusted:
-        return importlib.import_module(PRETRAINED.rpartition(".")[0]).pretrained
+    if name in (PRETRAINED, PRETRAINED_PRIOR) and trusted:
+        module, _, function = name.rpartition(".")
+        return getattr(importlib.import_module(module), function)
     packages = (*LIBRARIES * trusted, *allow)
     private = any(part.startswith("_") for part in name.split("."))
     if private or not any(name.startswith(f"{package}.") for package in packages):

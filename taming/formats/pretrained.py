@@ -1,17 +1,20 @@
-"""A first stage from a checkpoint, as a target in a configuration of one's own."""
+"""A model from a checkpoint, as a target in a configuration of one's own."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from taming import config as configs
-from taming.config.names import ALIASES, PRETRAINED
+from taming.config.names import ALIASES, PRETRAINED, PRETRAINED_PRIOR
 from taming.errors import UserError
 from taming.first_stage.interface import FirstStage
 from taming.formats.load import load, read_checkpoint
+from taming.second_stage.model import SecondStage
 
-NAMES = {PRETRAINED, *(alias for alias, name in ALIASES.items() if name == PRETRAINED)}
+FUNCTIONS = {PRETRAINED, PRETRAINED_PRIOR}
+NAMES = {*FUNCTIONS, *(alias for alias, name in ALIASES.items() if name in FUNCTIONS)}
 
 
 def pretrained(
@@ -26,17 +29,33 @@ def pretrained(
         yaml: what came with a published checkpoint, if it does not lie beside it.
         allow: packages whose classes the checkpoint may name; `build` hands down its caller's.
     """
+    model = _loaded(checkpoint, config, yaml, allow, "first")
+    if not isinstance(model, FirstStage):
+        raise UserError(f"'{checkpoint}' is a {type(model).__name__}, which has no codes")
+    return model
+
+
+def pretrained_prior(
+    checkpoint: str, config: str | None = None, yaml: str | None = None, allow: Sequence[str] = ()
+) -> SecondStage:
+    """The second stage in a checkpoint, its tokenizers included. Arguments as of `pretrained`."""
+    model = _loaded(checkpoint, config, yaml, allow, "second")
+    if not isinstance(model, SecondStage):
+        raise UserError(f"'{checkpoint}' is a {type(model).__name__}, which has no prior")
+    return model
+
+
+def _loaded(
+    checkpoint: str, config: str | None, yaml: str | None, allow: Sequence[str], stage: str
+) -> nn.Module:
     if torch.get_default_device().type == "meta" and config:
         experiment = configs.load(config)
         return configs.build(experiment.model, [*experiment.allow, *allow])
     if config and not Path(checkpoint).exists():
         raise UserError(
-            f"first stage '{checkpoint}' does not exist; train it first: taming train -b {config}"
+            f"{stage} stage '{checkpoint}' does not exist; train it first: taming train -b {config}"
         )
-    model = load(checkpoint, yaml, stage="first", allow=allow)
-    if not isinstance(model, FirstStage):
-        raise UserError(f"'{checkpoint}' is a {type(model).__name__}, which has no codes")
-    return model
+    return load(checkpoint, yaml, stage=stage, allow=allow)
 
 
 def inlined(node, allow: Sequence[str] = ()):

@@ -5,6 +5,7 @@ reads.
 import copy
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from taming.second_stage.interface import Condition
 from taming.second_stage.model import SecondStage
 from taming.training.codes import PartShape, condition_of
 from taming.training.module import Training, adam, muon
+
+Model = TypeVar("Model", bound=SecondStage)
 
 
 class SecondStageTraining(Training):
@@ -65,8 +68,7 @@ class SecondStageTraining(Training):
         codes, condition = self.inputs(self.to_device(batch))
         dropout = self.experiment.condition_dropout
         if dropout:
-            dropped = torch.rand(len(codes[0]), device=codes[0].device) < dropout
-            condition = tuple(part.null(dropped) for part in condition)
+            condition = drop_conditions(condition, self.model.conditioner.groups, dropout)
         # 2. each level from the coarser ones, which are right, and its own codes with noise
         losses = []
         for level, (prior, target) in enumerate(zip(self.model.levels, codes)):
@@ -142,11 +144,15 @@ class SecondStageTraining(Training):
         return self._config
 
     def evaluated(self) -> SecondStage:
+        return self.with_averaged(self.model, "priors")
+
+    def with_averaged(self, model: Model, part: str) -> Model:
+        """The model, its part with averaged weights where there are some."""
         if self.averaged is None:
-            return self.model
-        model = copy.copy(self.model)
-        model._modules = {**self.model._modules, "priors": self.averaged}
-        return model
+            return model
+        copied = copy.copy(model)
+        copied._modules = {**model._modules, part: self.averaged}
+        return copied
 
     def draw(self, batch: dict) -> Tensor:
         """Condition, reconstruction, and two samples."""
@@ -161,6 +167,24 @@ class SecondStageTraining(Training):
             batch = {**batch, "count": len(batch["codes"][0])}
         columns += [model.sample(batch, seed=seed) for seed in (0, 1)]
         return montage(columns)
+
+
+def drop_conditions(condition: Condition, groups: Sequence[int], share: float) -> Condition:
+    """The null condition for a random `share` of the pictures; of two conditions also each alone,
+    for as many (Brooks et al. 2023, arXiv 2211.09800, section 3.2.1), so that guidance may have two
+    strengths.
+
+    Args:
+        groups: for each part which condition it is of.
+    """
+    tokens = condition[0].tokens
+    dropped = {-1: torch.rand(len(tokens), device=tokens.device) < share}
+    for group in sorted(set(groups)) if len(set(groups)) > 1 else ():
+        dropped[group] = torch.rand(len(tokens), device=tokens.device) < share
+    return tuple(
+        part.null(dropped[-1] | dropped[group] if group in dropped else dropped[-1])
+        for part, group in zip(condition, groups)
+    )
 
 
 def corrupt(codes: Tensor, share: float, num_codes: int) -> Tensor:
