@@ -7,7 +7,7 @@ import typing
 from typing import Any
 
 from taming.config.keys import Key, class_keys, experiment_keys
-from taming.config.names import ALIASES, LIBRARIES, PRETRAINED, file_classes, resolve
+from taming.config.names import ALIASES, LIBRARIES, class_of, file_classes, resolve
 from taming.errors import UserError, did_you_mean
 
 WIDTH, INDENT = 100, "    "
@@ -23,9 +23,8 @@ def overview() -> str:
     lines += ["", "Classes for `target`; taming keys NAME lists the `params` of one:"]
     for seam in sorted(groups):
         lines += ["", f"{seam}:", *groups[seam]]
-    shortcut = next(name for name, target in ALIASES.items() if target == PRETRAINED)
     rest = (
-        f"In a YAML of your own also {shortcut} {{checkpoint: FILE}}, a trained model; classes of"
+        f"In a YAML of your own also {' and '.join(_functions())}, trained models; classes of"
         f" {', '.join(LIBRARIES)}; and those of packages under `allow`."
     )
     return "\n".join([*lines, "", _folded(rest)])
@@ -39,19 +38,17 @@ def described(name: str) -> str:
     below = [key for key in keys if key.name == name or key.name.startswith(f"{name}.")]
     if below:
         return "\n".join(map(entry, below))
-    made = _classes().get(name.rpartition(".")[2] if "." in name else name)
-    if name in ALIASES and ALIASES[name] != PRETRAINED:
-        made = resolve(name, "keys")
+    made = _functions().get(name) or _classes().get(name.rpartition(".")[2])
     if made is None:
         sections = {key.name.partition(".")[0]: None for key in keys}
         names = [*sections, *(key.name for key in keys), *_classes()]
         hint = did_you_mean(name, names)
         hint = hint if "did you mean" in hint else "; taming keys lists all"
         raise UserError(f"there is no key or class '{name}'{hint}")
-    heirs = [one for one in file_classes().items() if issubclass(one[1], made)]
-    if len(heirs) > 1 and made not in file_classes().values():
+    heirs = [one for one in file_classes().items() if issubclass(one[1], class_of(made))]
+    if len(heirs) > 1 and inspect.isclass(made) and made not in file_classes().values():
         return "\n".join([f"{made.__name__}:", *(_row(*one) for one in heirs)])
-    targets = {one: target for target, one in file_classes().items()}
+    targets = {one: target for target, one in (file_classes() | _functions()).items()}
     title = targets.get(made, made.__name__)
     entries = list(map(entry, class_keys(made))) or ["no params"]
     return "\n".join([_folded(f"{title}: {summary(made)}"), "", *entries])
@@ -75,8 +72,8 @@ def as_yaml(value: Any) -> str:
     return str(value)
 
 
-def summary(made: type) -> str:
-    """The first sentence of a class's docstring."""
+def summary(made: Any) -> str:
+    """The first sentence of a docstring."""
     paragraph = (inspect.getdoc(made) or "").partition("\n\n")[0]
     sentence = re.split(r"(?<! et al)\. ", " ".join(paragraph.split()))[0]
     return f"{sentence.removesuffix('.')}."
@@ -87,13 +84,21 @@ def seam_of(made: type) -> type:
     return [one for one in made.__mro__ if one.__module__.startswith("taming.")][-1]
 
 
+def _functions() -> dict[str, Any]:
+    """What builds a model from a file, by the names that a YAML has for it."""
+    table = file_classes()
+    names = [name for name, target in ALIASES.items() if target not in table]
+    return {name: resolve(name, "target") for name in names}
+
+
 def _classes() -> dict[str, type]:
     """By their short names: those of the table, the seams, and what parameters may be besides."""
     classes = {target.rpartition(".")[2]: made for target, made in file_classes().items()}
     seams = {seam_of(made).__name__: seam_of(made) for made in classes.values()}
     parts = [one for made in classes.values() for one in _parameter_classes(made)]
-    older = {name.rpartition(".")[2]: made for name, made in ALIASES.items() if made != PRETRAINED}
-    aliases = {name: classes[target.rpartition(".")[2]] for name, target in older.items()}
+    table = file_classes()
+    older = [(name, table[target]) for name, target in ALIASES.items() if target in table]
+    aliases = {name.rpartition(".")[2]: made for name, made in older}
     return {**{one.__name__: one for one in parts}, **aliases, **seams, **classes}
 
 

@@ -27,6 +27,7 @@ def test_a_class_with_type_range_default_and_meaning(name):
     [
         ("Quantizer", ["VectorQuantizer", "FSQ", "ResidualQuantizer"]),  # what may stand there
         ("ScalarQuantizer", ["taming.first_stage.FSQ:", "levels: "]),  # an earlier name
+        ("taming.first_stage.pretrained", ["checkpoint: text; has to be given"]),
         ("View", ["scale: ", "flip: "]),  # what a parameter consists of
         ("optimizer", ["optimizer.betas: ", "optimizer.warmup: "]),
         ("trainer.ema", ["trainer.ema: a number of at least 0 and below 1, or null"]),
