@@ -56,6 +56,7 @@ def evaluate(words: list[str]) -> None:
 def _evaluate_parser() -> Parser:
     description = f"{evaluate.__doc__} Every figure carries the protocol that it was measured by."
     parser = Parser(prog="taming evaluate", description=description)
+    # What is measured, on what
     add_checkpoint(
         parser,
         help="a first or second stage; without, --data and --samples are compared",
@@ -80,6 +81,7 @@ def _evaluate_parser() -> Parser:
             " data"
         ),
     )
+    # By which networks
     parser.add_argument(
         "--features",
         metavar="NAME|FILE",
@@ -108,6 +110,7 @@ def _evaluate_parser() -> Parser:
         metavar="HxW",
         help="bring all pictures to this size; default: what CKPT was trained on",
     )
+    # How much of it
     parser.add_argument(
         "--pictures",
         type=positive,
@@ -126,6 +129,7 @@ def _evaluate_parser() -> Parser:
         metavar="A,B",
         help="some of reconstruction, codes, likelihood, generation, layout",
     )
+    # What is read and written
     parser.add_argument(
         "--reference", metavar="FILE", help="stored statistics instead of real pictures' features"
     )

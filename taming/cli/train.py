@@ -45,6 +45,7 @@ def _parser() -> Parser:
         epilog="taming keys lists every key and every class; taming configs what there is to start"
         " from.",
     )
+    # From a configuration, or from where a run stopped
     parser.add_argument(
         "-b",
         "--base",
@@ -64,6 +65,7 @@ def _parser() -> Parser:
         "--name",
         help="the run's folder is runs/NAME; default: the name of the last configuration",
     )
+    # Short forms of keys, as CompVis users write them
     parser.add_argument("-s", "--seed", type=int, help="the same as seed=...")
     parser.add_argument(
         "-t",
@@ -79,6 +81,7 @@ def _parser() -> Parser:
         metavar="0,1",
         help="run on these GPUs; the same as trainer.accelerator=gpu trainer.devices=...",
     )
+    # Weights to start from
     parser.add_argument(
         "--from",
         dest="start_from",

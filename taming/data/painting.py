@@ -98,6 +98,7 @@ class Scene:
         return bool((density > 0.5).mean() > 0.06)
 
     def paint_mountains(self, kind: str) -> int:
+        # 1. how many ranges, of which rock, with how much snow
         r = self.random
         count = {
             "sea": r.integers(0, 2),
@@ -114,6 +115,7 @@ class Scene:
         if kind == "winter":
             snowline = r.uniform(0.34, 0.5)
         tall = r.uniform(0.16, 0.36)
+        # 2. range after range, from far to near
         for i in range(count):
             near = (i + 1) / count
             ridge = (
@@ -164,6 +166,7 @@ class Scene:
         return water
 
     def paint_trees(self, kind: str) -> bool:
+        # 1. how many rows of trees
         r = self.random
         rows = {
             "forest": 3,
@@ -174,6 +177,7 @@ class Scene:
             "desert": 0,
         }[kind]
         for i in range(rows):
+            # 2. where a row stands, and its crowns as one outline
             foot = self.horizon + (0.02 + 0.20 * i) * (1 - self.horizon) * r.uniform(0.8, 1.3)
             size = (0.05 + 0.085 * i) * r.uniform(0.7, 1.3) * (1.5 if kind == "forest" else 1.0)
             full = kind == "forest"
@@ -188,6 +192,7 @@ class Scene:
             where = (
                 (self.y > (ground - jagged)[None]) & (self.y < ground[None]) & (jagged > 0)[None]
             )
+            # 3. light, snow and haze on it
             dark = np.array([34, 58, 34.0]) if kind != "winter" else np.array([48, 62, 56.0])
             lit = self.noise(26, stretch=0.6)
             colour = dark * (0.35 + 1.5 * lit[..., None]) * self.tint

@@ -71,6 +71,7 @@ class Curve(BatchCallback):
     @torch.no_grad()
     def measured(self, module: Training, validation: PictureSet) -> dict[str, float]:
         """The figures of the model as it would be loaded now."""
+        # 1. the pictures, and the first stage that reads them
         pictures = Subset(validation, self.settings.pictures)
         model = module.evaluated()
         assert isinstance(model, Autoencoder | SecondStage)  # see `begin`
@@ -80,6 +81,7 @@ class Curve(BatchCallback):
                 f"evaluation.every: measures pictures, and this model reads '{first.key}'; leave"
                 " it out"
             )
+        # 2. what the model makes of them, batch by batch
         sums: dict[str, float] = {}
         fake, real = [], []
         for start, batch in _batches(pictures, module.experiment.data.batch_size * 4):
@@ -94,6 +96,7 @@ class Curve(BatchCallback):
                 fake.append(self.network(output)["features"].cpu())
                 if self.real is None:
                     real.append(self.network(image)["features"].cpu())
+        # 3. means, and distances of all together
         figures = {name: value / len(pictures) for name, value in sums.items()}
         if self.network is not None:
             self.real = torch.cat(real) if self.real is None else self.real

@@ -34,6 +34,7 @@ def read_published(source: Source, allow: Iterable[str] = ()) -> Content:
     Raises:
         UserError: it holds no tensors, there is no YAML, or the two do not fit.
     """
+    # 1. the tensors and the YAML
     path, state = source.path, source.weights
     if not state:
         raise UserError(
@@ -46,6 +47,7 @@ def read_published(source: Source, allow: Iterable[str] = ()) -> Content:
             f"'{path}' was not written by taming, and no YAML lies beside it; give the one that"
             " came with it by --config"
         )
+    # 2. both translated
     tree = read_yaml(yamls)
     if tree["model"].get("target") in DIFFUSIONS:
         tree, state = _first_stage_of_diffusion(tree, state, source)
@@ -53,6 +55,7 @@ def read_published(source: Source, allow: Iterable[str] = ()) -> Content:
     translated = translate(tree, shapes)
     second = "first_stage" in translated.config["model"]["params"]
     _compare_attention(translated.config["model"], shapes, source, str(yamls[-1]))
+    # 3. tensors by our names, the rest said
     renamed = rename_weights(state, path, second, translated.config)
     unused = {name: "not needed for weights" for name in UNUSED_STATE if name in source.raw}
     batches = source.raw.get("global_step")

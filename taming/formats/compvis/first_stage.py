@@ -38,6 +38,7 @@ def translate_first_stage(
         shapes: of the checkpoint's tensors, where there is one.
         prefix: of the model's tensors in that checkpoint.
     """
+    # 1. which kind of theirs it is
     params = dict(node.get("params") or {})
     target = str(node.get("target"))
     kind = KINDS.get(target)
@@ -50,6 +51,7 @@ def translate_first_stage(
         raise UserError(
             f"target '{target}' is none of the published first stages{did_you_mean(target, KINDS)}"
         )
+    # 2. the networks
     try:
         net = dict(params["ddconfig"])
         num_codes, dim = params["n_embed"], params["embed_dim"]
@@ -72,6 +74,7 @@ def translate_first_stage(
     for name in params.keys() - UNREAD - READ:
         notes.append(f"{prefix}{name}: {params[name]!r} has no counterpart here")
 
+    # 3. the quantizer
     weight = ((params.get("lossconfig") or {}).get("params") or {}).get("codebook_weight", 1.0)
     quantizer = _quantizer(kind, num_codes, dim, weight, params, notes)
     used = (shapes or {}).get(f"{prefix}quantize.used")
@@ -84,6 +87,7 @@ def translate_first_stage(
             "codes outside the remapped set become the nearest in it; the published code draws one"
             " at random"
         )
+    # 4. what it reads: label maps or pictures
     key = our_key(params.get("image_key", "image"))
     translated |= {"quantizer": quantizer, "key": key}
     if net.get("attn_type", "vanilla") == "none":
@@ -158,6 +162,7 @@ def _quantizer(
 
 def translate_loss(node: dict | None, notes: list[str]) -> dict | None:
     """A loss of theirs as ours; None where theirs is there only to be left out."""
+    # 1. losses without a discriminator
     target = str((node or {}).get("target"))
     params = dict((node or {}).get("params") or {})
     if node is None or target in NO_LOSSES:
@@ -168,6 +173,7 @@ def translate_loss(node: dict | None, notes: list[str]) -> dict | None:
         return None
     if target in MASK_LOSSES:
         return {"target": "taming.first_stage.MaskLoss", "params": {"form": "bce"}}
+    # 2. the adversarial one, its discriminator a node of its own
     if target not in ADVERSARIAL_LOSSES:
         raise UserError(
             f"lossconfig.target: '{target}' is none of the published"

@@ -21,6 +21,7 @@ def translate_second_stage(
         notes: what has no counterpart is added here.
         shapes: of the checkpoint's tensors, where there is one.
     """
+    # 1. the first stage, from which the grid follows
     gpt = _gpt_params(params)
     if "first_stage_config" not in params:
         raise UserError(
@@ -33,8 +34,10 @@ def translate_second_stage(
     stride = 2 ** (len(first["params"]["multipliers"]) - 1)
     grid = [resolution // stride, resolution // stride]
     length = gpt["block_size"] - math.prod(grid)
+    # 2. the condition
     conditioner, part = _conditioner(params, first, resolution, length, data, notes, shapes)
 
+    # 3. the prior
     dropouts = {
         name: float(gpt.get(name, 0.0)) for name in ("embd_pdrop", "resid_pdrop", "attn_pdrop")
     }
@@ -57,6 +60,7 @@ def translate_second_stage(
         "unmasked": gpt.get("n_unmasked", 0),
         "order": _order(params.get("permuter_config"), grid),
     }
+    # 4. all together, and the noise
     model = {
         "first_stage": first,
         "conditioner": conditioner,
@@ -100,6 +104,7 @@ def _conditioner(
     shapes: Shapes | None,
 ) -> tuple[dict, dict]:
     """Our conditioner, and the part of the condition that the prior is given."""
+    # 1. no model of its own: a start token, or the first stage once more
     node, key = params.get("cond_stage_config"), our_key(params.get("cond_stage_key", "depth"))
     if params.get("unconditional") or node == "__is_unconditional__":
         return _start(params.get("sos_token", 0))
@@ -111,6 +116,7 @@ def _conditioner(
             f"cond_stage_config: {node!r} is not supported; a model, __is_first_stage__ or"
             " __is_unconditional__ is"
         )
+    # 2. what is no picture
     kind, details = CONDITIONS.get(str(node.get("target"))), dict(node.get("params") or {})
     if kind == "start":
         return _start(details["sos_token"])
@@ -130,6 +136,7 @@ def _conditioner(
     if kind == "boxes":
         vocabulary = params["transformer_config"]["params"]["vocab_size"]
         return _boxes(details["conditional_key"], length, vocabulary, data)
+    # 3. a picture, by a first stage of its own
     stage, resolution = translate_first_stage(node, notes, shapes, "cond_stage_model.")
     if stage["target"].endswith(".VQGAN"):
         stage["params"]["key"] = key
