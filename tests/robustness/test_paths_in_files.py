@@ -29,12 +29,14 @@ def notice(event: str, arguments: tuple) -> None:
         OPENED.append(str(arguments[0]))
 
 
+@pytest.fixture(scope="module")
+def hook() -> None:
+    sys.addaudithook(notice)
+
+
 @pytest.fixture
-def place(tmp_path) -> Path:
+def place(hook, tmp_path) -> Path:
     """A folder with what a constructor could open."""
-    if not getattr(notice, "installed", False):
-        sys.addaudithook(notice)
-        notice.installed = True
     folder = tmp_path / MARK
     folder.mkdir()
     np.save(folder / "codes.npy", np.arange(4))
