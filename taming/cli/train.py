@@ -137,6 +137,8 @@ def _folder(arguments: argparse.Namespace, bases: list[str], overrides: list[str
 
 def _run_folder(name: str) -> Path:
     """runs/x, x, or one of the checkpoints in runs/x/checkpoints -> the run's folder."""
+    from taming.formats.sharded import last_checkpoint
+
     path = Path(name)
     if path.is_file():
         folder = path.resolve().parent.parent
@@ -150,7 +152,7 @@ def _run_folder(name: str) -> Path:
         if not (folder / "config.yaml").is_file():
             continue
         best = folder / "checkpoints" / "best.ckpt"
-        if (folder / "checkpoints" / "last.ckpt").is_file():
+        if last_checkpoint(folder):
             return folder
         if best.is_file():
             raise UserError(

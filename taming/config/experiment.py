@@ -101,7 +101,13 @@ class Trainer:
         gradient_clip_val: highest norm of the gradient; null: not clipped
         ema: decay of the averaged weights; null: none are kept
         accelerator: where to compute; auto: the fastest there is
-        devices: how many of them
+        devices: how many of them, on each node
+        nodes: machines that train together; torchrun says both itself
+        strategy: auto: each device holds all weights (DDP); fsdp: a share of them, for priors that
+            do not fit otherwise (FSDP2)
+        recompute: layers compute their activations again in the backward pass instead of holding
+            them: less memory, a third more time
+        compile: compile the networks first; needs a C++ compiler, on a GPU Triton
         precision: auto: bfloat16 products where the processor has hardware for them, else float32;
             half precision would need a gradient scaler for both optimizers
         threads: default: what torch chooses
@@ -120,6 +126,10 @@ class Trainer:
     ema: Decay | None = None
     accelerator: Literal["cpu", "gpu", "cuda", "mps", "auto"] = "cpu"
     devices: Few = 1
+    nodes: Few = 1
+    strategy: Literal["auto", "fsdp"] = "auto"
+    recompute: bool = False
+    compile: bool = False
     precision: Precision = "auto"
     threads: Few | None = None
     channels_last: bool = True

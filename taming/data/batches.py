@@ -93,15 +93,15 @@ class SkippingBroken(PictureSet):
 class Skipped(str):
     """A message about pictures that can't be used, and about how many it is."""
 
-    count: int
+    pictures: int
 
-    def __new__(cls, message: str, count: int = 1) -> "Skipped":
+    def __new__(cls, message: str, pictures: int = 1) -> "Skipped":
         self = super().__new__(cls, message)
-        self.count = count
+        self.pictures = pictures
         return self
 
     def __reduce__(self) -> tuple:
-        return Skipped, (str(self), self.count)
+        return Skipped, (str(self), self.pictures)
 
 
 class BrokenPictures:
@@ -118,7 +118,7 @@ class BrokenPictures:
         for message in skipped:
             if message not in self.named:
                 print(f"skipped: {message}", file=sys.stderr)
-                self.named[message] = getattr(message, "count", 1)
+                self.named[message] = getattr(message, "pictures", 1)
         refuse_too_many(sorted(self.named), self.total, sum(self.named.values()))
 
 

@@ -26,6 +26,7 @@ from taming.formats.checksums import (
     write_checksums,
 )
 from taming.formats.content import Content, content_of, malformed
+from taming.formats.sharded import is_sharded, read_sharded
 from taming.formats.unpickler import load_torch, read_restricted
 from taming.weights import is_safetensors, read_safetensors
 
@@ -60,6 +61,8 @@ def read_ours(path: Path, allow: Iterable[str] = ()) -> tuple[Content | None, di
         path: a .ckpt or .safetensors file; its content counts, not its ending.
         allow: packages whose classes the caller admits.
     """
+    if is_sharded(path):
+        return _from_state(read_sharded(path), path, allow), {}
     if not is_safetensors(path):
         raw = read_raw(path)
         return (_from_state(raw, path, allow) if "taming" in raw else None), raw

@@ -25,6 +25,7 @@ from taming.first_stage.interface import evaluating
 from taming.training.datamodule import pictures_of, raise_once, stop_together
 from taming.training.hooks import BatchCallback
 from taming.training.module import NotFinite, Training
+from taming.training.sharded import save_sharded
 
 STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")
 # Windows lacks the last two
@@ -104,6 +105,8 @@ class Checkpoints(BatchCallback):
             return
         if not isinstance(error, Exception):
             return  # asked to leave at once
+        if module.is_sharded:
+            return  # others, who have parts of it, may be gone
         if trainer.is_global_zero and module.batches > max(self.saved, self.failed):
             try:
                 self.write(module, self.last)
@@ -112,7 +115,11 @@ class Checkpoints(BatchCallback):
 
     def save(self, trainer: pl.Trainer, module: Training, name: str) -> None:
         """Raises UserError, in the first process, where the disk is full."""
-        if trainer.is_global_zero:
+        if module.is_sharded:
+            path = save_sharded(module.state(), self.folder, Path(name).stem, module.batches)
+            if name == self.last.name:
+                self.saved, module.last_checkpoint = module.batches, str(path)
+        elif trainer.is_global_zero:
             self.write(module, self.folder / name)
         trainer.strategy.barrier()
 

@@ -10,7 +10,8 @@ then leaves clipping and accumulation to us.
 import copy
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import pytorch_lightning as pl
 import torch
@@ -18,9 +19,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from taming.config.experiment import Experiment, Optimizer, to_plain
+from taming.data.card import Card
 from taming.errors import UserError, first_line
 from taming.first_stage.interface import evaluating
 from taming.training.datamodule import DataModule, stop_together
+from taming.training.sharded import spread_states
+from taming.training.strategies import shard_weights, whole
 
 OPTIONS = ("peak", "weight_decay", "betas")  # of a group of parameters
 
@@ -49,12 +53,14 @@ class Training(pl.LightningModule):
         self.best = math.inf
         self.validated: dict[str, float] = {}  # the latest validation figures
         self.data: dict[str, dict] = {}  # which files the data sets have (checks.contents)
+        self.card = Card()
         self.last_checkpoint: str | None = None
         self.averaged = (
             copy.deepcopy(self.trained()).requires_grad_(False) if experiment.trainer.ema else None
         )
         self._optimizer_states: list[dict] = []
         self._unwritable: set[str] = set()
+        self._has_shares = False
 
     # What subclasses fill in
 
@@ -78,6 +84,20 @@ class Training(pl.LightningModule):
     def draw(self, batch: dict) -> Tensor:
         """A montage (3, H, W) in [-1, 1] of what the model makes of a batch."""
         raise NotImplementedError(f"{type(self).__name__} draws nothing")
+
+    def configure_model(self) -> None:
+        """With FSDP: each process holds its share of the weights."""
+        if self.is_sharded and self.device_mesh is not None and not self._has_shares:
+            mesh = self.device_mesh["data_parallel"]
+            for networks in (self.trained(), self.averaged):
+                if networks is not None:
+                    shard_weights(networks, mesh)
+            self._has_shares = True
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether weights are spread over the processes, so that all have to compute together."""
+        return self.experiment.trainer.strategy == "fsdp"
 
     # The loop
 
@@ -109,7 +129,7 @@ class Training(pl.LightningModule):
         norm = nn.utils.clip_grad_norm_(
             parameters, self.experiment.trainer.gradient_clip_val or math.inf
         )
-        self._refuse_nonfinite({"the gradient": norm})
+        self._refuse_nonfinite({"the gradient": whole(norm)})
         self.stepping = True
         (optimizer if counts else optimizer.optimizer).step()
         optimizer.zero_grad(set_to_none=True)
@@ -133,23 +153,26 @@ class Training(pl.LightningModule):
         """The figures of the validation set (or of its first `validation_batches`); the batches are
         shared out over the processes.
         """
-        limit, world = self.experiment.trainer.validation_batches, self.trainer.world_size
+        world, rank = self.trainer.world_size, self.global_rank
         sums: dict[str, Tensor] = {}
         with evaluating(self):
-            for number, batch in enumerate(batches):
-                if number == limit:
-                    break
-                stop_together(self.trainer, self.data_module.refusal(batch))
-                mine = number % world == self.global_rank
-                if mine or number == 0:  # every process adds something, be it zero
-                    for key, value in self.validation_sums(self.to_device(batch)).items():
-                        sums[key] = sums.get(key, 0) + value * mine
+            for group in in_groups(self._usable(batches), world):
+                # Every process computes at the same time, and adds something, be it zero
+                batch, mine = group[min(rank, len(group) - 1)], rank < len(group)
+                for key, value in self.validation_sums(self.to_device(batch)).items():
+                    sums[key] = sums.get(key, 0) + value * mine
         if world > 1:
             for key in sorted(sums):
                 dist.all_reduce(sums[key])
         self.validated = self.figures(sums)
         self.write({f"validation/{name}": value for name, value in self.validated.items()})
         return self.validated
+
+    def _usable(self, batches: Iterable[dict]) -> Iterator[dict]:
+        """Up to `validation_batches`; all processes stop where one of them can't read."""
+        for batch in islice(batches, self.experiment.trainer.validation_batches):
+            stop_together(self.trainer, self.data_module.refusal(batch))
+            yield batch
 
     @property
     def data_module(self) -> DataModule:
@@ -175,6 +198,7 @@ class Training(pl.LightningModule):
             "images": self.images,
             "data": self.data,
             "figures": self.validated,
+            "card": self.card.plain(),
             "best": self.best,
             "averaged": {self._averaged_prefix() + name: t for name, t in averaged.items()},
         }
@@ -212,7 +236,7 @@ class Training(pl.LightningModule):
                 {key: group[key] for key in OPTIONS if key in group}
                 for group in optimizer.param_groups
             ]
-            optimizer.load_state_dict(state)
+            optimizer.load_state_dict(spread_states(optimizer, state))
             for group, values in zip(optimizer.param_groups, options):
                 group.update(values)
         self._optimizer_states = []
@@ -279,10 +303,18 @@ class Training(pl.LightningModule):
         return value
 
 
+def in_groups(batches: Iterable[dict], size: int) -> Iterator[list[dict]]:
+    """Lists of so many; the last one may be shorter."""
+    batches = iter(batches)
+    while group := list(islice(batches, size)):
+        yield group
+
+
 def images_per_batch(experiment: Experiment) -> int:
     """What one optimizer step sees, over all processes."""
     trainer = experiment.trainer
-    return experiment.data.batch_size * trainer.accumulate_grad_batches * trainer.devices
+    processes = trainer.devices * trainer.nodes
+    return experiment.data.batch_size * trainer.accumulate_grad_batches * processes
 
 
 def schedule(optimizer: Optimizer, batch: int, max_steps: int) -> float:

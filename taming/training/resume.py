@@ -12,6 +12,7 @@ from taming.config.experiment import Experiment, load
 from taming.errors import UserError
 from taming.formats.content import content_of
 from taming.formats.ours import read_raw
+from taming.formats.sharded import is_sharded, read_sharded
 from taming.training.checks import SETS
 from taming.training.datamodule import DataModule
 from taming.training.module import Training, images_per_batch
@@ -47,10 +48,10 @@ class Run:
 
 def read_run(path: Path, allow: list[str]) -> Run:
     """Raises UserError for a checkpoint that is damaged or not of taming train."""
-    if not path.is_file():
+    if not path.is_file() and not is_sharded(path):
         raise UserError(f"'{path}' does not exist, so there is nothing to resume")
     try:
-        state = read_raw(path)
+        state = read_sharded(path) if is_sharded(path) else read_raw(path)
     except UserError as error:
         best = path.with_name("best.ckpt")
         if path == best or not best.is_file():

@@ -28,7 +28,9 @@ from taming.first_stage.interface import Autoencoder
 from taming.formats.content import Content
 from taming.formats.fitting import load_fitting, load_weights
 from taming.formats.load import read_checkpoint
+from taming.formats.sharded import last_checkpoint
 from taming.precision import resolved
+from taming.second_stage.cascade import Cascade
 from taming.second_stage.model import SecondStage
 from taming.segmenter import Segmenter
 from taming.training.callbacks import (
@@ -39,6 +41,8 @@ from taming.training.callbacks import (
     Progress,
     signals_restored,
 )
+from taming.training.card import run_card
+from taming.training.cascade import CascadeTraining, check_pieces
 from taming.training.checks import (
     SETS,
     check_condition,
@@ -56,6 +60,12 @@ from taming.training.module import NotFinite, Training, images_per_batch
 from taming.training.resume import compare_data, place_data, read_run, take_over
 from taming.training.second_stage import SecondStageTraining
 from taming.training.segmenter import SegmenterTraining, check_masks
+from taming.training.strategies import (
+    adopt_processes,
+    check_strategy,
+    checkpoint_activations,
+    strategy_of,
+)
 
 Sets = tuple[PictureSet, PictureSet | None]
 """For training and for validation."""
@@ -88,13 +98,14 @@ def train(
     """
     experiment = copy.deepcopy(config) if isinstance(config, Experiment) else load(config)
     folder = Path(folder)
-    last = folder / "checkpoints" / "last.ckpt"
-    if last.is_file() and not resume:
+    last = last_checkpoint(folder)
+    if last and not resume:
         raise UserError(
             f"run '{folder}' exists already; resume it with -r {folder}, or choose another name"
             " with -n"
         )
     check_sections(experiment)
+    adopt_processes(experiment)
     check_hardware(experiment)
     device = _device(experiment.trainer.accelerator)
     experiment.trainer.precision = resolved(experiment.trainer.precision, device)
@@ -104,7 +115,7 @@ def train(
             torch.set_num_threads(experiment.trainer.threads)
         pl.seed_everything(experiment.seed, verbose=False)
         if resume:
-            checkpoint = last if resume is True else Path(resume)
+            checkpoint = Path(last or "") if resume is True else Path(resume)
             module, data = _resumed(experiment, folder, checkpoint)
         else:
             module, data = _started(experiment, start_from, fitting, yaml)
@@ -112,7 +123,7 @@ def train(
         if not _rank():
             print(cost(module), file=sys.stderr)
         fit(experiment, module, data, folder)
-    return last
+    return Path(module.last_checkpoint or folder / "checkpoints" / "last.ckpt")
 
 
 def _rank() -> int:
@@ -185,6 +196,7 @@ def prepare(
         weights: of the model, from `source`, instead of fresh ones
         fitting: take only those with the right shape
     """
+    # 1. the model, with weights of its own or of a checkpoint
     check_sections(experiment)
     model = _build(experiment, experiment.model, "model")
     if weights:
@@ -193,6 +205,7 @@ def prepare(
             report_unused(load_fitting(model, weights, source), source)
         else:
             load_weights(model, weights, source)
+    # 2. the data sets
     data = experiment.data
     train: PictureSet = _build(experiment, data.train, "data.train")
     validation: PictureSet | None = _build(experiment, data.validation, "data.validation")
@@ -202,6 +215,7 @@ def prepare(
         check_pictures(pictures, experiment.data.check == "full")
         for line in shards_problems(sets):
             print(f"skipped: {line}", file=sys.stderr)
+    # 3. what trains it, once both fit each other
     if isinstance(model, Autoencoder):
         module = _first_stage(experiment, model, sets)
     elif isinstance(model, SecondStage):
@@ -212,9 +226,13 @@ def prepare(
         raise UserError(
             f"model.target: {experiment.model['target']} is no model that can be trained"
         )
+    module.card = run_card(experiment, model, train)
+    check_strategy(experiment, module.stage)
     module.data = {name: contents(dataset) for name, dataset in zip(SETS, sets)}
-    views = data.views if isinstance(model, SecondStage) else None
-    if views and isinstance(model, SecondStage):
+    # 4. codes that are computed once
+    views = None
+    if isinstance(model, SecondStage) and data.views:
+        views = data.views
         on_cpu = experiment.trainer.accelerator == "cpu"
         train = cached_codes(model, train, views, data.cache, on_cpu)
         if validation is not None:
@@ -251,6 +269,14 @@ def _first_stage(experiment: Experiment, model: Autoencoder, sets: Sets) -> Firs
 
 def _second_stage(experiment: Experiment, model: SecondStage, sets: Sets) -> SecondStageTraining:
     _refuse_loss(experiment, "a prior")
+    if isinstance(model, Cascade):
+        if experiment.data.views:
+            raise UserError(
+                "data.views: the level of a cascade reads fresh pieces of pictures in each batch;"
+                " leave it out"
+            )
+        check_pieces(model, sets)
+        return CascadeTraining(experiment, model)
     if experiment.condition_dropout and any(not prior.knows_null for prior in model.levels):
         raise UserError(
             "condition_dropout: a prior with shared_vocabulary has no token for an empty"
@@ -365,6 +391,11 @@ def fit(experiment: Experiment, module: Training, data: DataModule, folder: Path
     if experiment.trainer.channels_last:
         for part in module.children():
             part.to(memory_format=torch.channels_last)
+    if experiment.trainer.recompute:
+        checkpoint_activations(module.trained())
+    if experiment.trainer.compile:
+        for network in [*module.trained().children()] or [module.trained()]:
+            network.compile()
     with _quiet(), signals_restored():
         try:
             trainer.fit(module, datamodule=data)
@@ -391,10 +422,13 @@ def _trainer(
     callbacks = [Inputs(), Pictures(folder / "pictures"), checkpoints, Progress()]
     if experiment.evaluation.every:
         callbacks.insert(0, Curve(experiment))
+    if module.is_sharded:  # one process alone can't draw
+        callbacks = [one for one in callbacks if not isinstance(one, Pictures)]
     return pl.Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
-        strategy=_strategy(experiment, module),
+        num_nodes=settings.nodes,
+        strategy=strategy_of(experiment, module.stage),
         precision=settings.precision,
         # The loop counts from where it starts; all else counts module.batches
         max_steps=settings.max_steps - module.batches,
@@ -408,15 +442,6 @@ def _trainer(
         limit_val_batches=0,
         use_distributed_sampler=False,
     )
-
-
-def _strategy(experiment: Experiment, module: Training) -> str:
-    """With several processes DDP; a discriminator that is not used yet would make plain DDP wait
-    for its gradients.
-    """
-    if experiment.trainer.devices == 1:
-        return "auto"
-    return "ddp_find_unused_parameters_true" if module.stage == "first" else "ddp"
 
 
 @contextmanager
