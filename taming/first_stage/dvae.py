@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from taming.config.ranges import Range
 from taming.first_stage.interface import FirstStage, Quantized, Quantizer
-from taming.first_stage.likelihood import Likelihood
+from taming.first_stage.likelihood import Likelihood, inset
 from taming.first_stage.ranges import Channels
 
 
@@ -25,6 +25,7 @@ class DVAE(FirstStage):
             is what the decoder begins with.
         likelihood: what the decoder's numbers mean; None for a loss that reads the image itself.
         blocks: bottleneck blocks per scale.
+        inset: the encoder reads pixels in [0.1, 0.9], as published; else in [-1, 1].
         in_channels: of the images.
         key: the entry of a batch that is read.
     """
@@ -37,6 +38,7 @@ class DVAE(FirstStage):
         blocks: Annotated[int, Range(1, 128)] = 2,
         in_channels: Channels = 3,
         key: str = "image",
+        inset: bool = False,
     ):
         super().__init__(quantizer, quantizer.num_codes, 8, in_channels, key, likelihood)
         if quantizer.dim != 8 * width:
@@ -44,6 +46,7 @@ class DVAE(FirstStage):
                 f"the quantizer's dim is {quantizer.dim}, but the encoder gives 8 x width ="
                 f" {8 * width} numbers; make them equal"
             )
+        self.inset = inset
         maps = likelihood.maps if likelihood is not None else 1
         widths, layers = [width * 2**i for i in range(4)], 4 * blocks
         self.encoder = nn.ModuleList([nn.Conv2d(in_channels, width, 7, padding=3)])
@@ -64,7 +67,7 @@ class DVAE(FirstStage):
 
     def _run_encoder(self, x: Tensor) -> Tensor:
         first, *scales = self.encoder
-        x = first(x)
+        x = first(inset(x) if self.inset else x)
         for i, scale in enumerate(scales):
             x = scale(F.max_pool2d(x, 2) if i else x)
         return F.relu(x)

@@ -49,9 +49,10 @@ class Quantizer(nn.Module):
 
     def codebook(self, level: int = 0) -> Tensor:
         """The vectors (K, D) that the codes of a level stand for, float32."""
-        if len(self.num_codes) > 1:
+        count, *others = self.num_codes
+        if others:
             raise NotImplementedError(f"{type(self).__name__} has a codebook for each level")
-        every = torch.arange(self.num_codes[0], device=self.device)
+        every = torch.arange(count, device=self.device)
         return self.embed((every[None, None],))[0, :, 0].T.float()
 
     def grids(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
@@ -61,7 +62,7 @@ class Quantizer(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where its numbers are."""
-        tensors = (*self.parameters(), *self.buffers())
+        tensors = [*self.parameters(), *self.buffers()]
         return tensors[0].device if tensors else torch.device("cpu")
 
     def set_step(self, batch: int, micro_batch: int = 0, micro_batches: int = 1) -> None:

@@ -16,6 +16,24 @@ def autoencoder_params(shapes: Shapes, path: str) -> dict[str, Any]:
     Raises:
         UserError: a tensor is missing that would tell.
     """
+    return {
+        **scale_params(shapes, path),
+        "attention": [
+            int(match[1])
+            for name in sorted(shapes)
+            if (match := re.fullmatch(r"encoder\.down\.(\d+)\.attn\.0\.norm\.weight", name))
+        ],
+        "latent_channels": _shape(shapes, "encoder.conv_out.weight", path)[0],
+        "middle_attention": "encoder.mid.attn_1.norm.weight" in shapes,
+    }
+
+
+def scale_params(shapes: Shapes, path: str) -> dict[str, Any]:
+    """How many scales there are, and how wide and deep they are.
+
+    Raises:
+        UserError: as `autoencoder_params`.
+    """
     channels, in_channels = _shape(shapes, "encoder.conv_in.weight", path)[:2]
     levels = _count(shapes, r"encoder\.down\.(\d+)\.")
     blocks = {_count(shapes, rf"encoder\.down\.{i}\.block\.(\d+)\.") for i in range(levels)}
@@ -33,10 +51,7 @@ def autoencoder_params(shapes: Shapes, path: str) -> dict[str, Any]:
         "channels": channels,
         "multipliers": [width // channels for width in widths],
         "blocks": blocks.pop(),
-        "attention": [i for i in range(levels) if f"encoder.down.{i}.attn.0.norm.weight" in shapes],
-        "latent_channels": _shape(shapes, "encoder.conv_out.weight", path)[0],
         "in_channels": in_channels,
-        "middle_attention": "encoder.mid.attn_1.norm.weight" in shapes,
     }
 
 

@@ -120,7 +120,9 @@ def _tree(source: Source) -> dict[str, Any]:
         tree = OmegaConf.to_container(OmegaConf.merge(*map(OmegaConf.load, yamls)))
     except Exception:  # PyYAML and OmegaConf raise many kinds; CompVis's reader names them
         return {}
-    return tree if isinstance(tree, dict) and isinstance(tree.get("model"), dict) else {}
+    if not isinstance(tree, dict) or not isinstance(tree.get("model"), dict):
+        return {}
+    return {str(key): value for key, value in tree.items()}
 
 
 def _class_name(tree: dict[str, Any]) -> str:

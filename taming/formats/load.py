@@ -4,19 +4,21 @@ import functools
 import hashlib
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
 
 from taming.errors import UserError, did_you_mean
 from taming.files import file_hash
-from taming.formats import diffusers
+from taming.formats import dalle, diffusers, ibq, llamagen, maskgit, var
 from taming.formats.building import filled_model
 from taming.formats.compvis.checkpoint import read_published
 from taming.formats.compvis.config import configs_beside
 from taming.formats.content import STAGES, Content
 from taming.formats.fitting import count
 from taming.formats.ours import is_ours, read_ours
+from taming.formats.sharded import is_sharded, newest_sharded
 from taming.formats.source import INDEX, Source, is_index, read_shards, shards
 
 SHIPPED = Path(__file__).parents[1] / "pretrained"
@@ -24,9 +26,11 @@ IN_A_RUN = ("checkpoints/last.ckpt", "ckpts/last.ckpt", "last.ckpt", "model.ckpt
 STEMS = ("model", "diffusion_pytorch_model", "pytorch_model")  # in folders of other libraries
 SUFFIXES = (".safetensors", ".fp16.safetensors", f".safetensors{INDEX}", ".bin", f".bin{INDEX}")
 IN_A_FOLDER = tuple(f"{stem}{ending}" for stem in STEMS for ending in SUFFIXES)
+ORIGIN = "origin"  # the attribute of a loaded model that says what it is
 PARTS = ("vqvae", "vqmodel", "vae", "movq")  # folders of a pipeline that hold its first stage
+PAIRS = (dalle.FILES,)  # two files of a folder, of which either may be named
 ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".tar", ".pkl")
-FORMATS = (diffusers,)
+FORMATS = (diffusers, llamagen, var, maskgit, ibq)
 CURES = {
     "first": "give the run of a first stage (configs/first_stage)",
     "second": "train a prior on it first (configs/second_stage), and give that run",
@@ -43,7 +47,7 @@ def find_checkpoint(path: str | Path) -> Path:
     shipped = {file.stem: file for file in sorted(SHIPPED.glob("*.safetensors"))}
     named, path = shipped.get(str(path)), Path(path)
     try:
-        if path.is_file():
+        if path.is_file() or is_sharded(path):
             return path
         files = [path / place for place in IN_A_RUN if (path / place).is_file()]
         is_folder = path.is_dir()
@@ -58,6 +62,11 @@ def find_checkpoint(path: str | Path) -> Path:
     if is_folder:
         best = path / "checkpoints" / "best.ckpt"
         there = f" ('{best}' is there)" if best.is_file() else ""
+        if sharded := newest_sharded(path):
+            raise UserError(
+                f"'{path}' has its checkpoint in parts; put them together first: taming convert"
+                f" {sharded} OUT.safetensors"
+            )
         raise UserError(
             f"'{path}' is a folder without checkpoints/last.ckpt; name a checkpoint{there}, or a"
             " run folder that has one"
@@ -73,6 +82,8 @@ def _in_foreign_folder(folder: Path) -> list[Path]:
         if files:
             return files
     files = sorted(one for one in folder.iterdir() if one.suffix in ENDINGS and one.is_file())
+    if tuple(sorted(one.name for one in files)) in map(tuple, map(sorted, PAIRS)):
+        return files
     if len(files) > 1:
         raise UserError(
             f"'{folder}' has several files of weights, among them '{files[0].name}' and"
@@ -98,6 +109,8 @@ def read_checkpoint(
     if config is not None and not Path(config).is_file():
         raise UserError(f"config '{config}' does not exist; give the YAML of '{path}'")
     named = None if config is None else Path(config)
+    if dalle.recognises_file(path):
+        return dalle.read_dalle(path, allow)
     if is_index(path):
         content, raw = None, read_shards(path)
     else:
@@ -111,7 +124,22 @@ def read_checkpoint(
     return content
 
 
+def _refuse_continuous(source: Source) -> None:
+    """KL autoencoders, by their tensors: means and variances before sampling, and no codebook."""
+    for prefix in ("", "first_stage_model."):
+        before = source.weights.get(f"{prefix}quant_conv.weight")
+        after = source.weights.get(f"{prefix}post_quant_conv.weight")
+        if before is None or after is None or min(before.ndim, after.ndim) < 2:
+            continue
+        if not source.has_part(f"{prefix}quantize.") and len(before) == 2 * after.shape[1]:
+            raise UserError(
+                f"'{source.path}' is a KL autoencoder, whose latents are continuous: there are no"
+                " codes; take a VQ model (of latent-diffusion vq-f4, vq-f8 or vq-f16)"
+            )
+
+
 def _read_foreign(source: Source, allow: Iterable[str]) -> Content:
+    _refuse_continuous(source)
     for room in FORMATS:
         if room.recognises(source):
             content = room.read(source, allow)
@@ -129,6 +157,8 @@ def checkpoint_files(path: str | Path, config: str | Path | None = None) -> list
     files = [path, *shards(path)] if is_index(path) else [path]
     if config is not None:
         return [*files, Path(config)]
+    if dalle.recognises_file(path):
+        return dalle.parts(path)
     if not is_index(path) and is_ours(path):
         return files
     card = path.parent / "config.json"
@@ -175,7 +205,6 @@ def load(
     if stage is not None and stage not in STAGES:
         raise UserError(f"stage '{stage}' is none{did_you_mean(stage, STAGES)}")
     content = read_checkpoint(path, config, allow)
-    refuse_unknown(content, path)
     if stage and content.stage != stage:
         raise UserError(
             f"'{path}' is a {content.stage}-stage checkpoint, but a {stage} stage is needed here;"
@@ -183,7 +212,15 @@ def load(
         )
     for name in content.configs if config is None else ():
         _say_once(f"'{content.path}': its configuration is '{name}'")
+    return model_of(content)
+
+
+def model_of(content: Content) -> nn.Module:
+    """The model of a file's content, which is emptied; see `load`."""
+    refuse_unknown(content, content.path)
     model = filled_model(content)
+    # What `save_pretrained` needs besides weights
+    setattr(model, ORIGIN, replace(content, weights={}, loss={}))
     # What a first stage is taken for: tokens, latents, somebody's score
     return model.requires_grad_(False) if content.stage == "first" else model
 

@@ -6,6 +6,7 @@ import pickle
 import types
 import warnings
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -29,6 +30,9 @@ DATA_MODULES = (  # packages whose objects old checkpoints carry along; they bec
     "numpy",
     "collections",
 )
+
+
+MODULE_DEPTH = 32  # of networks in networks
 
 
 class _Rebuilder:
@@ -79,6 +83,17 @@ REBUILDERS = {
 }
 
 
+class _Module:
+    """Stands in for a pickled network, and keeps what was set on it."""
+
+    def __init__(self, *arguments, **keywords):
+        pass
+
+    def __setstate__(self, state):
+        if isinstance(state, dict):
+            vars(self).update(state)
+
+
 class _Inert(type):
     """The class of stand-ins: to name one is harmless, to make or call one is refused unless its
     package only carries data.
@@ -121,6 +136,51 @@ def _load(file, **options) -> object:
 RESTRICTED = types.SimpleNamespace(__name__="restricted", Unpickler=_Unpickler, load=_load)
 
 
+def read_modules(path: Path, packages: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    """The tensors of a pickled network by their names in its state dict; of its classes, those of
+    `packages` become records without methods, and nothing is imported or run.
+
+    Raises:
+        UserError: it can't be read, asks to run something, or holds no network.
+    """
+
+    class Unpickler(_Unpickler):
+        def find_class(self, module: str, name: str):
+            if any(f"{module}.".startswith(f"{package}.") for package in packages):
+                return _Module
+            return super().find_class(module, name)
+
+    def load(file, **options) -> object:
+        return Unpickler(file, **options).load()
+
+    network = read_restricted(
+        path, types.SimpleNamespace(__name__="modules", Unpickler=Unpickler, load=load)
+    )
+    tensors = dict(_tensors(network, "", MODULE_DEPTH))
+    if not tensors:
+        raise UserError(f"'{path}' holds no network with tensors")
+    return tensors
+
+
+def _tensors(node: object, prefix: str, depth: int) -> Iterator[tuple[str, torch.Tensor]]:
+    """Of a module and those in it."""
+    if not isinstance(node, _Module) or not depth:
+        return
+    for kind in ("_parameters", "_buffers"):
+        for name, tensor in _entries(node, kind):
+            if isinstance(tensor, torch.Tensor):
+                yield f"{prefix}{name}", tensor.detach()
+    for name, module in _entries(node, "_modules"):
+        yield from _tensors(module, f"{prefix}{name}.", depth - 1)
+
+
+def _entries(node: _Module, kind: str) -> list[tuple[str, object]]:
+    entries = vars(node).get(kind)
+    if not isinstance(entries, dict):
+        return []
+    return [(name, value) for name, value in entries.items() if isinstance(name, str)]
+
+
 def load_torch(path: Path, zipped: bool, **options) -> object:
     """torch.load on the CPU, memory-mapped where it is an archive; of a path torch would go by the
     ending, so that one of safetensors is opened here.
@@ -133,7 +193,7 @@ def load_torch(path: Path, zipped: bool, **options) -> object:
             return torch.load(file, map_location="cpu", **options)
 
 
-def read_restricted(path: Path) -> object:
+def read_restricted(path: Path, unpickling: types.SimpleNamespace = RESTRICTED) -> object:
     """What a pickled checkpoint holds, with tensors rebuilt and everything else inert."""
     try:
         with open(path, "rb") as file:
@@ -141,7 +201,7 @@ def read_restricted(path: Path) -> object:
             zipped = file.read(4) == b"PK\x03\x04"
         if zipped and "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records():
             raise UserError("it is a TorchScript program, not weights")
-        return load_torch(path, zipped, weights_only=False, pickle_module=RESTRICTED)
+        return load_torch(path, zipped, weights_only=False, pickle_module=unpickling)
     except UserError as error:
         raise UserError(f"'{path}' is refused: {error}") from None
     except Exception as error:  # pickle raises many kinds

@@ -1,5 +1,5 @@
-"""Residual codes over scales: coarse grids first, each of what the coarser ones do not say yet (Tian
-et al. 2024, arXiv 2404.02905, algorithms 1 and 2).
+"""Residual codes over scales: coarse grids first, each of what the coarser ones do not say yet
+(Tian et al. 2024, arXiv 2404.02905, algorithms 1 and 2).
 """
 
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ class MultiScaleQuantizer(Quantizer):
     """One level of codes for each scale, all of one codebook. A scale averages what is not said
     yet down to its grid; its codes' vectors, upsampled and convolved, are added to what is said.
 
-    loss = mean over scales of commitment_weight |z - sg[s]|^2 + codebook_weight |sg[z] - s|^2, s the
-    sum so far.
+    loss = mean over scales of commitment_weight |z - sg[s]|^2 + codebook_weight |sg[z] - s|^2, with
+    s the sum so far.
 
     Args:
         num_codes: K, vectors in the codebook.
