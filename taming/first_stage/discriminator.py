@@ -2,6 +2,7 @@
 Parameter names as published: `main.{n}`.
 """
 
+import math
 from typing import Annotated, Literal
 
 import torch
@@ -27,7 +28,8 @@ class PatchDiscriminator(Discriminator):
         in_channels: of the images.
         width: channels after the first convolution; each layer has twice as many, up to 8 times.
         layers: convolutions between the first and the last, each but one halves the picture.
-        normalization: batch, or act (see ActNorm).
+        normalization: batch; act (see ActNorm); or group, whose answer to a picture does not
+            depend on the others of its batch.
     """
 
     def __init__(
@@ -35,19 +37,19 @@ class PatchDiscriminator(Discriminator):
         in_channels: Channels = 3,
         width: Width = 64,
         layers: Annotated[int, Range(1, 8)] = 3,
-        normalization: Literal["batch", "act"] = "batch",
+        normalization: Literal["batch", "act", "group"] = "batch",
     ):
         super().__init__()
         self.in_channels, self.layers = in_channels, layers
-        act = normalization == "act"
+        make_norm = NORMALIZATIONS[normalization]
         widths = [width * min(2**n, 8) for n in range(layers + 1)]
         main = [nn.Conv2d(in_channels, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         for n in range(1, layers + 1):
             before, after = widths[n - 1 : n + 1]
             stride = 2 if n < layers else 1
             main += [
-                nn.Conv2d(before, after, 4, stride=stride, padding=1, bias=act),
-                ActNorm(after) if act else nn.BatchNorm2d(after),
+                nn.Conv2d(before, after, 4, stride=stride, padding=1, bias=make_norm is ActNorm),
+                make_norm(after),
                 nn.LeakyReLU(0.2),
             ]
         self.main = nn.Sequential(*main, nn.Conv2d(widths[-1], 1, 4, stride=1, padding=1))
@@ -93,6 +95,14 @@ class ActNorm(nn.Module):
         self.loc.copy_(-x.mean(dim=(0, 2, 3), keepdim=True))
         self.scale.copy_(1 / (deviation + 1e-6))
         self.initialized.fill_(1)
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """At least four channels a group, see normalization.py."""
+    return nn.GroupNorm(math.gcd(8, max(1, channels // 4)), channels)
+
+
+NORMALIZATIONS = {"batch": nn.BatchNorm2d, "act": ActNorm, "group": group_norm}
 
 
 def _initialise(layer: nn.Module) -> None:

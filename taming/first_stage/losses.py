@@ -5,6 +5,7 @@ A loss object has two methods: `autoencoder` for the generator's step, `adversar
 discriminator's. Steps are batches.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -18,6 +19,7 @@ from taming.first_stage.inputs import label_loss, one_hot
 from taming.first_stage.interface import Reconstruction
 from taming.first_stage.perceptual import perceptual_distance
 from taming.first_stage.ranges import Batches
+from taming.first_stage.regularization import Augmentation, LeCAM, augmented, gradient_penalty
 from taming.images import IGNORE
 
 DELTA, LARGEST = 1e-4, 1e4  # of the adaptive weight, as published (the paper has 1e-6 and no limit)
@@ -75,6 +77,10 @@ class VQGANLoss(FirstStageLoss):
         adversarial_ramp: over so many batches from there on, the generator's part grows from 0 to
             its weight, while the discriminator learns in full: a new one has nothing to say.
         form: of the discriminator's loss.
+        lecam: weight of LeCAM's penalty on the logits.
+        penalty: weight of the gradient penalty R1 on real pictures.
+        augment: how pictures are changed before the discriminator sees them, real ones and
+            reconstructions alike.
         discriminator: images -> logits, positive for real; by default, and where `adversarial` is
             above 0, a PatchDiscriminator.
     """
@@ -89,6 +95,9 @@ class VQGANLoss(FirstStageLoss):
         adversarial_start: Batches | Decay = 0,
         adversarial_ramp: Batches = 0,
         form: Literal["hinge", "vanilla"] = "hinge",
+        lecam: Weight = 0.0,
+        penalty: Weight = 0.0,
+        augment: Sequence[Augmentation] = (),
         discriminator: Discriminator | Deferred | None = None,
     ):
         super().__init__()
@@ -98,6 +107,9 @@ class VQGANLoss(FirstStageLoss):
         self.colour_weight = colour_weight
         self._colour: tuple[nn.Module | None] = (None,)  # the model's, whose weights it has
         self.start, self.ramp, self.form = adversarial_start, adversarial_ramp, form
+        self.penalty, self.augment = penalty, tuple(augment)
+        self.lecam_weight = lecam
+        self.lecam = LeCAM() if lecam and adversarial else None
         # In a tuple, so that its weights stay out of the checkpoint and `.train()` leaves its
         # dropout alone.
         self._perceptual = (perceptual_distance(perceptual, perceptual_blocks),)
@@ -173,7 +185,7 @@ class VQGANLoss(FirstStageLoss):
         # 1. gradients of both parts at the reconstruction
         leaf = output.detach().float().requires_grad_()
         nll, terms = self.distance(image, leaf)
-        adversarial = -discriminator(leaf).float().mean()
+        adversarial = -discriminator(augmented(leaf, self.augment)).float().mean()
         nll_gradient = torch.autograd.grad(nll, leaf)[0]
         adversarial_gradient = torch.autograd.grad(adversarial, leaf)[0]
         # 2. their weighted sum, to go backward from there
@@ -187,10 +199,17 @@ class VQGANLoss(FirstStageLoss):
     def adversary(self, image: Tensor, output: Tensor) -> tuple[Tensor, Terms]:
         if self.discriminator is None:
             return super().adversary(image, output)
-        logits = (self.discriminator(image), self.discriminator(output.detach()))
-        real, fake = (values.float() for values in logits)
+        pictures = (augmented(image, self.augment), augmented(output.detach(), self.augment))
+        real, fake = (self.discriminator(picture).float() for picture in pictures)
         loss = FORMS[self.form](real, fake)
-        return loss, {"discriminator": loss, "real": real.mean(), "fake": fake.mean()}
+        terms = {"discriminator": loss, "real": real.mean(), "fake": fake.mean()}
+        if self.lecam is not None:
+            terms["lecam"] = self.lecam(real, fake)
+            loss = loss + self.lecam_weight * terms["lecam"]
+        if self.penalty:
+            terms["penalty"] = gradient_penalty(self.discriminator, pictures[0])
+            loss = loss + self.penalty * terms["penalty"]
+        return loss, terms
 
 
 def hinge(real: Tensor, fake: Tensor) -> Tensor:

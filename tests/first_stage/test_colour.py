@@ -16,9 +16,7 @@ def landscape_colours(count: int = 8) -> torch.Tensor:
 
 def model_with(colour: YCbCr | None, **options) -> VQGAN:
     torch.manual_seed(0)
-    return VQGAN(
-        8, [1, 2], VectorQuantizer(16, 4), 1, latent_channels=8, colour=colour, **options
-    )
+    return VQGAN(8, [1, 2], VectorQuantizer(16, 4), 1, latent_channels=8, colour=colour, **options)
 
 
 def test_every_channel_has_mean_0_and_deviation_1_and_the_inverse_gives_the_image_back():

@@ -106,3 +106,26 @@ def test_attention_gets_what_needs_no_matrix_of_all_by_all(memory_format, monkey
 def test_attention_is_at_scales_not_at_resolutions(attention):
     with pytest.raises(ValueError, match="indices of the 2 scales"):
         VQGAN(8, [1, 2], VectorQuantizer(16, 4), attention=attention)
+
+
+def largest_gradient(contrast: float, groups: int) -> float:
+    """Of the latent at the input, where a picture is grey but for noise of this contrast."""
+    torch.manual_seed(0)
+    model = VQGAN(
+        32,
+        [1, 1],
+        VectorQuantizer(16, 4),
+        1,
+        latent_channels=32,
+        padding="replicate",
+        groups=groups,
+    )
+    image = torch.full((1, 3, 16, 16), 0.7) + contrast * torch.randn(1, 3, 16, 16)
+    latent = model.latent(image.requires_grad_())
+    return float(torch.autograd.grad(latent.sum(), image)[0].abs().max())
+
+
+def test_groups_of_several_channels_keep_the_gradient_of_a_plain_picture_small():
+    """One channel a group divides by the deviation of nearly nothing, in every layer."""
+    assert largest_gradient(1e-4, groups=8) < 50 * largest_gradient(0.3, groups=8)
+    assert largest_gradient(1e-4, groups=32) > 1000 * largest_gradient(0.3, groups=32)
