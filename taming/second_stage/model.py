@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from taming.config.ranges import Size
+from taming.data.card import Card
 from taming.errors import UserError
 from taming.first_stage.interface import Codes, FirstStage, evaluating, pad_to_multiple
 from taming.second_stage.conditioners import CoarserCodes, entry_of
@@ -74,6 +75,7 @@ class SecondStage(nn.Module):
         self._set_shapes(None if size is None else _sides(size))
         # How often the prior was trained without its condition; None where nobody knows
         self.condition_dropout: float | None = None
+        self.card = Card()  # names, colours and settings, where the checkpoint has some
 
     def _shapes(self, size: tuple[int, int]) -> list[PriorShape]:
         """Of each level's prior, for pictures of this size."""
@@ -149,10 +151,7 @@ class SecondStage(nn.Module):
         """Height and width of the picture to draw where nothing else is said: the condition's, else
         what the prior was trained on.
         """
-        image = batch.get(self.conditioner.key) if self.conditioner.spatial else None
-        if image is None or image.ndim < 2:
-            return self.trained_size
-        return int(image.shape[-2]), int(image.shape[-1])
+        return self.conditioner.size_of(batch) or self.trained_size
 
     def with_coarser(self, condition: Condition, coarser: Codes) -> Condition:
         """What the prior of the next level is conditioned on: these levels too."""
@@ -214,7 +213,8 @@ class SecondStage(nn.Module):
         Args:
             size: (H, W), by default that of the condition's picture, else what the prior was
                 trained on; any size will do.
-            sampling: seed, temperature, filters, guidance, hop; see Sampling.
+            sampling: seed, temperature, filters, guidance, hop; see Sampling. By default what the
+                checkpoint recommends.
             known: an image (B, C, H, W) and a bool mask (B, H, W) of what stays of it; a code stays
                 where all of its patch is marked.
             first: picture i draws from (seed, first + i); a list has the number of each.
@@ -226,21 +226,22 @@ class SecondStage(nn.Module):
         """
         if size is not None:
             changes["size"] = size
-        sampling = Sampling.of(sampling, **changes).seeded()
+        sampling = Sampling.of(sampling or self.card.settings(), **changes).seeded()
         if sampling.accept != 1:
             raise UserError(
                 f"accept {sampling.accept} needs a judge of the candidates; draw with"
                 " taming.second_stage.rejection.rejection_sample"
             )
-        if sampling.guidance != 1.0:
-            self.check_guidance()
+        if sampling.guides:
+            self.check_guidance(sampling)
         if not isinstance(batch, dict):
             raise UserError(
                 f"a batch should be a dictionary such as {{'count': 4}}, not {describe(batch)}"
             )
-        if self.conditioner.spatial:
-            key = self.conditioner.key
-            batch = {**batch, key: entry_of(batch, key)}
+        batch = self.conditioner.complete(batch)
+        for key in self.conditioner.spatial_keys:
+            if key in batch or len(self.conditioner.keys) == 1:
+                batch = {**batch, key: entry_of(batch, key)}
         with evaluating(self):
             return self._sample(batch, sampling, known, first, on_row, on_step)
 
@@ -281,12 +282,14 @@ class SecondStage(nn.Module):
 
     def _fitted_batch(self, batch: dict, size: tuple[int, int]) -> dict:
         """The batch, its picture continued to sides that the grids divide."""
-        key = self.conditioner.key
-        if not self.conditioner.spatial:
-            return batch
-        if self.conditioner.resizes and tuple(batch[key].shape[-2:]) != size:
-            return batch
-        return {**batch, key: self._fitted(batch[key], size, key)}
+        batch = {**batch, "size": tuple(side + -side % self.multiple for side in size)}
+        for key in self.conditioner.spatial_keys:
+            if key not in batch:
+                continue
+            if self.conditioner.resizes and tuple(batch[key].shape[-2:]) != size:
+                continue
+            batch[key] = self._fitted(batch[key], size, key)
+        return batch
 
     def _known_codes(
         self,
@@ -308,10 +311,15 @@ class SecondStage(nn.Module):
         stays = (_all_marked(mask, mask.shape[1] // grid[0]) for grid in grids)
         return list(zip(codes, stays))
 
-    def check_guidance(self) -> None:
+    def check_guidance(self, sampling: Sampling | None = None) -> None:
         """Raises UserError where the prior was never trained on the null condition, so that there
-        is nothing to be guided away from.
+        is nothing to be guided away from, and where there is no second condition to guide by.
         """
+        if sampling and sampling.guidance_second is not None and 1 not in self.conditioner.groups:
+            raise UserError(
+                f"guidance_second {sampling.guidance_second:g} is of a second condition, and this"
+                " prior has one; leave it out"
+            )
         if self.condition_dropout == 0 or not all(prior.knows_null for prior in self.levels):
             raise UserError(
                 "guidance needs a prior that was trained with condition_dropout above 0, and this"
