@@ -55,6 +55,14 @@ class Sampling:
     guidance: Number = field(
         default=1.0, metadata={"help": "1: none; above: follow the condition more closely"}
     )
+    guidance_second: Number | None = field(
+        default=None,
+        metadata={
+            "help": "of the second of two conditions, --guidance then is the first's; default: one"
+            " strength for both",
+            "metavar": "G",
+        },
+    )
     hop: Count = field(
         default=1,
         metadata={
@@ -102,6 +110,16 @@ class Sampling:
         changed = replace(sampling or cls(), **changes)
         changed.check()
         return changed
+
+    @property
+    def guides(self) -> bool:
+        """Whether the null condition has to be read, too."""
+        return self.guidance != 1.0 or self.guidance_second is not None
+
+    @property
+    def passes(self) -> int:
+        """How often each code is read: with its condition, and with what guidance compares."""
+        return 1 + self.guides + (self.guidance_second is not None)
 
     def check(self) -> None:
         """Raises UserError for a value of another kind or out of its range."""

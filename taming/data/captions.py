@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from taming.data.folder import Split, ViewParameters, find_list, locate, part_of
+from taming.data.interface import PictureSet
 from taming.data.records import Record, RecordSet, Seed, read_rows
 from taming.data.tables import read_parquet
 from taming.errors import UserError
@@ -55,6 +56,21 @@ class CaptionTable(RecordSet):
             records[path] = Record(path, captions=tuple(words), label=label)
         paths = part_of(list(records), split, seed) if split else list(records)
         super().__init__(root, [records[path] for path in paths], view, seed)
+
+
+def captions_of(dataset: PictureSet, most: int = 2000) -> list[str]:
+    """The captions of a data set: all that its records hold, else those of up to so many items.
+    Raises UserError for a data set without.
+    """
+    if isinstance(dataset, RecordSet):
+        captions = [words for record in dataset.records for words in record.captions]
+    else:
+        indices = range(0, len(dataset), max(1, len(dataset) // most))
+        items = (dataset[(index, None)] for index in indices)
+        captions = [str(item["caption"]) for item in items if "caption" in item]
+    if not captions:
+        raise UserError(f"{type(dataset).__name__} has no captions, and the prior is to read some")
+    return captions
 
 
 def recognises(root: Path) -> bool:

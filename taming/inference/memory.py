@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from taming.config.allocation import free_memory
 from taming.errors import UserError
@@ -49,10 +49,10 @@ def _needed(
     windows = len({origin(j, columns, prior.grid[1]) for j in range(columns)})
     caches = max(window, min(windows * window, CACHE_LIMIT))
     # 2. the encoder of the condition
-    tokenizer = getattr(model.conditioner, "first_stage", None)
-    reading = 0
-    if tokenizer is not None and hasattr(getattr(tokenizer, "encoder", None), "conv_in"):
-        channels = tokenizer.in_channels + 4 * tokenizer.encoder.conv_in.out_channels
+    tokenizer, reading = model.conditioner.tokenizer, 0
+    first = getattr(getattr(tokenizer, "encoder", None), "conv_in", None)
+    if tokenizer is not None and isinstance(first, nn.Conv2d):
+        channels = tokenizer.in_channels + 4 * first.out_channels
         reading = FLOAT * channels * height * width * batch_size
     # 3. the decoder; transposed convolutions have inputs first
     tile = min(height, TILE * stride) * min(width, TILE * stride)

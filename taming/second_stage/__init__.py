@@ -1,11 +1,17 @@
 """Second stage: codes ~ p(codes | condition)."""
 
+from taming.second_stage.cascade import Cascade
 from taming.second_stage.conditioners import (
     Boxes,
     ClassLabel,
     CoarserCodes,
     Coordinates,
+    Edges,
     EncodedImage,
+    LowResolution,
+    Style,
+    Text,
+    Together,
     Unconditional,
 )
 from taming.second_stage.gpt import GPT
@@ -19,19 +25,25 @@ from taming.second_stage.sampling import Sampling, filter_logits, sample
 __all__ = [
     "GPT",
     "Boxes",
+    "Cascade",
     "ClassLabel",
     "CoarserCodes",
     "Condition",
     "Conditioner",
     "Coordinates",
+    "Edges",
     "EncodedImage",
     "GatedPixelCNN",
+    "LowResolution",
     "MaskedPrior",
     "Part",
     "PixelSNAIL",
     "Prior",
     "Sampling",
     "SecondStage",
+    "Style",
+    "Text",
+    "Together",
     "Unconditional",
     "filter_logits",
     "sample",

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from taming.config.sampling import Sampling
 from taming.errors import UserError
+from taming.second_stage.interface import Condition
 
 
 def filter_logits(
@@ -62,6 +63,34 @@ def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
     cumulative = probabilities.cumsum(dim=-1)
     code = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)[:, 0]
     return code.clamp(max=logits.shape[-1] - 1)
+
+
+def guiding(condition: Condition, sampling: Sampling) -> Condition:
+    """What guidance compares, joined along the batch: the condition itself and nothing more where
+    there is none; behind it the null condition; between them, where the second of two conditions
+    has a strength of its own, the first alone.
+    """
+    if not sampling.guides:
+        return condition
+    parts = []
+    for part in condition:
+        alone = (part.null() if part.group else part,)
+        parts.append(part.join(*alone * (sampling.guidance_second is not None), part.null()))
+    return tuple(parts)
+
+
+def combined(logits: Tensor, sampling: Sampling) -> Tensor:
+    """Logits of all that `guiding` joined -> those to draw from. With two strengths: null +
+    guidance (first - null) + guidance_second (both - first) (Brooks et al. 2023, arXiv 2211.09800,
+    equation 3, with the roles of the two as they come).
+    """
+    if not sampling.guides:
+        return logits
+    if sampling.guidance_second is None:
+        conditioned, null = logits.chunk(2)
+        return guided(conditioned, null, sampling.guidance)
+    both, first, null = logits.chunk(3)
+    return guided(first, null, sampling.guidance) + sampling.guidance_second * (both - first)
 
 
 def guided(logits: Tensor, null: Tensor, strength: float) -> Tensor:

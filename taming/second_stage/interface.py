@@ -5,7 +5,7 @@ vocabulary.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Protocol
@@ -96,6 +96,7 @@ class Part:
         permanent: it stays where the condition is dropped: the coarser level's codes.
         values: float (B, M, features), the numbers that come with the tokens, where there are some;
             zeros under the null condition.
+        group: which of several conditions it is of.
     """
 
     tokens: Tensor
@@ -103,6 +104,7 @@ class Part:
     grid: tuple[int, int] | None = None
     permanent: bool = False
     values: Tensor | None = None
+    group: int = 0
 
     @property
     def shape(self) -> PartShape:
@@ -161,6 +163,43 @@ class Conditioner(nn.Module):
     @property
     def tokenizer(self) -> FirstStage | None:
         """What turns the entry of the batch into codes, where it is a picture."""
+        return None
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """All entries that it reads."""
+        return () if self.key is None else (self.key,)
+
+    @property
+    def spatial_keys(self) -> tuple[str, ...]:
+        """Those of them that are as large as the picture to draw."""
+        return self.keys if self.spatial else ()
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """For each part which of several conditions it is of: they are dropped, and guided by,
+        apart.
+        """
+        return (0,)
+
+    def prepare(self, captions: Callable[[], Sequence[str]]) -> None:
+        """Learns what has to be learned from the data before training, such as a vocabulary.
+
+        Args:
+            captions: gives those of the training set.
+        """
+
+    def complete(self, batch: dict) -> dict:
+        """The batch with the entry that it reads, where that follows from others: edges from the
+        picture.
+        """
+        return batch
+
+    def size_of(self, batch: dict) -> tuple[int, int] | None:
+        """Height and width of the picture to draw, where the batch says them."""
+        for key in self.spatial_keys:
+            if isinstance(batch.get(key), Tensor) and batch[key].ndim > 1:
+                return int(batch[key].shape[-2]), int(batch[key].shape[-1])
         return None
 
     @property

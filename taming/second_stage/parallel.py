@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from taming.config.sampling import Sampling
-from taming.second_stage.filters import draw, guided
+from taming.second_stage.filters import combined, draw, guiding
 from taming.second_stage.interface import Condition, Window
 from taming.second_stage.masked import MaskedPrior, check_steps, remaining
 
@@ -56,6 +56,7 @@ def sample_parallel(
     generators: Sequence[torch.Generator],
     crop: Callable,
     on_row: Callable[[Tensor, int], None] | None = None,
+    on_step: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Codes (B, h, w). Known codes are seen from the first pass on, from all sides.
 
@@ -69,14 +70,15 @@ def sample_parallel(
     if known is not None:
         codes, hidden = torch.where(known[1], known[0], codes), ~known[1]
     # 2. the condition over the whole grid, with the null condition where it guides
-    if sampling.guidance != 1.0:
-        condition = tuple(part.join(part.null()) for part in condition)
+    condition = guiding(condition, sampling)
     whole = all(part.grid == grid for part in condition)
     added = prior.added(condition, grid) if whole else None
     canvas = Canvas(codes, hidden, condition, added, crop)
     # 3. pass after pass
     passes = prior.passes(grid, steps) if prior.unmasking == "halton" else None
     for step in range(steps):
+        if on_step is not None:
+            on_step(step, steps)
         uniform = _uniform(generators, grid).to(device)
         if passes is not None:
             _draw_places(prior, canvas, canvas.hidden & (passes == step), sampling, step, uniform)
@@ -150,20 +152,17 @@ def _logits(
     for start in range(0, len(waiting), WINDOWS):
         part = waiting[start : start + WINDOWS]
         features = _features(prior, canvas, part)
-        nulls = features[len(part) :]
+        features = features.unflatten(0, (-1, len(part)))  # by what guidance compares
         for i, (picture, window, middle) in enumerate(part):
             where = (places[_slices(picture, window)] & middle).flatten()
-            logits = prior.head(features[i, where]).float()
-            if len(nulls):
-                null = prior.head(nulls[i, where]).float()
-                logits = guided(logits, null, sampling.guidance)
-            yield picture, window, logits
+            logits = prior.head(features[:, i, where]).float().flatten(0, 1)
+            yield picture, window, combined(logits, sampling)
 
 
 def _features(
     prior: MaskedPrior, canvas: Canvas, windows: list[tuple[int, Window, Tensor]]
 ) -> Tensor:
-    """(n, h w, width) of these windows; (2 n, ...) with guidance, the null condition's behind."""
+    """(n, h w, width) of these windows; with guidance what it compares behind them."""
     count = len(canvas.codes)
     copies = len(canvas.condition[0].tokens) // count
     codes = torch.stack([canvas.codes[_slices(p, w)] for p, w, _ in windows] * copies)

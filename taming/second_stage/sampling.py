@@ -9,7 +9,7 @@ from torch import Tensor
 from taming.config.sampling import Sampling
 from taming.errors import UserError
 from taming.first_stage.interface import evaluating
-from taming.second_stage.filters import draw, filter_logits, guided
+from taming.second_stage.filters import combined, draw, filter_logits, guiding
 from taming.second_stage.interface import Condition, Conditioner, Decoder, Part, Prior, describe
 from taming.second_stage.masked import MaskedPrior
 from taming.second_stage.parallel import sample_parallel
@@ -41,7 +41,8 @@ def sample(
     Args:
         sampling: temperature (0 is greedy), filters, hop, and guidance: logits = null + guidance
             (conditioned - null) (Ho and Salimans 2022, arXiv 2207.12598); 1 does not compute the
-            null pass. Size, seed and accept are the caller's.
+            null pass; two strengths for two conditions, see filters.py. Size, seed and accept are
+            the caller's.
         known: codes (B, h, w) and a bool mask (B, h, w) of positions that stay.
         generators: one per picture, so that a picture does not depend on what it is batched with.
         crop: the conditioner's, for what a window sees of the condition.
@@ -57,19 +58,23 @@ def sample(
     if known is not None:
         known = _check_known(known, (count, *grid), prior)
     if isinstance(prior, MaskedPrior):
-        return _sample_masked(prior, condition, grid, sampling, known, generators, crop, on_row)
+        generators = _check_generators(generators, count)
+        crop = crop or Conditioner().crop
+        with evaluating(prior):
+            return sample_parallel(
+                prior, condition, grid, sampling, known, generators, crop, on_row, on_step
+            )
     # 1. the random numbers: each picture has its own, as many as codes
     generators = _check_generators(generators, count)
     uniform = torch.stack(
         [torch.rand(steps, generator=g, dtype=torch.float64) for g in generators]
     ).to(device)
-    # 2. with guidance, every picture is read twice: with its condition and with the null condition
-    has_guidance = sampling.guidance != 1.0
-    doubled = tuple(part.join(part.null()) for part in condition) if has_guidance else condition
+    # 2. with guidance, every picture is read again with the null condition
+    compared = guiding(condition, sampling)
     codes = torch.zeros(count, steps, dtype=torch.int64, device=device)
     # 3. the loop: code after code in the prior's order
     with evaluating(prior), prior.decoding():
-        decoder, order = reader(prior, doubled, grid, crop or Conditioner().crop, sampling.hop)
+        decoder, order = reader(prior, compared, grid, crop or Conditioner().crop, sampling.hop)
         for i, place in enumerate(order):
             if on_step is not None:
                 on_step(i, steps)
@@ -77,10 +82,7 @@ def sample(
                 # Nothing to draw: it is read together with what comes next
                 code = known[0].flatten(1)[:, place]
             else:
-                logits = decoder.logits().float()
-                if has_guidance:
-                    conditioned, null = logits.chunk(2)
-                    logits = guided(conditioned, null, sampling.guidance)
+                logits = combined(decoder.logits().float(), sampling)
                 code = draw(logits, uniform[:, place], sampling)
                 if known is not None:
                     code = torch.where(
@@ -88,26 +90,10 @@ def sample(
                     )
             codes[:, place] = code
             if i + 1 < steps:
-                decoder.extend((torch.cat([code, code]) if has_guidance else code)[:, None])
+                decoder.extend(code.repeat(sampling.passes)[:, None])
             if on_row is not None and (i + 1) % grid[1] == 0:
                 on_row(codes.view(count, *grid), (i + 1) // grid[1])
     return codes.view(count, *grid)
-
-
-def _sample_masked(
-    prior: MaskedPrior,
-    condition: Condition,
-    grid: tuple[int, int],
-    sampling: Sampling,
-    known: tuple[Tensor, Tensor] | None,
-    generators: Sequence[torch.Generator] | None,
-    crop: Callable | None,
-    on_row: Callable[[Tensor, int], None] | None,
-) -> Tensor:
-    generators = _check_generators(generators, _count(condition))
-    crop = crop or Conditioner().crop
-    with evaluating(prior):
-        return sample_parallel(prior, condition, grid, sampling, known, generators, crop, on_row)
 
 
 def _check_generators(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from taming.config.experiment import Experiment
 from taming.data.batches import SkippingBroken, collate
+from taming.data.captions import captions_of
 from taming.data.codes import Codes
 from taming.data.interface import PictureSet
 from taming.data.shards import Shards
@@ -105,6 +106,7 @@ def check_condition(model: SecondStage, dataset: PictureSet) -> list[PartShape]:
 
 def first_condition(model: SecondStage, dataset: PictureSet) -> Condition:
     """Of the first item."""
+    model.conditioner.prepare(lambda: captions_of(dataset))
     if not isinstance(dataset, Codes):
         return model.conditioner(single_batch(dataset))
     batch = collate([dataset[0]])
@@ -115,7 +117,8 @@ def first_condition(model: SecondStage, dataset: PictureSet) -> Condition:
 def single_batch(dataset: PictureSet) -> dict:
     """The first item as a batch of one, without names."""
     item = SkippingBroken(dataset)[0]
-    return {
+    captions = {"caption": [item["caption"]]} if "caption" in item else {}
+    return captions | {
         key: value[None] if isinstance(value, Tensor) else torch.tensor([value])
         for key, value in item.items()
         if not isinstance(value, str | list)

@@ -33,13 +33,17 @@ class EncodedImage(Conditioner):
         super().__init__()
         self.first_stage = first_stage.requires_grad_(False)
         self.key = first_stage.key
-        self.size = _sides(size)
-        self.trained_size = _sides(trained_size) or self.size
+        self.size = None if size is None else sides_of(size)
+        self.trained_size = self.size if trained_size is None else sides_of(trained_size)
         self.resizes = size is not None
 
     @property
     def tokenizer(self) -> FirstStage:
         return self.first_stage
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        return (0,) * len(self.first_stage.num_codes)
 
     @property
     def multiple(self) -> int:
@@ -89,9 +93,7 @@ class EncodedImage(Conditioner):
         return sides[0], sides[1]
 
 
-def _sides(size: int | Sequence[int] | None) -> tuple[int, int] | None:
-    if size is None:
-        return None
+def sides_of(size: int | Sequence[int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
