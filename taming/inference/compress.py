@@ -261,7 +261,8 @@ def null_condition(model: SecondStage, size: tuple[int, int]) -> Condition:
             " can't tell how probable a picture alone is; take one with condition_dropout, or an"
             " unconditional one"
         )
-    channels = getattr(getattr(model.conditioner, "first_stage", None), "in_channels", 1)
+    tokenizer = model.conditioner.tokenizer
+    channels = 1 if tokenizer is None else tokenizer.in_channels
     blank = {
         "segmentation": torch.zeros(1, *size).long(),
         "class": torch.zeros(1).long(),
