@@ -110,7 +110,7 @@ def first_condition(model: SecondStage, dataset: PictureSet) -> Condition:
     if not isinstance(dataset, Codes):
         return model.conditioner(single_batch(dataset))
     batch = collate([dataset[0]])
-    shapes = [(vocabulary, grid and (grid[0], grid[1])) for vocabulary, grid in dataset.about.parts]
+    shapes = [(v, (grid[0], grid[1]) if grid else None) for v, grid in dataset.about.parts]
     return condition_of(model, batch, shapes)
 
 

@@ -44,8 +44,12 @@ def changed(dotted: str, value) -> dict:
         ("trainer.max_steps", "many", ["trainer.max_steps", "many"]),
         ("data.batch_size", 1.5, ["data.batch_size", "1.5"]),
         ("model.params.chanels", 3, ["model.params.chanels", "did you mean 'channels'"]),
-        ("model.params.channels", "wide", ["model.params.channels", "'wide'", "int"]),
-        ("model.params.quantizer.params.num_codes", [1], ["quantizer.params.num_codes", "int"]),
+        ("model.params.channels", "wide", ["model.params.channels", "'wide'", "whole number"]),
+        (
+            "model.params.quantizer.params.num_codes",
+            [1],
+            ["quantizer.params.num_codes", "whole number"],
+        ),
         ("model.target", "taming.first_stage.VQGEN", ["model.target", "did you mean 'VQGAN'"]),
         (
             "model.target",
