@@ -66,12 +66,22 @@ def add_allow(parser: Parser) -> None:
         "--allow",
         action="append",
         default=[],
+        type=package,
         metavar="PKG",
         help=(
             "your own package, of which CKPT may name classes; they are imported and run, so only"
             " where you trust the file"
         ),
     )
+
+
+def package(text: str) -> str:
+    """An argparse type: the name of a package, or of a module in one."""
+    if not all(part.isidentifier() for part in text.split(".")):
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is no name of a package such as mine or my.nets"
+        )
+    return text
 
 
 def positive(text: str) -> int:
