@@ -12,11 +12,13 @@ and pictures drawn from both.
 the parts.
 """
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+Function = TypeVar("Function", bound=Callable)
 __version__ = "0.1.0"
 LAZY = {
     "compress": ("taming.inference.compress", "compress_file"),
@@ -53,11 +55,25 @@ if TYPE_CHECKING:
     from taming.inference.sample import sample
 
 
+def _door(function: Function) -> Function:
+    """The same function, which says in one line what is wrong with an argument."""
+
+    @functools.wraps(function)
+    def door(*arguments: Any, **keywords: Any) -> Any:
+        from taming.config.doors import checked
+
+        return checked(function)(*arguments, **keywords)
+
+    return cast("Function", door)
+
+
 def __getattr__(name: str) -> Any:
     """Imported when first used, so that `import taming` and the command line's help stay quick."""
     if name in LAZY:
         module, attribute = LAZY[name]
-        return getattr(import_module(module), attribute)
+        value = getattr(import_module(module), attribute)
+        globals()[name] = value if isinstance(value, type) else _door(value)
+        return globals()[name]
     raise AttributeError(f"module 'taming' has no attribute '{name}'")
 
 
@@ -65,6 +81,7 @@ def __dir__() -> list[str]:
     return [*__all__, "__version__"]
 
 
+@_door
 def train(
     config: str | Path | dict | Iterable[str | Path | dict],
     folder: str | Path,

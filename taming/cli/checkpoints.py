@@ -43,6 +43,7 @@ def convert(words: list[str]) -> None:
         raise UserError("convert needs IN and OUT; see: taming convert --help")
 
     from taming.files import check_ending, check_output
+    from taming.formats.building import build_model
     from taming.formats.compvis.checkpoint import convert_yaml
     from taming.formats.load import find_checkpoint, read_checkpoint
     from taming.formats.ours import save_safetensors
@@ -55,6 +56,7 @@ def convert(words: list[str]) -> None:
     check_ending(out, ".safetensors")
     check_output(out, (find_checkpoint(source), *filter(None, (config,))), (".safetensors",))
     content = read_checkpoint(source, config, arguments.allow)
+    build_model(content)  # what can't be loaded is not written
     save_safetensors(out, content, arguments.half)
     _print_unused(content.unused)
     print(out)

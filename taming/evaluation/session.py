@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from taming import images
+from taming.config.doors import cast
 from taming.data.folder import find_pictures
 from taming.data.interface import PictureSet
 from taming.data.views import as_pair
@@ -86,7 +87,11 @@ class Request:
     allow: Sequence[str] = ()
 
     def check(self) -> None:
-        """Raises UserError for a value that asks for nothing, or for what there is not."""
+        """Raises UserError for a value of another kind than declared, that asks for nothing, or
+        for what there is not.
+        """
+        for name, hint in get_type_hints(Request).items():
+            setattr(self, name, cast(getattr(self, name), hint, f"evaluate: {name}"))
         if not self.only:
             raise UserError(f"--only: name at least one of {', '.join(PARTS)}")
         for part in self.only:
@@ -409,9 +414,9 @@ def _first_stage(model: nn.Module | None, source: str) -> Autoencoder | None:
 
 
 def _data_size(content: Content) -> tuple[int, int] | None:
-    """Of the pictures that the configuration's data sets give."""
+    """Of the pictures that the configuration's data sets give; a view may be a size alone."""
     data = content.experiment().data
     params = (data.validation or data.train or {}).get("params") or {}
-    view = params.get("view") or {}
-    size = params.get("size", view.get("size"))
+    view = params.get("view")
+    size = params.get("size", view.get("size") if isinstance(view, dict) else view)
     return None if size is None else as_pair(size)

@@ -12,7 +12,9 @@ from taming.second_stage.interface import current_name
 
 
 def compare(expected: dict[str, Tensor], weights: dict[str, Tensor], source: str | Path) -> None:
-    """Raises UserError for a missing, spare, misshapen or non-finite tensor, and names it."""
+    """Raises UserError for a tensor that is missing, spare, of another shape, no floats where they
+    are expected, or not finite, and names it.
+    """
     for verb, names in (
         ("lacks", expected.keys() - weights.keys()),
         ("has, but the model does not,", weights.keys() - expected.keys()),
@@ -27,6 +29,11 @@ def compare(expected: dict[str, Tensor], weights: dict[str, Tensor], source: str
             raise UserError(
                 f"'{source}': '{name}' has shape {tuple(weights[name].shape)}, but its"
                 f" configuration says {tuple(tensor.shape)}{_meaning(name)}"
+            )
+        if tensor.is_floating_point() and not weights[name].is_floating_point():
+            raise UserError(
+                f"'{source}': '{name}' holds {str(weights[name].dtype).removeprefix('torch.')},"
+                " but floats are expected; were the weights rounded on the way?"
             )
     refuse_non_finite(weights, source)
 

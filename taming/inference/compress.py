@@ -25,7 +25,7 @@ from torch import Tensor
 from taming import images
 from taming.data.reading import read_image, to_tensor
 from taming.errors import UserError
-from taming.files import check_output, write_atomically
+from taming.files import check_ending, check_output, write_atomically
 from taming.first_stage.interface import Codes, pad_to_multiple
 from taming.formats.load import checkpoint_hash, find_checkpoint
 from taming.inference.models import second_stage_of
@@ -148,6 +148,7 @@ def decompress_file(
     Raises:
         UserError: the file is truncated, damaged, or of another checkpoint.
     """
+    check_ending(out, ".png")
     check_output(out, (find_checkpoint(checkpoint), file), (".png",))
     header, payload = read_file(file)
     model, digest = _model(checkpoint, config, allow)

@@ -59,6 +59,9 @@ def encode_folder(
         raise UserError(f"picture folder '{folder}' does not exist")
     check_output(out, (find_checkpoint(checkpoint), folder), (".npz",))
     pictures = named(find_pictures(folder, folder), folder)
+    for name, path in pictures:
+        if not name.isprintable():
+            raise UserError(f"the name of picture {str(path)!r} is no text; rename it")
     model = first_stage_of(checkpoint, config, allow)
     if not isinstance(model, FirstStage):
         raise UserError(f"'{checkpoint}' is a {type(model).__name__}, which has no codes")
