@@ -4,7 +4,7 @@ from taming.cli.parser import Parser
 
 
 def keys(words: list[str]) -> None:
-    """Describe the keys of a configuration and the classes it may name: type, range, default."""
+    """Describe every key and class of a configuration: type, range, default, meaning."""
     parser = Parser(prog="taming keys", description=keys.__doc__)
     parser.add_argument(
         "name",
