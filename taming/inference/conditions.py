@@ -1,12 +1,11 @@
-"""Conditions from files: masks, pictures, depth maps, classes, and the part of a picture that
-stays.
-"""
+"""Conditions from files: masks, pictures, depth maps, classes."""
 
 import base64
 import io
-import math
+import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,60 +16,40 @@ from torch import Tensor
 
 from taming.data.depth import normalise_depth, read_depth
 from taming.data.folder import find_pictures
-from taming.data.layouts import mask_to_tensor, read_mask
-from taming.data.reading import EXTENSIONS, read_image, to_tensor
+from taming.data.layouts import ENDINGS, mask_to_tensor, read_layout
+from taming.data.legend import Legend, read_legend
+from taming.data.reading import EXTENSIONS, image_size, read_image, to_tensor
 from taming.data.views import View
 from taming.errors import UserError
 from taming.files import file_hash
+from taming.inference.entries import (
+    Entries,
+    check_flags,
+    combined,
+    entry_batch,
+    entry_conditions,
+    key_of_images,
+    numbered,
+)
+from taming.inference.known import KnownPart
 from taming.second_stage.model import SecondStage
 from taming.second_stage.sampling import Sampling
 
-FLAGS = {
-    "segmentation": "--masks DIR",
-    "image": "--images DIR",
-    "depth": "--images DIR (depth maps)",
-    "class": "--classes A,B",
-    None: "no --masks, --images or --classes",
-}
+MOST_DESCRIBED = 12  # layouts
 
+@dataclass(frozen=True)
+class Reading:
+    """How masks are to be read.
 
-def read_known(names: tuple[str, str]) -> tuple[Tensor, Tensor]:
-    """A picture (1, 3, H, W) and which of its pixels stay (1, H, W): a mask file, where not black;
-    or top, left, top:0.3, ...
+    Args:
+        legend: a file with names and colours, if not those of the checkpoint.
+        convention: of a published set.
+        known: on whose canvas the layouts lie.
     """
-    picture, mask = map(str, names)
-    image = to_tensor(read_image(Path(picture)))[None]
-    height, width = image.shape[-2:]
-    side, _, text = mask.partition(":")
-    if side in ("top", "left"):
-        share = _share(text or "0.5", mask)
-        stays = torch.zeros(1, height, width, dtype=torch.bool)
-        if side == "top":
-            stays[:, : round(share * height)] = True
-        else:
-            stays[:, :, : round(share * width)] = True
-        return image, stays
-    if not Path(mask).is_file():
-        raise UserError(
-            f"--known-mask '{mask}' is no file; give a mask, or top, left, top:0.3, ..."
-        )
-    stays = torch.from_numpy(np.array(read_image(Path(mask)).convert("L")))[None] > 0
-    if stays.shape[1:] != image.shape[-2:]:
-        raise UserError(
-            f"--known-mask '{mask}' is {stays.shape[2]}x{stays.shape[1]}, but --known"
-            f" '{picture}' is {width}x{height}; make them equal"
-        )
-    return image, stays
 
-
-def _share(text: str, flag: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = math.nan
-    if not 0 <= share <= 1:
-        raise UserError(f"--known-mask {flag}: '{text}' is not a share such as 0.5")
-    return share
+    legend: str | None = None
+    convention: str | None = None
+    known: KnownPart | None = None
 
 
 def conditions_of(
@@ -79,53 +58,67 @@ def conditions_of(
     sampling: Sampling,
     masks: str | None,
     images: str | None,
-    classes: Sequence[int] | None,
+    classes: Sequence[int | str] | None,
+    reading: Reading | None = None,
+    entries: Entries | None = None,
 ) -> list[tuple[str, dict[str, Any]]]:
     """(name, what a PNG holds of it) for everything that pictures are asked for."""
-    for folder in (masks, images):
+    for folder in (masks, images, *(entries or Entries()).folders()):
         if folder and Path(folder).is_dir() and _lies_in(out, Path(folder)):
             raise UserError(
                 f"-o {out} lies in '{folder}', where samples would be taken for conditions next"
                 " time; choose another"
             )
-    key = model.conditioner.key
-    _check_flags(key, masks, images, classes)
+    conditioner, said = model.conditioner, (entries or Entries()).values()
+    key = key_of_images(conditioner)
+    words = {"segmentation": masks, key: images, "class": classes, **said}
+    check_flags(conditioner, [name for name, value in words.items() if value is not None])
+    groups: list[list[tuple[str, dict[str, Any]]]] = []
     if masks:
-        tokenizer = model.conditioner.tokenizer
-        labels = None if tokenizer is None else tokenizer.labels
-        files = [(name, read_mask(path, labels)) for name, path in files_of(masks)]
-        return [(name, _packed(_fitted(mask, model, sampling, True))) for name, mask in files]
+        groups.append(_mask_conditions(model, sampling, masks, reading or Reading()))
     if images:
-        endings = (*EXTENSIONS, ".npy") if key == "depth" else EXTENSIONS
-        return [
-            (name, {"image": [str(path), file_hash(path)]})
-            for name, path in files_of(images, endings)
-        ]
+        files = files_of(images, (*EXTENSIONS, ".npy") if key == "depth" else EXTENSIONS)
+        if key in ("image", "depth") and len(conditioner.keys) == 1:
+            groups.append([(name, {"image": [str(p), file_hash(p)]}) for name, p in files])
+        else:
+            groups.append(entry_conditions(model, key, images, files))
     if classes is not None:
-        return _class_conditions(model, classes)
-    return [("sample", {})]
+        groups.append(_class_conditions(model, numbered(classes, model.card.classes)))
+    for name, value in said.items():
+        endings = (*EXTENSIONS, ".npy") if name == "depth" else EXTENSIONS
+        files = [] if name in ("caption", "boxes") else files_of(value, endings)
+        groups.append(entry_conditions(model, name, value, files))
+    return combined(groups)
+
+
+def legend_of(model: SecondStage) -> Legend | None:
+    """Of the masks that the prior is conditioned on."""
+    return model.card.legend(model.conditioner.labels)
+
+
+def _mask_conditions(
+    model: SecondStage, sampling: Sampling, masks: str, reading: Reading
+) -> list[tuple[str, dict[str, Any]]]:
+    """What was read is printed. Layouts keep their shape where no size is given."""
+    legend = legend_of(model)
+    if reading.legend and legend is not None:
+        legend = read_legend(reading.legend).in_terms_of(legend.names, f"'{reading.legend}'")
+    conditions = []
+    files = files_of(masks, ENDINGS)
+    for place, (name, path) in enumerate(files):
+        layout = read_layout(path, legend, reading.convention)
+        if place < MOST_DESCRIBED:
+            print(layout.describe(str(path)), file=sys.stderr)
+        mask = layout.filled().mask
+        mask = reading.known.extended(mask) if reading.known else mask
+        conditions.append((name, _packed(_fitted(mask, model, sampling, True))))
+    if len(files) > MOST_DESCRIBED:
+        print(f"and {len(files) - MOST_DESCRIBED} more layouts", file=sys.stderr)
+    return conditions
 
 
 def _lies_in(path: Path, folder: Path) -> bool:
     return folder.resolve() in (path.resolve(), *path.resolve().parents)
-
-
-def _check_flags(
-    key: str | None, masks: str | None, images: str | None, classes: Sequence[int] | None
-) -> None:
-    flag = None
-    if masks:
-        flag = "segmentation"
-    elif images:
-        flag = "image"
-    elif classes is not None:
-        flag = "class"
-    if flag != ("image" if key == "depth" else key):
-        trained = f"is conditioned on '{key}'" if key else "has no condition"
-        raise UserError(
-            f"this prior {trained}, so it needs {FLAGS.get(key, 'conditions given in Python')};"
-            f" this command has {FLAGS[flag]}"
-        )
 
 
 def _class_conditions(
@@ -137,10 +130,8 @@ def _class_conditions(
             " -n says how many of each"
         )
     for number in classes:
-        if not isinstance(number, int):
-            raise UserError(f"classes are numbers such as [0, 3], not {number!r}")
         # Refuses classes that the prior does not know
-        model.conditioner({"class": torch.tensor([number])})
+        model.conditioner({"class": torch.tensor([number]), "size": model.trained_size})
     return [(f"class{number}", {"class": number}) for number in classes]
 
 
@@ -166,6 +157,16 @@ def _mask_of(content: bytes) -> Image.Image:
         return mask.copy()
 
 
+def layout_size(condition: dict[str, Any]) -> tuple[int, int] | None:
+    """(width, height) of the layout, or of the small picture, in what a PNG holds of a
+    condition.
+    """
+    text, small = condition.get("segmentation"), condition.get("pictures", {}).get("low_resolution")
+    if small:
+        return image_size(small[0])
+    return None if text is None else unpacked_mask(text).size
+
+
 def metadata_of(model: SecondStage, item: dict) -> dict[str, Any]:
     """What a PNG holds of the condition in an item of a data set."""
     key = model.conditioner.key
@@ -180,6 +181,8 @@ def metadata_of(model: SecondStage, item: dict) -> dict[str, Any]:
         return _packed(Image.fromarray(item["segmentation"].to(torch.uint8).numpy()))
     if key == "class":
         return {"class": int(item["class"])}
+    if key == "caption" and "caption" in item:
+        return {"caption": str(item["caption"])}
     raise UserError(
         f"this prior is conditioned on '{key}'; draw samples with taming sample, and give their"
         " folder as --samples DIR"
@@ -188,13 +191,15 @@ def metadata_of(model: SecondStage, item: dict) -> dict[str, Any]:
 
 def batch_of(model: SecondStage, condition: dict[str, Any], sampling: Sampling) -> dict[str, Any]:
     """The batch of one for what a PNG holds of its condition."""
+    batch = entry_batch(model, condition, sampling)
     if "segmentation" in condition:
-        return {"segmentation": mask_to_tensor(unpacked_mask(condition["segmentation"]))[None]}
+        mask = mask_to_tensor(unpacked_mask(condition["segmentation"]))[None]
+        batch["segmentation"] = mask
     if "image" in condition:
-        return _picture_batch(model, Path(condition["image"][0]), sampling)
+        batch |= _picture_batch(model, Path(condition["image"][0]), sampling)
     if "class" in condition:
-        return {"class": torch.tensor([condition["class"]])}
-    return {"count": 1}
+        batch["class"] = torch.tensor([condition["class"]])
+    return batch or {"count": 1}
 
 
 def _picture_batch(model: SecondStage, path: Path, sampling: Sampling) -> dict[str, Tensor]:
@@ -207,7 +212,11 @@ def _picture_batch(model: SecondStage, path: Path, sampling: Sampling) -> dict[s
 def _fitted(
     picture: Image.Image, model: SecondStage, sampling: Sampling, is_mask: bool
 ) -> Image.Image:
-    """Brought to the size of the samples: resized until it covers that, and cropped."""
+    """Brought to the size of the samples: resized until it covers that, and cropped. Without a
+    size, masks stay as they are.
+    """
+    if is_mask and sampling.size is None:
+        return picture
     view = View(sampling.size or model.trained_size, flip=False, upscale=True)
     box, flipped = view.box(*picture.size, 0, None, "")
     return (view.mask if is_mask else view.image)(picture, box, flipped)

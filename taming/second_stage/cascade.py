@@ -20,6 +20,7 @@ from taming.config.sampling import Sampling
 from taming.errors import UserError
 from taming.first_stage.interface import Codes, FirstStage
 from taming.second_stage.conditioners import entry_of
+from taming.second_stage.conditioners.label_map import label_shares
 from taming.second_stage.interface import Condition, Conditioner, Part, PartShape, Prior, describe
 from taming.second_stage.model import SecondStage, check_known, generators
 from taming.second_stage.sampling import sample
@@ -74,7 +75,7 @@ class Doubling(Conditioner):
         values = torch.cat([patches, self._circumstances(batch, coarse, grid)], dim=1)
         parts = [self._part(values, grid, permanent=True)]
         if self.labels:
-            parts.append(self._part(label_shares(batch, self.labels, grid), grid))
+            parts.append(self._part(shares_of(batch, self.labels, grid), grid))
         return tuple(parts)
 
     def _circumstances(self, batch: dict, coarse: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -152,10 +153,7 @@ class Cascade(SecondStage):
 
     def _labels(self) -> int:
         """Of the masks that the base reads."""
-        tokenizer = self.conditioner.tokenizer
-        return (
-            (tokenizer.labels or 0) if tokenizer and self.conditioner.key == "segmentation" else 0
-        )
+        return self.conditioner.labels or 0 if self.conditioner.key == "segmentation" else 0
 
     def train(self, mode: bool = True) -> "Cascade":
         super().train(mode)
@@ -296,7 +294,7 @@ class Cascade(SecondStage):
         if batch[key].is_floating_point():
             return {**batch, key: F.adaptive_avg_pool2d(batch[key], scene)}
         labels = int(batch[key].max()) + 1
-        return {**batch, key: label_shares(batch, labels, scene, key).argmax(dim=1)}
+        return {**batch, key: shares_of(batch, labels, scene, key).argmax(dim=1)}
 
 
 class Progress:
@@ -358,12 +356,8 @@ def check_coarse(batch: dict, stride: int) -> Tensor:
     return coarse
 
 
-def label_shares(
-    batch: dict, labels: int, grid: tuple[int, int], key: str = "segmentation"
-) -> Tensor:
-    """float (B, labels, h, w): of each label its share of the pixels over each code; pixels of no
-    label count for none.
-    """
+def shares_of(batch: dict, labels: int, grid: tuple[int, int], key: str = "segmentation") -> Tensor:
+    """See label_shares. Raises UserError for what is no mask, or one of another picture."""
     mask = entry_of(batch, key)
     if mask.ndim != 3 or mask.is_floating_point():
         raise UserError(f"'{key}' should be labels (B, H, W), not {describe(mask)}")
@@ -372,9 +366,7 @@ def label_shares(
             f"'{key}' is {mask.shape[1]}x{mask.shape[2]}, no multiple of a grid of"
             f" {grid[0]}x{grid[1]} codes: it belongs to another level's picture"
         )
-    window = (mask.shape[1] // grid[0], mask.shape[2] // grid[1])
-    shares = [F.avg_pool2d((mask == n)[:, None].float(), window) for n in range(labels)]
-    return torch.cat(shares, dim=1)
+    return label_shares(mask, labels, grid)
 
 
 def enlarged(image: Tensor) -> Tensor:

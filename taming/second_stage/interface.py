@@ -166,6 +166,11 @@ class Conditioner(nn.Module):
         return None
 
     @property
+    def labels(self) -> int | None:
+        """How many labels the masks have that it reads, where it reads masks."""
+        return None if self.tokenizer is None else self.tokenizer.labels
+
+    @property
     def keys(self) -> tuple[str, ...]:
         """All entries that it reads."""
         return () if self.key is None else (self.key,)

@@ -129,6 +129,8 @@ def _count(condition: Condition) -> int:
         raise UserError(
             f"the parts of the condition are of {counts or 'no'} pictures; make them equal"
         )
+    if not counts[0]:
+        raise UserError("the condition is of no pictures; give at least one")
     return counts[0]
 
 

@@ -36,8 +36,7 @@ def run_card(experiment: Experiment, model: nn.Module, dataset: PictureSet | Non
 def number_of_labels(model: nn.Module) -> int | None:
     """Of the masks that a model reads or makes."""
     if isinstance(model, SecondStage):
-        tokenizer = model.conditioner.tokenizer
-        model = model.first_stage if tokenizer is None else tokenizer
+        return model.conditioner.labels or model.first_stage.labels
     labels = getattr(model, "labels", None)  # autoencoders and segmenters
     return labels if isinstance(labels, int) else None
 

@@ -69,7 +69,7 @@ def check_sets(
             raise UserError(f"data.{name}: size: {error}") from None
         if grids is not None:
             _check_grids(grids, actual, f"data.{name} of {height}x{width}")
-        check_labels(model, dataset, name)
+        check_labels(model.labels, dataset, name)
 
 
 def _check_grids(grids: list[tuple[int, int]], actual: tuple, source: str) -> None:
@@ -82,8 +82,8 @@ def _check_grids(grids: list[tuple[int, int]], actual: tuple, source: str) -> No
             )
 
 
-def check_labels(model: Autoencoder, dataset: PictureSet, name: str) -> None:
-    labels, classes = model.labels, getattr(dataset, "classes", None)
+def check_labels(labels: int | None, dataset: PictureSet, name: str) -> None:
+    classes = getattr(dataset, "classes", None)
     if labels and classes and len(classes) > labels:
         raise UserError(
             f"model.params.labels: {labels}, but data.{name} has {len(classes)} classes; set it to"
@@ -95,8 +95,7 @@ def check_condition(model: SecondStage, dataset: PictureSet) -> list[PartShape]:
     """The conditioner gives what the priors were built for. Returns vocabulary and grid of each
     part of the condition.
     """
-    if model.conditioner.tokenizer is not None:
-        check_labels(model.conditioner.tokenizer, dataset, "train")
+    check_labels(model.conditioner.labels, dataset, "train")
     condition = first_condition(model, dataset)
     codes = tuple(torch.zeros(1, *prior.grid, dtype=torch.int64) for prior in model.levels)
     for level, prior in enumerate(model.levels):

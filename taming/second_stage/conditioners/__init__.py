@@ -7,6 +7,7 @@ from taming.second_stage.conditioners.coordinates import Coordinates
 from taming.second_stage.conditioners.edges import Edges
 from taming.second_stage.conditioners.encoded_image import EncodedImage
 from taming.second_stage.conditioners.entries import entry_of
+from taming.second_stage.conditioners.label_map import LabelMap
 from taming.second_stage.conditioners.low_resolution import LowResolution
 from taming.second_stage.conditioners.style import Style
 from taming.second_stage.conditioners.text import Text
@@ -20,6 +21,7 @@ __all__ = [
     "Coordinates",
     "Edges",
     "EncodedImage",
+    "LabelMap",
     "LowResolution",
     "Style",
     "Text",
