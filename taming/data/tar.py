@@ -149,7 +149,7 @@ def _extended(data: bytes) -> dict[str, str]:
 
 def write_tar(path: Path, samples: Sequence[tuple[str, Mapping[str, bytes]]]) -> None:
     """An archive of (name, {ending such as `jpg`: bytes}), the same bytes for the same samples."""
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
         for name, files in samples:
             if "." in name.rpartition("/")[2]:
                 raise UserError(f"sample '{name}': a dot would end its name in an archive")

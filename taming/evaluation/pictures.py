@@ -17,12 +17,13 @@ from taming.data.interface import PictureSet
 from taming.data.layouts import mask_to_tensor
 from taming.data.reading import read_image, to_tensor
 from taming.data.segmentation import SegmentedImages
+from taming.data.stored import Stored, stored_pictures
 from taming.data.views import View
 from taming.errors import UserError
 from taming.files import size_and_date
 from taming.formats.content import Content
 from taming.inference.conditions import unpacked_mask
-from taming.inference.record import Record, read_record
+from taming.inference.record import Record, read_record, record_in
 
 Size = tuple[int, int]
 
@@ -40,7 +41,7 @@ class Pictures(PictureSet):
             raise UserError(f"picture folder '{folder}' does not exist")
         self.folder = Path(folder)
         self.view = View(size, flip=False, upscale=True) if size else None
-        self.paths = find_pictures(self.folder, folder)
+        self.paths: list[Any] = stored_pictures(self.folder) or find_pictures(self.folder, folder)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -50,7 +51,7 @@ class Pictures(PictureSet):
 
     def __getitem__(self, index: int) -> dict:
         path = self.paths[index]
-        picture = read_image(path)
+        picture = read_image(path.open() if isinstance(path, Stored) else path)
         if self.view:
             box, flipped = self.view.box(*picture.size, index, None, str(path))
             picture = self.view.image(picture, box, flipped)
@@ -67,7 +68,7 @@ class Samples(Pictures):
 
     def __init__(self, folder: str | Path, size: Size | None = None):
         super().__init__(folder, size)
-        records = [(path, read_record(path)) for path in self.paths]
+        records = [(path, _record(path)) for path in self.paths]
         drawn = [(path, record) for path, record in records if record is not None]
         self.records: list[Record] = [record for _, record in drawn]
         self.foreign: list[Path] = []
@@ -118,6 +119,12 @@ class Samples(Pictures):
             item["segmentation"] = self.layout(index)
             item["other"] = self.layout(self.others[index])
         return item
+
+
+def _record(path: Path | Stored) -> Record | None:
+    if isinstance(path, Stored):
+        return record_in(path.metadata(), str(path))
+    return read_record(path)
 
 
 class Subset(PictureSet):
