@@ -43,6 +43,8 @@ def evaluate(words: list[str]) -> None:
         reference=arguments.reference,
         store_reference=arguments.store_reference,
         seed=arguments.seed,
+        shard=arguments.shard,
+        merge=arguments.merge,
         batch_size=arguments.batch_size,
         config=arguments.config,
         allow=arguments.allow,
@@ -50,7 +52,13 @@ def evaluate(words: list[str]) -> None:
         **options,
     )
     if share_of_process().rank == 0:
-        print(figures.table())
+        if arguments.shard is not None:
+            print(
+                f"rows of share {arguments.shard} in '{out.with_suffix('')}'; put them together:"
+                f" taming evaluate ... --merge {out} ..."
+            )
+        else:
+            print(figures.table())
 
 
 def _evaluate_parser() -> Parser:
@@ -127,7 +135,7 @@ def _evaluate_parser() -> Parser:
     parser.add_argument(
         "--only",
         metavar="A,B",
-        help="some of reconstruction, codes, likelihood, generation, layout",
+        help="some of reconstruction, codes, likelihood, condition, generation, layout",
     )
     # What is read and written
     parser.add_argument(
@@ -139,6 +147,18 @@ def _evaluate_parser() -> Parser:
         help="write the statistics of the real pictures' features (.npz)",
     )
     parser.add_argument("--batch-size", type=positive, default=32, help="changes no figure")
+    parser.add_argument(
+        "--shard",
+        metavar="i/n",
+        help="measure share i (from 0) of n, on machines without a common disk",
+    )
+    parser.add_argument(
+        "--merge",
+        nargs="+",
+        default=[],
+        metavar="OUT.json",
+        help="with the same arguments otherwise: put together what --shard measured",
+    )
     parser.add_argument(
         "-o",
         "--out",

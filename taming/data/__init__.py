@@ -19,10 +19,12 @@ from taming.data.flickr import SFLCKR
 from taming.data.folder import ClassFolders, ImageFolder
 from taming.data.hf import HFDataset
 from taming.data.imagenet import ImageNet
+from taming.data.label_boxes import LabelBoxes
 from taming.data.landscapes import DrawnLandscapes
 from taming.data.lsun import LSUN
 from taming.data.openimages import OpenImages
 from taming.data.paired import PairedImages
+from taming.data.pieces import ScenePieces
 from taming.data.segmentation import SegmentedImages
 from taming.data.shards import Shards
 from taming.data.views import View
@@ -49,8 +51,10 @@ __all__ = [
     "HFDataset",
     "ImageFolder",
     "ImageNet",
+    "LabelBoxes",
     "OpenImages",
     "PairedImages",
+    "ScenePieces",
     "SegmentedImages",
     "Shards",
     "View",

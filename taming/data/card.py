@@ -22,6 +22,7 @@ class Card:
         labels: names of the labels of masks.
         colours: of the labels, as layouts are drawn.
         classes: names of the classes of pictures.
+        objects: names of the classes of objects in boxes.
         size: height and width of the pictures of the training.
         data: what the model learned from, in words.
         sampling: fields of Sampling that suit the model.
@@ -32,6 +33,7 @@ class Card:
     classes: tuple[str, ...] = ()
     size: tuple[int, int] | None = None
     data: str = ""
+    objects: tuple[str, ...] = ()
     sampling: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -50,6 +52,7 @@ class Card:
             tuple(plain.get("classes", ())),
             tuple(plain["size"]) if plain.get("size") else None,
             plain.get("data", ""),
+            tuple(plain.get("objects", ())),
             dict(plain.get("sampling", {})),
         )
         if len(card.colours) not in (0, len(card.labels)):
@@ -60,7 +63,7 @@ class Card:
     def plain(self) -> dict[str, Any]:
         """What is there, in plain types."""
         values = {name: value for name, value in asdict(self).items() if value}
-        for name in values.keys() & {"labels", "classes", "size"}:
+        for name in values.keys() & {"labels", "classes", "objects", "size"}:
             values[name] = list(values[name])
         if "colours" in values:
             values["colours"] = [list(colour) for colour in self.colours]
@@ -93,15 +96,18 @@ def card_of(dataset: PictureSet | None, labels: int | None = None) -> Card:
     """
     dataset = getattr(dataset, "source", dataset)
     names = [*map(str, getattr(dataset, "classes", None) or ())]
-    classes = getattr(dataset, "scenes", None) or getattr(dataset, "folders", None) or ()
+    classes = ()
+    for name in ("class_names", "scenes", "folders"):
+        classes = classes or getattr(dataset, name, None) or ()
+    objects = tuple(map(str, getattr(dataset, "object_names", None) or ()))
     if not labels:
-        return Card(classes=tuple(map(str, classes or names)))
+        return Card(classes=tuple(map(str, classes or names)), objects=objects)
     legend = getattr(dataset, "legend", None)
     if not isinstance(legend, Legend):
         legend = Legend.of(names)
     colours = [*legend.label_colours(), *Legend.of(labels).colours[len(names) :]]
     names = [*legend.names, *(f"label {i}" for i in range(len(names), labels))]
-    return Card(tuple(names), tuple(colours), tuple(map(str, classes)))
+    return Card(tuple(names), tuple(colours), tuple(map(str, classes)), objects=objects)
 
 
 def _is_text(value: Any) -> bool:
@@ -137,6 +143,7 @@ CHECKS = {
     "labels": _are_names,
     "colours": _are_colours,
     "classes": _are_names,
+    "objects": _are_names,
     "size": _are_sides,
     "data": _is_text,
     "sampling": _are_settings,

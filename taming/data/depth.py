@@ -1,8 +1,10 @@
 """Pictures with depth maps: `root/images` and `root/depth` with matching names."""
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +18,8 @@ from taming.data.segmentation import IMAGES, refuse_other_size
 from taming.errors import UserError, first_line
 
 LARGEST = 1e30  # beyond, differences leave what 32 bits hold
+MOST_HOLES = 0.5  # of a map
+_PRINTED: set[Path] = set()  # maps with holes that this process has named
 
 
 class DepthImages(ImageFolder):
@@ -23,7 +27,8 @@ class DepthImages(ImageFolder):
     in [-1, 1]; each picture's depth extends over all of it.
 
     Depth maps are greyscale PNGs of 8 or 16 bits, larger values further or nearer as you like, or
-    .npy arrays (H, W). Crops and flips are those of the picture.
+    .npy arrays (H, W), whose NaN and infinite values are filled from beside. Crops and flips are
+    those of the picture.
 
     Args:
         root: the folder with images/ and depth/.
@@ -88,18 +93,44 @@ def read_depth(path: Path) -> Image.Image:
     """A depth map as a PIL picture of mode F.
 
     Raises:
-        CorruptImage: not readable, not one channel, no numbers, NaN or infinite values.
+        CorruptImage: not readable, not one channel, no numbers, more holes than values.
     """
     values = np.asarray(_open_depth(path, header=False))
     if not values.size:
         raise CorruptImage(f"depth map '{path}' has shape {values.shape}; it is empty")
     finite = np.isfinite(values) & (np.abs(values.astype(np.float64)) < LARGEST)
     if not finite.all():
+        values = filled(values, finite, path)
+    return Image.fromarray(values.astype(np.float32))
+
+
+def filled(values: np.ndarray, finite: np.ndarray, path: Path) -> np.ndarray:
+    """Holes get the value of the nearest place that has one; how many there are is printed, once
+    for each file.
+
+    Args:
+        values: (H, W).
+        finite: bool (H, W), false in the holes.
+        path: of the file, for messages.
+
+    Raises:
+        CorruptImage: most of the map is holes.
+    """
+    holes = np.count_nonzero(~finite)
+    if holes > MOST_HOLES * finite.size:
         raise CorruptImage(
-            f"depth map '{path}' holds {np.count_nonzero(~finite)} values that are NaN or infinite;"
+            f"depth map '{path}' holds {holes} values that are NaN or infinite, of {finite.size};"
             " fill them in (with the largest depth, say), or leave the picture out"
         )
-    return Image.fromarray(values.astype(np.float32))
+    if path not in _PRINTED:
+        _PRINTED.add(path)
+        print(f"depth map '{path}': {holes} holes are filled from beside", file=sys.stderr)
+    from scipy import ndimage
+
+    nearest: Any = ndimage.distance_transform_edt(
+        ~finite, return_distances=False, return_indices=True
+    )
+    return values[tuple(nearest)]
 
 
 def depth_size(path: Path) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from taming.data.coordinates import coordinates
 from taming.data.depth import depth_size, normalise_depth, read_depth
 from taming.data.folder import ImageFolder, ViewParameters
 from taming.data.layouts import mask_header, mask_to_tensor, read_mask
+from taming.data.ratio import Ratio
 from taming.data.reading import CorruptImage, read_image, to_tensor
 from taming.data.views import Box, View
 from taming.errors import UserError, first_line
@@ -99,7 +100,7 @@ class RecordSet(ImageFolder):
         self.root, self.records, self.slots = Path(root), records, slots
         self.view = View.of(view, seed)
         self.paths = [record.path for record in records]
-        self._ratio: int | None = None
+        self.ratio = Ratio()
 
     def files(self, index: int) -> Sequence[Path]:
         record = self.records[index]
@@ -108,9 +109,9 @@ class RecordSet(ImageFolder):
     def check(self, index: int) -> str | None:
         record, size = self.records[index], self._checked_size(index)
         if record.mask:
-            self._times(size, self.mask_size(record), record.mask)
+            self.ratio.check(size, self.mask_size(record), record.mask, record.path)
         if record.depth:
-            self._times(size, self.distance_size(record), record.depth)
+            self.ratio.check(size, self.distance_size(record), record.depth, record.path)
 
     def __getitem__(self, key: int | tuple[int, int | None]) -> dict:
         index, view = key if isinstance(key, tuple) else (key, None)
@@ -122,10 +123,10 @@ class RecordSet(ImageFolder):
             "name": self.name(index),
         }
         if record.mask:
-            mask = self._enlarged(self.read_labels(record), image.size, record.mask)
+            mask = self._fitted(self.read_labels(record), image, record.mask, record)
             item["segmentation"] = mask_to_tensor(self.view.mask(mask, box, flipped))
         if record.depth:
-            depth = self._enlarged(self.read_distance(record), image.size, record.depth)
+            depth = self._fitted(self.read_distance(record), image, record.depth, record)
             values = np.array(self.view.image(depth, box, flipped))
             item["depth"] = normalise_depth(torch.from_numpy(values)[None])
         if record.label is not None:
@@ -143,6 +144,11 @@ class RecordSet(ImageFolder):
             crop = relative_crop(box, image.size, flipped)
             item["coordinates"] = coordinates(self.view.size, crop.tolist())
         return item
+
+    def _fitted(
+        self, map: Image.Image, image: Image.Image, path: Path, record: Record
+    ) -> Image.Image:
+        return self.ratio.enlarged(map, image.size, path, record.path)
 
     # What a set may read in its own way
 
@@ -178,25 +184,6 @@ class RecordSet(ImageFolder):
         """Depth as a PIL picture of mode F."""
         assert record.depth is not None
         return read_depth(record.depth)
-
-    # Maps that are smaller than their pictures
-
-    def _times(self, size: tuple[int, int], other: tuple[int, int], path: Path) -> int:
-        """How many times larger the picture is than its map: the same for all."""
-        ratio = self._ratio or max(1, round(size[0] / other[0]))
-        if (other[0] * ratio, other[1] * ratio) != size:
-            times = "as large as" if ratio == 1 else f"{ratio} times smaller than"
-            raise CorruptImage(
-                f"'{path}' is {other[0]}x{other[1]}, but its picture is {size[0]}x{size[1]};"
-                f" it should be {times} the picture, as the others are"
-            )
-        self._ratio = ratio
-        return ratio
-
-    def _enlarged(self, map: Image.Image, size: tuple[int, int], path: Path) -> Image.Image:
-        if self._times(size, map.size, path) == 1:
-            return map
-        return map.resize(size, Image.Resampling.NEAREST)
 
 
 def box_rows(objects: Sequence[Object], slots: int, flipped: bool) -> Tensor:

@@ -11,6 +11,7 @@ from taming.config.ranges import Index, Range
 from taming.data.folder import ImageFolder, Split, ViewParameters, path_inside
 from taming.data.layouts import Convention, Layout, mask_header, mask_to_tensor, read_layout
 from taming.data.legend import read_legend
+from taming.data.ratio import Ratio
 from taming.data.reading import CorruptImage, read_image, to_tensor
 from taming.errors import UserError
 from taming.files import read_text
@@ -56,6 +57,7 @@ class SegmentedImages(ImageFolder):
         if labels is not None:
             self.legend = self.legend.in_terms_of(labels, f"'{self.root / 'classes.txt'}'")
         self.classes = [*self.legend.names]
+        self.ratio = Ratio()
         scenes = self.root / "scenes.txt"
         self.scenes = read_text(scenes).split() if scenes.is_file() else []
         for path in self.paths:
@@ -93,7 +95,7 @@ class SegmentedImages(ImageFolder):
         path = self.paths[index]
         mask = self.mask_path(path)
         header = mask_header(mask, self.legend)
-        refuse_other_size(self._checked_size(index), header.size, mask, path)
+        self.ratio.check(self._checked_size(index), header.size, mask, path)
         if self.scenes:
             self._scene(path)
         return header.remark
@@ -102,7 +104,7 @@ class SegmentedImages(ImageFolder):
         index, view = key if isinstance(key, tuple) else (key, None)
         path = self.paths[index]
         image, mask = read_image(path), self.layout(index).mask
-        refuse_other_size(image.size, mask.size, self.mask_path(path), path)
+        mask = self.ratio.enlarged(mask, image.size, self.mask_path(path), path)
         box, flipped = self.view.box(*image.size, index, view, str(path))
         item = {
             "image": to_tensor(self.view.image(image, box, flipped)),

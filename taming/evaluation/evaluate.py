@@ -9,7 +9,15 @@ from typing import Any
 import torch.distributed as dist
 
 from taming.errors import UserError, did_you_mean
-from taming.evaluation import codebook, generation, layout, likelihood, reconstruction, rows
+from taming.evaluation import (
+    codebook,
+    condition,
+    generation,
+    layout,
+    likelihood,
+    reconstruction,
+    rows,
+)
 from taming.evaluation.protocol import Figures
 from taming.evaluation.session import Request, Session
 from taming.files import folder_beside, is_stream
@@ -18,6 +26,7 @@ EVALUATIONS = {
     "reconstruction": reconstruction.evaluate,
     "codes": codebook.evaluate,
     "likelihood": likelihood.evaluate,
+    "condition": condition.evaluate,
     "generation": generation.evaluate,
     "layout": layout.evaluate,
 }
@@ -58,6 +67,8 @@ def evaluate(out: str | Path = "figures.json", **request: Any) -> Figures:
             if name in wish.only:
                 part(session)
         # 3. the figures; nothing is left to resume
+        if session.store.shard[1] > 1:
+            return Figures()
         if session.store.rank == 0:
             session.figures.write(out)
             shutil.rmtree(session.store.folder, ignore_errors=True)

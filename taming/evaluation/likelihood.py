@@ -37,14 +37,18 @@ def evaluate(session: Session) -> None:
         session.figures.add(name, estimate, session.stamp(**more), note)
 
 
-def measurer_of(model: SecondStage) -> Measurer:
+def measurer_of(model: SecondStage, null: bool = False) -> Measurer:
     """What `rows.measure` calls with each batch: -log p(codes | condition) in nats and the codes,
     per picture and level.
+
+    Args:
+        null: with the null condition.
     """
 
     def measured(batch: dict) -> dict[str, Tensor]:
         codes = model.first_stage.encode(batch[model.first_stage.key])
         condition = model.conditioner(batch)
+        condition = tuple(part.null() for part in condition) if null else condition
         rows = {}
         for level, grid in enumerate(codes):
             prior, parts = model.priors[level], model.with_coarser(condition, codes[:level])

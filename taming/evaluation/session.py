@@ -17,6 +17,7 @@ from taming import images
 from taming.config.doors import cast
 from taming.data.folder import find_pictures
 from taming.data.interface import PictureSet
+from taming.data.stored import stored_pictures
 from taming.data.views import as_pair
 from taming.errors import UserError, did_you_mean
 from taming.evaluation import rows
@@ -32,13 +33,24 @@ from taming.formats.content import Content
 from taming.formats.load import checkpoint_hash, find_checkpoint, load, read_checkpoint
 from taming.inference.conditions import metadata_of
 from taming.inference.sample import sample
+from taming.inference.share import shard_of
 from taming.second_stage.model import SecondStage
 from taming.second_stage.sampling import Sampling
 
-PARTS = ("reconstruction", "codes", "likelihood", "generation", "layout")
+PARTS = ("reconstruction", "codes", "likelihood", "condition", "generation", "layout")
 FIRST = 16  # samples that the report shows
 # Of a request: what decides no number, or is in the stamps by its hash
-APART = ("batch_size", "only", "reference", "store_reference", "features", "segmenter", "allow")
+APART = (
+    "shard",
+    "merge",
+    "batch_size",
+    "only",
+    "reference",
+    "store_reference",
+    "features",
+    "segmenter",
+    "allow",
+)
 
 
 @dataclass
@@ -63,6 +75,8 @@ class Request:
         store_reference: where to write the statistics of the real pictures (.npz).
         batch_size: changes no figure.
         seed: of the intervals.
+        shard: "i/n": measure only this share, where machines have no common disk.
+        merge: the outputs (-o) of such shares; what none of them measured is measured here.
         config: the YAML that came with a published checkpoint.
         allow: packages of one's own that the checkpoint may name.
     """
@@ -83,6 +97,8 @@ class Request:
     store_reference: str | None = None
     batch_size: int = 32
     seed: int = 0
+    shard: str | None = None
+    merge: Sequence[str] = ()
     config: str | None = None
     allow: Sequence[str] = ()
 
@@ -110,6 +126,17 @@ class Request:
             if size is not None and (len(size) != 2 or min(size) < 1):
                 raise UserError(f"{flag} {size} should be (height, width), both at least 1")
         self.sampling.check()
+        number, count = shard_of(self.shard)
+        if count > 1 and self.merge:
+            raise UserError("--shard measures a share, --merge puts shares together; leave one out")
+        if count > 1 and self.samples is None and "generation" in self.only:
+            raise UserError(
+                f"--shard {number}/{count} measures samples that are there: draw them with taming"
+                " sample --format shards, and give --samples DIR; or leave generation out of --only"
+            )
+        for name in self.merge:
+            if not shares_of(name):
+                raise UserError(f"--merge '{name}' is no output of taming evaluate --shard i/n")
         if self.checkpoint is None and self.samples is None:
             raise UserError(
                 "evaluate needs a checkpoint, or --data DIR and --samples DIR, or all of them; see:"
@@ -133,7 +160,8 @@ class Request:
             if folder is not None and not os.path.isdir(folder):
                 raise UserError(f"--{flag} '{folder}' does not exist; give a folder of pictures")
         if self.samples is not None:
-            find_pictures(Path(self.samples), self.samples)
+            if not stored_pictures(Path(self.samples)):
+                find_pictures(Path(self.samples), self.samples)
         if isinstance(self.features, str):
             parse_features(self.features)
         if self.reference is not None:
@@ -161,6 +189,11 @@ class Request:
                     f"-o {out}: its pictures would go into '{out.with_suffix('')}', which lies in"
                     f" '{name}', where pictures are read; choose another place"
                 )
+
+
+def shares_of(out: str) -> list[Path]:
+    """The rows beside an output FIGURES.json."""
+    return sorted(Path(out).with_suffix("").glob("work-*"))
 
 
 class Session:
@@ -213,7 +246,19 @@ class Session:
         if request.reference and self.network is not None:
             self.reference = read_reference(request.reference, self.stamp(features=True))
         # 4. the rows
-        self.store = RowStore(self.folder / f"work-{self._request_id()}", request.batch_size)
+        work = f"work-{self._request_id()}"
+        self.store = RowStore(
+            self.folder / work,
+            request.batch_size,
+            shard_of(request.shard),
+            tuple(one.parent / work for name in request.merge for one in shares_of(name)),
+        )
+        others = [one for one in self.store.sources if not one.is_dir()]
+        if others:
+            raise UserError(
+                f"--merge: '{others[0].parent}' holds rows of another protocol; give the same"
+                " arguments as there"
+            )
 
     def _size(self, content: Content | None) -> tuple[int, int] | None:
         """That pictures are brought to: as requested, as the prior was trained, or as the

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from taming.first_stage.interface import Codes
 from taming.inference.conditions import batch_of
+from taming.inference.entries import join
 from taming.inference.job import Job
 from taming.second_stage.model import SecondStage
 from taming.second_stage.rejection import class_score, rejection_sample
@@ -22,8 +22,7 @@ def joined(model: SecondStage, jobs: Sequence[Job], sampling: Sampling) -> dict[
     if model.conditioner.key is None:
         return {"count": len(jobs)}
     batches = [batch_of(model, job.condition, sampling) for job in jobs]
-    device = next(model.parameters()).device
-    return {key: torch.cat([one[key] for one in batches]).to(device) for key in batches[0]}
+    return join(batches, next(model.parameters()).device)
 
 
 def draw_batch(

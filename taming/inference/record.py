@@ -11,6 +11,7 @@ from taming import __version__, images
 from taming.errors import UserError
 from taming.files import file_hash
 from taming.formats.load import config_beside, find_checkpoint
+from taming.inference.paste import WIDEST
 from taming.second_stage.sampling import Sampling
 
 FileHash = tuple[str, str]  # path, and the beginning of its SHA-256; "" for what is no file
@@ -26,12 +27,13 @@ class Record:
         checkpoint: what `taming.load` was given; sha256: the beginning of its file's hash.
         config: the YAML that came with a published checkpoint.
         sampling: all settings of the sampler.
-        condition: {"segmentation": a PNG in base64}, {"image": path and hash}, {"class": number},
-            or nothing.
+        condition: any of {"segmentation": a PNG in base64}, {"image": path and hash}, {"class":
+            number}, {"caption": text}, {"boxes": rows}, {"pictures": {entry: path and hash}}.
         known: the picture and the mask of completion.
         edit: the picture of which a region was drawn anew, see `inference.edit.Edit`.
         style: the colours that the picture was given, see `inference.style.ColourStyle`.
-        seam: pixels over which what stays is blended into what is drawn.
+        seam: pixels over which what stays of `known` is blended into what is drawn; None: earlier
+            versions, which kept its codes only.
         number: which of all pictures; the sampler draws from (seed, number).
         batch: how many were drawn together, `row` which of them it was.
     """
@@ -51,7 +53,7 @@ class Record:
     threads: int = 1
     edit: dict[str, Any] | None = None
     style: dict[str, Any] | None = None
-    seam: int = 0
+    seam: int | None = None
 
     def difference(self, other: "Record") -> str | None:
         """The first setting in which another picture was drawn otherwise; None where it shows the
@@ -69,7 +71,7 @@ class Record:
         """Plain types; the condition's keys stand beside the others."""
         plain = asdict(self)
         condition = plain.pop("condition")
-        for name in ("edit", "style"):
+        for name in ("edit", "style", "seam"):
             if plain[name] is None:
                 del plain[name]
         return {**plain, **condition}
@@ -77,7 +79,8 @@ class Record:
     def files(self) -> list[FileHash]:
         """What must be as it was, to draw the picture once more."""
         named = [(str(find_checkpoint(self.checkpoint)), self.sha256), self.config]
-        named += [*(self.known or ()), self.condition.get("image")]
+        named += [(name.removeprefix("not:"), digest) for name, digest in self.known or ()]
+        named += [self.condition.get("image"), *self.condition.get("pictures", {}).values()]
         return [file for file in named if file and file[1]]
 
 
@@ -87,6 +90,7 @@ def record_of(
     known: tuple[str, str] | None,
     device: str,
     sampling: Sampling,
+    seam: int = 0,
 ) -> Record:
     """What all pictures of one command have in common."""
     config = config or config_beside(checkpoint)
@@ -97,12 +101,14 @@ def record_of(
         (str(config), file_hash(Path(config))) if config else None,
         (_hashed(known[0]), _hashed(known[1])) if known else None,
         device,
+        seam=seam if known else None,
     )
 
 
 def _hashed(name: str) -> FileHash:
     """A file with its hash; words such as top:0.3 have none."""
-    return str(name), file_hash(Path(name)) if Path(name).is_file() else ""
+    file = Path(str(name).removeprefix("not:"))
+    return str(name), file_hash(file) if file.is_file() else ""
 
 
 def read_record(path: str | Path) -> Record | None:
@@ -115,6 +121,15 @@ def read_record(path: str | Path) -> Record | None:
         metadata = images.read_metadata(path)
     except (ValueError, RecursionError) as error:
         raise _malformed(path, f"not JSON: {error}") from None
+    return record_in(metadata, path)
+
+
+def record_in(metadata: Any, path: str | Path) -> Record | None:
+    """The record in what a file says about itself; None where it is from elsewhere.
+
+    Raises:
+        UserError: it has our mark, but is malformed.
+    """
     if not isinstance(metadata, dict) or "checkpoint" not in metadata:
         return None
     for name, is_right in SCHEMA.items():
@@ -183,10 +198,22 @@ def _is_file(value: Any) -> bool:
     return _is_pair(value, _is_text)
 
 
+def _are_boxes(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) <= 4096
+        and all(isinstance(row, list) and len(row) == 6 for row in value)
+        and all(isinstance(n, int | float) and abs(n) < HIGHEST for row in value for n in row)
+    )
+
+
 CONDITIONS: dict[str, Callable[[Any], bool]] = {
     "segmentation": _is_text,
     "image": _is_file,
     "class": _is_index,
+    "caption": _is_text,
+    "boxes": _are_boxes,
+    "pictures": lambda value: isinstance(value, dict) and all(map(_is_file, value.values())),
 }
 SCHEMA: dict[str, Callable[[Any], bool]] = CONDITIONS | {
     "checkpoint": _is_text,

@@ -8,12 +8,15 @@ import torch
 from taming import images
 from taming.errors import UserError
 from taming.files import file_hash, make_writable
-from taming.inference.conditions import read_known
+from taming.inference.conditions import legend_of
 from taming.inference.draw import draw_batch, joined
 from taming.inference.edit import Edit, finish
+from taming.inference.entries import record_keys
 from taming.inference.job import Job
+from taming.inference.known import KnownPart, read_known
 from taming.inference.memory import check_memory
 from taming.inference.models import second_stage_of
+from taming.inference.paste import pasted
 from taming.inference.record import Record, read_record
 from taming.inference.share import using_threads
 from taming.inference.style import ColourStyle
@@ -48,16 +51,17 @@ def sample_again(
     config = record.config[0] if record.config else None
     model = second_stage_of(record.checkpoint, config, allow).to(record.device)
     _check_condition(record, model, png)
-    known = read_known((record.known[0][0], record.known[1][0])) if record.known else None
+    part = _known_part(record, model)
     edit = Edit.from_plain(record.edit) if record.edit else None
     style = ColourStyle.from_plain(record.style) if record.style else None
-    if edit is not None:
-        known = edit.known
     jobs = [Job(record.number, path, record.condition)] * record.batch
     check_memory(model, {}, record.sampling, record.batch)
     with using_threads(record.threads):
         batch = joined(model, jobs, record.sampling)
+        known = part.tensors(batch, len(jobs)) if part else edit and edit.known
         pictures = draw_batch(model, jobs, batch, record.sampling, known).cpu()
+        if part and record.seam is not None:
+            pictures = pasted(pictures, part, batch, record.seam)
         picture = finish(pictures, edit, style)[record.row]
 
     # 3. the file
@@ -66,12 +70,19 @@ def sample_again(
     return path
 
 
+def _known_part(record: Record, model: SecondStage) -> KnownPart | None:
+    if record.known is None:
+        return None
+    return read_known((record.known[0][0], record.known[1][0]), legend_of(model))
+
+
 def _check_condition(record: Record, model: SecondStage, png: str | Path) -> None:
-    key = model.conditioner.key
-    expected = "image" if key == "depth" else key
-    if list(record.condition) != [expected] * (key is not None):
+    keys = model.conditioner.keys
+    allowed = record_keys(model.conditioner)
+    if not record.condition.keys() <= allowed or (allowed and not record.condition):
         held = " and ".join(record.condition) or "no condition"
-        raise UserError(f"'{png}' holds {held}, but its prior is conditioned on '{key}'")
+        words = " and ".join(map(repr, keys)) or "nothing"
+        raise UserError(f"'{png}' holds {held}, but its prior is conditioned on {words}")
 
 
 def _check_surroundings(record: Record, png: str | Path) -> None:

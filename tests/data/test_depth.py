@@ -43,12 +43,24 @@ def test_a_flat_map_is_far_below():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e38])
-def test_what_is_not_finite_is_refused(value, root):
-    values = np.ones((20, 24))
+def test_holes_are_filled_from_beside_and_counted(value, root, capsys):
+    values = np.tile(np.arange(24.0), (20, 1))
     values[3, 4:6] = value
     (root / "depth" / "a.png").unlink()
     np.save(root / "depth" / "a.npy", values)
-    with pytest.raises(CorruptImage, match="a.npy' holds 2 values that are NaN or infinite"):
+    depth = np.asarray(read_depth(root / "depth" / "a.npy"))
+    assert depth[3, 4] in (3, 4) and depth[3, 5] in (5, 6)  # straight above, or beside
+    assert np.isfinite(depth).all() and (depth[:3] == values[:3]).all()
+    DepthImages(str(root), 16)[0]
+    assert capsys.readouterr().err.count("a.npy': 2 holes are filled") == 1
+
+
+def test_a_map_of_holes_is_refused(root):
+    values = np.full((20, 24), np.nan)
+    values[:9] = 1
+    (root / "depth" / "a.png").unlink()
+    np.save(root / "depth" / "a.npy", values)
+    with pytest.raises(CorruptImage, match="a.npy' holds 264 values that are NaN or infinite"):
         DepthImages(str(root), 16)[0]
 
 

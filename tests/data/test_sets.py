@@ -79,7 +79,7 @@ def test_a_mask_of_another_ratio_is_refused(tmp_path):
     dataset = node("ADE20K", tmp_path)
     dataset[0]
     fakes.labels(dataset.records[1].mask, [0], (12, 10))
-    with pytest.raises(UserError, match="should be as large as"):
+    with pytest.raises(UserError, match="is 12x10, but its picture .* is 24x20; make them equal"):
         dataset[1]
 
 

@@ -22,7 +22,8 @@ class Boxes(Conditioner):
     with points, two: class and centre. A place is the number of a cell of the largest square grid
     with at most `vocabulary` cells. Empty slots hold the token vocabulary - 1. With crop, two
     tokens more say which part of the picture is seen: batch["crop"] float (B, 4), by default all of
-    it. Sequences and numbers are those of the published scene models, whose YAML does not say
+    it; without, boxes are those of the part that is seen, where batch["crop"] says which. Sequences
+    and numbers are those of the published scene models, whose YAML does not say
     `classes`.
 
     Args:
@@ -51,6 +52,8 @@ class Boxes(Conditioner):
     def forward(self, batch: dict) -> Condition:
         boxes = entry_of(batch, self.key)
         self._check(boxes)
+        if "crop" in batch and not self.crop_tokens:
+            boxes = seen_in(boxes, batch["crop"])
         # 1. each object's tokens
         kind = boxes[..., 0].long()
         if boxes.shape[-1] > 5 and self.classes:
@@ -127,3 +130,18 @@ class Boxes(Conditioner):
                 " (class, left, top, right, bottom)"
             )
         check_class(objects[:, 0], self.classes or self.vocabulary, "object class")
+
+
+def seen_in(boxes: Tensor, crop: Tensor) -> Tensor:
+    """Boxes (B, N, 5 or more) relative to the part of each picture that is seen; what lies outside
+    becomes class -1.
+
+    Args:
+        crop: (B, 4): left, top, right, bottom.
+    """
+    start, extent = crop[:, None, :2], crop[:, None, 2:] - crop[:, None, :2]
+    corners = boxes[..., 1:5].unflatten(-1, (2, 2))
+    corners = ((corners - start[..., None, :]) / extent[..., None, :]).clamp(0, 1)
+    seen = (corners[..., 1, :] > corners[..., 0, :]).all(dim=-1) & (boxes[..., 0] >= 0)
+    kinds = torch.where(seen, boxes[..., 0], -1.0)
+    return torch.cat([kinds[..., None], corners.flatten(-2), boxes[..., 5:]], dim=-1)
