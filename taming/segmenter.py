@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from taming.config.ranges import Range
+from taming.data.card import Card
 
 GROUPS = 8  # of the normalisation; they divide the width
 
@@ -31,6 +32,7 @@ class Segmenter(nn.Module):
             raise ValueError(f"width {width} should be a multiple of {GROUPS}")
         if labels < 2 or depth < 1:
             raise ValueError(f"labels {labels} should be at least 2, depth {depth} at least 1")
+        self.card = Card()  # names and colours, where the checkpoint has some
         self.labels, self.multiple = labels, 2**depth
         widths = [width * min(2**i, 8) for i in range(depth + 1)]
         self.down = nn.ModuleList(_block(a, b) for a, b in zip([3, *widths], widths))

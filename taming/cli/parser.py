@@ -45,6 +45,16 @@ class Parser(argparse.ArgumentParser):
                 raise UserError(f"{word.split('=')[0]} is empty; see: {self.prog} --help")
 
 
+class Chosen(argparse.Action):
+    """Stores a value and remembers that the user gave it: what is not given, a checkpoint may
+    recommend.
+    """
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        setattr(namespace, self.dest, values)
+        namespace.chosen = {*getattr(namespace, "chosen", ()), self.dest}
+
+
 def add_checkpoint(parser: Parser, help: str | None = None, **options: Any) -> None:
     """CKPT, and what may be needed to load it."""
     words = "a checkpoint, a run folder, or the name of a shipped model (landscapes)"
@@ -95,6 +105,11 @@ def positive(text: str) -> int:
     return number
 
 
+def whole(text: str) -> int:
+    """An argparse type: a whole number from zero."""
+    return 0 if text == "0" else positive(text)
+
+
 def size_of(text: str) -> tuple[int, int]:
     """An argparse type: 64x96 or 64 -> (height, width)."""
     parts = text.lower().split("x")
@@ -129,12 +144,15 @@ def add_sampling(parser: argparse._ActionsContainer, leave_out: Container[str] =
             default=field.default,
             help=field.metadata["help"],
             metavar=field.metadata.get("metavar"),
+            action=Chosen,
         )
 
 
 def _kind(hint: Any) -> Callable[[str], Any]:
     """What makes a value of this type out of a word."""
     options = [one for one in typing.get_args(hint) if one is not type(None)] or [hint]
+    if typing.get_origin(hint) is typing.Literal:
+        return str  # checked with all other fields
     return size_of if typing.get_origin(options[0]) is tuple else options[0]
 
 
@@ -144,6 +162,17 @@ def sampling_of(arguments: argparse.Namespace, leave_out: Container[str] = ()) -
 
     names = [field.name for field in dataclasses.fields(Sampling) if field.name not in leave_out]
     return Sampling.of(**{name: getattr(arguments, name) for name in names})
+
+
+def chosen_sampling(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the user gave of the flags of `add_sampling`, checked."""
+    from taming.config.sampling import Sampling
+
+    names = {field.name for field in dataclasses.fields(Sampling)}
+    chosen = names & getattr(arguments, "chosen", set())
+    values = {name: getattr(arguments, name) for name in chosen}
+    Sampling.of(**values)
+    return values
 
 
 def gpu_overrides(devices: list[int]) -> list[str]:

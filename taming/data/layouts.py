@@ -413,7 +413,8 @@ def _numbers_instead(
         return None
     if grey and raw.colours is not None:
         values = raw.colours[..., 0].astype(np.int64)
-        if values[(values != IGNORE) & counts].max(initial=0) < len(legend.labels):
+        # Black and white alone are a drawing
+        if 0 < values[(values != IGNORE) & counts].max(initial=0) < len(legend.labels):
             remarks.append("grey: its values are labels")
             return values
     raise CorruptImage(_strange(raw, match, legend, counts, name))

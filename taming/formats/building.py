@@ -56,6 +56,7 @@ def filled_model(content: Content) -> nn.Module:
     _compute_buffers(model, content)
     if isinstance(model, SecondStage):
         model.condition_dropout = content.config["condition_dropout"]
+    if isinstance(model, SecondStage | Segmenter):
         model.card = content.card
     return model.eval()
 

@@ -37,6 +37,7 @@ from taming.second_stage.sampling import Sampling
 
 MOST_DESCRIBED = 12  # layouts
 
+
 @dataclass(frozen=True)
 class Reading:
     """How masks are to be read.

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from taming.data.card import Card
 from taming.data.layouts import read_layout
+from taming.data.legend import Legend
 from taming.data.reading import read_image, to_tensor
 from taming.errors import UserError
 from taming.first_stage.interface import Autoencoder
@@ -35,8 +37,23 @@ def first_stage_of(
     return model
 
 
+def number_of_labels(model: nn.Module) -> int | None:
+    """Of the masks that a model reads or makes."""
+    if isinstance(model, SecondStage):
+        return model.conditioner.labels or model.first_stage.labels
+    labels = getattr(model, "labels", None)  # autoencoders and segmenters
+    return labels if isinstance(labels, int) else None
+
+
+def labels_of(model: nn.Module) -> Legend | None:
+    """Names and colours of these labels, as far as the checkpoint says them."""
+    card = getattr(model, "card", None)
+    card = card if isinstance(card, Card) else Card()
+    return card.legend(number_of_labels(model))
+
+
 def read_input(model: Autoencoder, path: Path) -> Tensor:
     """A batch of one: a picture in [-1, 1], for a mask tokenizer a label map."""
     if model.key == "segmentation":
-        return read_layout(path, model.labels).labels()[None]
+        return read_layout(path, labels_of(model)).labels()[None]
     return to_tensor(read_image(path))[None]

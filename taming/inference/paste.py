@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from taming.errors import UserError
+from taming.inference.known import KnownPart
 from taming.second_stage.interface import describe
 
 WIDEST = 512  # pixels of a seam
@@ -21,8 +22,7 @@ def paste(pictures: Tensor, image: Tensor, stays: Tensor, seam: int = 0) -> Tens
     Raises:
         UserError: for other sizes, and a seam out of its range.
     """
-    if not isinstance(seam, int) or not 0 <= seam <= WIDEST:
-        raise UserError(f"seam {seam!r} should be a whole number from 0 to {WIDEST}")
+    check_seam(seam)
     if image.shape[-3:] != pictures.shape[-3:] or stays.shape[-2:] != pictures.shape[-2:]:
         raise UserError(
             f"the known image, {describe(image)}, and its mask, {describe(stays)}, should have the"
@@ -32,6 +32,18 @@ def paste(pictures: Tensor, image: Tensor, stays: Tensor, seam: int = 0) -> Tens
     # Not by adding products: what stays must stay to the bit
     blended = image + weight * (pictures - image)
     return torch.where(stays[:, None], image, blended)
+
+
+def check_seam(seam: int) -> None:
+    """Raises UserError for what is no number of pixels."""
+    if not isinstance(seam, int) or not 0 <= seam <= WIDEST:
+        raise UserError(f"seam {seam!r} should be a whole number from 0 to {WIDEST}")
+
+
+def pasted(pictures: Tensor, known: KnownPart, batch: dict, seam: int) -> Tensor:
+    """What stays of a picture over those that were drawn from a batch, on the CPU."""
+    image, stays = known.tensors(batch, len(pictures))
+    return paste(pictures, image.cpu(), stays.cpu(), seam)
 
 
 def feathered(region: Tensor, seam: int) -> Tensor:

@@ -11,6 +11,7 @@ from taming.data.card import Card, card_of
 from taming.data.interface import PictureSet
 from taming.errors import UserError
 from taming.first_stage.interface import Autoencoder
+from taming.inference.models import number_of_labels
 from taming.second_stage.model import SecondStage
 
 
@@ -31,14 +32,6 @@ def run_card(experiment: Experiment, model: nn.Module, dataset: PictureSet | Non
         data=experiment.card.data or _described(dataset),
         sampling=dict(experiment.card.sampling),
     )
-
-
-def number_of_labels(model: nn.Module) -> int | None:
-    """Of the masks that a model reads or makes."""
-    if isinstance(model, SecondStage):
-        return model.conditioner.labels or model.first_stage.labels
-    labels = getattr(model, "labels", None)  # autoencoders and segmenters
-    return labels if isinstance(labels, int) else None
 
 
 def _size(model: nn.Module, dataset: PictureSet | None) -> tuple[int, int] | None:
