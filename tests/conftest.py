@@ -108,6 +108,7 @@ def first_stage_plain(**trainer) -> dict:
             "checkpoint_every": 2,
             "pictures_every": 8,
             "log_every": 1,
+            "precision": "32-true",  # the same numbers on every processor
             **trainer,
         },
     }

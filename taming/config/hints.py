@@ -17,6 +17,7 @@ WORDS = {
     int: "a whole number",
     bool: "true or false",
     str: "text",
+    Path: "a path",
     Any: "anything",
 }
 ClassOf = Callable[[dict], type]  # of a node with a target

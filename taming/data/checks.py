@@ -2,12 +2,13 @@
 
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from tqdm import tqdm
 
 from taming.data.batches import refuse_too_many
+from taming.data.concatenated import Concatenated
 from taming.data.folder import ImageFolder
 from taming.data.header_cache import SMALLEST, read_remarks, write_remarks
 from taming.data.interface import PictureSet
@@ -28,7 +29,7 @@ def check_pictures(sets: Mapping[str, PictureSet | None], full: bool = False) ->
     Raises:
         UserError: more than 1 % of the pictures can't be used.
     """
-    folders = {name: data for name, data in sets.items() if isinstance(data, ImageFolder)}
+    folders = {place: part for name, data in sets.items() for place, part in _folders(name, data)}
     for name, dataset in folders.items():
         large = not full and len(dataset) >= SMALLEST
         remarks = read_remarks(dataset) if large else None
@@ -46,6 +47,15 @@ def check_pictures(sets: Mapping[str, PictureSet | None], full: bool = False) ->
         print(line, file=sys.stderr)
         refuse_too_many(broken, len(dataset))
     _report_shared(folders)
+
+
+def _folders(name: str, dataset: PictureSet | None) -> Iterator[tuple[str, ImageFolder]]:
+    """The data sets of files in one, with their places."""
+    if isinstance(dataset, ImageFolder):
+        yield name, dataset
+    elif isinstance(dataset, Concatenated):
+        for number, part in enumerate(dataset.sets):
+            yield from _folders(f"{name}.sets[{number}]", part)
 
 
 def _examine(dataset: ImageFolder, full: bool, name: str) -> tuple[list[str], Counter]:

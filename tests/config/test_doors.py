@@ -37,12 +37,12 @@ def test_harmless_kinds_are_cast(options, place, expected):
 @pytest.mark.parametrize(
     "options, words",
     [
-        ({"path": 3}, "door: path: 3 should be a str, or a Path"),
+        ({"path": 3}, "door: path: 3 should be text, or a path"),
         ({"path": None}, "path: None"),
         ({"path": b"x"}, "path: b'x'"),
-        ({"path": "x", "count": True}, "count: True should be an int"),
+        ({"path": "x", "count": True}, "count: True should be a whole number"),
         ({"path": "x", "count": "3"}, "count: '3'"),
-        ({"path": "x", "names": "one word"}, "names: 'one word' should be a list, each a str"),
+        ({"path": "x", "names": "one word"}, "names: 'one word' should be a list, each text"),
         ({"path": "x", "names": [1]}, "names: "),
         ({}, "missing a required argument: 'path'"),
     ],

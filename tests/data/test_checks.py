@@ -6,6 +6,7 @@ from PIL import Image
 
 from taming.data import DrawnLandscapes, ImageFolder, SegmentedImages
 from taming.data.checks import check_pictures
+from taming.data.concatenated import Concatenated
 from taming.errors import UserError
 from tests.conftest import paint_pairs
 
@@ -20,6 +21,15 @@ def test_one_line_says_how_many_pictures_there_are(tmp_path, capsys):
     assert capsys.readouterr().err == f"data.train: 1 picture in '{root}'\n"
     check_pictures({"data.train": DrawnLandscapes(16, 4)})
     assert capsys.readouterr().err == ""
+
+
+def test_each_of_several_sets_is_looked_at(tmp_path, capsys):
+    root = pairs(tmp_path, 2)
+    several = Concatenated([ImageFolder(str(root / "images"), 16), SegmentedImages(str(root), 16)])
+    check_pictures({"data.train": several})
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == f"data.train.sets[0]: 2 pictures in '{root / 'images'}'"
+    assert lines[1] == f"data.train.sets[1]: 2 pictures in '{root}'"
 
 
 def too_small(root):

@@ -40,8 +40,7 @@ def test_accumulated_gradient_is_that_of_the_large_batch(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
     for size, accumulate in ((4, 1), (2, 2)):
-        options = {"accumulate_grad_batches": accumulate, "precision": "32-true", "max_steps": 1}
-        plain = mask_stage_plain(**options)
+        plain = mask_stage_plain(accumulate_grad_batches=accumulate, max_steps=1)
         plain["data"] |= {"batch_size": size}
         run.train(experiment_of(plain), tmp_path / str(size))
     scale = max(g.abs().max() for g in gradients[0])
