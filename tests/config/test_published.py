@@ -16,9 +16,9 @@ ENCODER, DECODER = (
 )  # of f = 16 with three channels, counted in its checkpoint
 PRIORS = {  # layers, width, vocabulary, length: from the published YAML, else the paper's table 8
     "cin_imagenet_256": (48, 1536, 16384, 257),
-    "imagenet_unconditional_256": (24, 1024, 1024, 257),
-    "ffhq_256": (24, 1664, 1024, 257),
-    "celebahq_256": (24, 1664, 1024, 257),
+    "imagenet_unconditional_256": (24, 1024, 1024, 256),
+    "ffhq_256": (24, 1664, 1024, 256),
+    "celebahq_256": (24, 1664, 1024, 256),
     "faceshq_256": (24, 1024, 1024, 512),
     "sflckr_256": (24, 1024, 1024, 512),
     "ade20k_256": (28, 1024, 4096, 512),

@@ -42,6 +42,10 @@ class Together(Conditioner):
         return next((one.tokenizer for one in self.both if one.spatial), None)
 
     @property
+    def labels(self) -> int | None:
+        return next((one.labels for one in self.both if one.labels), None)
+
+    @property
     def keys(self) -> tuple[str, ...]:
         return self.first.keys + self.second.keys
 
