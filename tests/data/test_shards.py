@@ -78,7 +78,8 @@ def test_a_sample_has_picture_mask_class_caption_and_name(tmp_path):
 
 def test_json_as_img2dataset_writes_it(tmp_path):
     files = write_shards(
-        tmp_path, json=lambda k: json.dumps({"caption": f"lake {k}", "label": k, "url": "x"}).encode()
+        tmp_path,
+        json=lambda k: json.dumps({"caption": f"lake {k}", "label": k, "url": "x"}).encode(),
     )
     item = Shards(files, 16)[3]
     assert (item["class"], item["caption"]) == (3, "lake 3") and "json" not in item
@@ -225,7 +226,14 @@ def test_a_shard_that_changed_since_its_index_is_not_taken_for_what_it_was(tmp_p
 
 
 def test_nothing_that_a_pattern_may_be_ends_in_a_traceback(tmp_path):
-    for files in ("nowhere/*.tar", str(tmp_path), "/dev/null", "x.tar", "{3..1}.tar", "ftp9://x.tar"):
+    for files in (
+        "nowhere/*.tar",
+        str(tmp_path),
+        "/dev/null",
+        "x.tar",
+        "{3..1}.tar",
+        "ftp9://x.tar",
+    ):
         with pytest.raises(UserError) as error:
             Shards(files, 16, cache=str(tmp_path))
         assert "\n" not in str(error.value)
