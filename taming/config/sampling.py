@@ -6,10 +6,10 @@ import random
 import sys
 import typing
 from dataclasses import dataclass, field, fields, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from taming.config.hints import expectation, fits
-from taming.config.ranges import Count, Number, Range, Share, Weight
+from taming.config.ranges import Count, Number, Positive, Range, Share, Weight
 from taming.errors import UserError, did_you_mean
 
 Seed = Annotated[int, Range(-(2**63), 2**63 - 1)]
@@ -89,6 +89,28 @@ class Sampling:
             "help": "of a prior that draws many codes at once: its passes; default: the prior's",
             "metavar": "N",
         },
+    )
+
+    guidance_schedule: Literal["constant", "linear", "cosine"] = field(
+        default="constant",
+        metadata={
+            "help": (
+                "how guidance grows while a picture is drawn: not at all, or from 1, linearly or"
+                " slowly at first"
+            ),
+            "metavar": "constant|linear|cosine",
+        },
+    )
+    guidance_power: Positive = field(
+        default=1.0, metadata={"help": "of the cosine schedule; above 1: later", "metavar": "P"}
+    )
+    guidance_from: Share = field(
+        default=0.0,
+        metadata={"help": "guidance acts from this share of the steps on", "metavar": "SHARE"},
+    )
+    guidance_to: Share = field(
+        default=1.0,
+        metadata={"help": "guidance acts up to this share of the steps", "metavar": "SHARE"},
     )
 
     def __post_init__(self) -> None:

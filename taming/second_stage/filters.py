@@ -1,5 +1,7 @@
 """From logits to one code: guidance, filters, and the draw."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -79,7 +81,27 @@ def guiding(condition: Condition, sampling: Sampling) -> Condition:
     return tuple(parts)
 
 
-def combined(logits: Tensor, sampling: Sampling) -> Tensor:
+def strength(sampling: Sampling, progress: float) -> float:
+    """Of the guidance at a moment of the drawing.
+
+    Args:
+        sampling: its strength S and schedule: constant; linear, 1 + (S - 1) t (as Chang et al.
+            2023, arXiv 2301.00704); cosine, 1 + (S - 1) (1 - cos(pi t^p)) / 2 (Yu et al. 2024,
+            arXiv 2411.00776); outside an interval there is none (Kynkaanniemi et al. 2024, arXiv
+            2404.07724).
+        progress: t, the share of the steps that are done, in [0, 1].
+    """
+    if not sampling.guidance_from <= progress <= sampling.guidance_to:
+        return 1.0
+    share = 1.0
+    if sampling.guidance_schedule == "linear":
+        share = progress
+    if sampling.guidance_schedule == "cosine":
+        share = (1 - math.cos(math.pi * progress**sampling.guidance_power)) / 2
+    return 1 + (sampling.guidance - 1) * share
+
+
+def combined(logits: Tensor, sampling: Sampling, progress: float = 1.0) -> Tensor:
     """Logits of all that `guiding` joined -> those to draw from. With two strengths: null +
     guidance (first - null) + guidance_second (both - first) (Brooks et al. 2023, arXiv 2211.09800,
     equation 3, with the roles of the two as they come).
@@ -88,9 +110,10 @@ def combined(logits: Tensor, sampling: Sampling) -> Tensor:
         return logits
     if sampling.guidance_second is None:
         conditioned, null = logits.chunk(2)
-        return guided(conditioned, null, sampling.guidance)
+        return guided(conditioned, null, strength(sampling, progress))
     both, first, null = logits.chunk(3)
-    return guided(first, null, sampling.guidance) + sampling.guidance_second * (both - first)
+    guidance = strength(sampling, progress)
+    return guided(first, null, guidance) + sampling.guidance_second * (both - first)
 
 
 def guided(logits: Tensor, null: Tensor, strength: float) -> Tensor:

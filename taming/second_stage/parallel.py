@@ -34,6 +34,7 @@ class Canvas:
         added: of the whole grid, (B, width, h, w) at each place of the network, where each code's
             share of the condition does not depend on the window; else None.
         crop: of a condition, what a window sees of it.
+        progress: the share of the passes that are done.
     """
 
     codes: Tensor
@@ -41,6 +42,7 @@ class Canvas:
     condition: Condition
     added: list[Tensor] | None
     crop: Callable[[Condition, Window, tuple[int, int]], Condition]
+    progress: float = 0.0
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -79,6 +81,7 @@ def sample_parallel(
     for step in range(steps):
         if on_step is not None:
             on_step(step, steps)
+        canvas.progress = step / steps
         uniform = _uniform(generators, grid).to(device)
         if passes is not None:
             _draw_places(prior, canvas, canvas.hidden & (passes == step), sampling, step, uniform)
@@ -156,7 +159,7 @@ def _logits(
         for i, (picture, window, middle) in enumerate(part):
             where = (places[_slices(picture, window)] & middle).flatten()
             logits = prior.head(features[:, i, where]).float().flatten(0, 1)
-            yield picture, window, combined(logits, sampling)
+            yield picture, window, combined(logits, sampling, canvas.progress)
 
 
 def _features(

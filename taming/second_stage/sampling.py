@@ -82,7 +82,7 @@ def sample(
                 # Nothing to draw: it is read together with what comes next
                 code = known[0].flatten(1)[:, place]
             else:
-                logits = combined(decoder.logits().float(), sampling)
+                logits = combined(decoder.logits().float(), sampling, i / steps)
                 code = draw(logits, uniform[:, place], sampling)
                 if known is not None:
                     code = torch.where(

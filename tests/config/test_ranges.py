@@ -43,7 +43,16 @@ KINDS = [QUANTIZER, LIKELIHOOD, VQVAE, GPT, UNCONDITIONAL, node("data.DrawnLands
 
 # Parameters with which a class can be built; of the others, `example` finds some
 SHAPE: dict = {"num_codes": 8, "grid": [4, 4], "parts": [{"vocabulary": 3, "grid": [2, 2]}]}
+SECOND_STAGE = node(
+    "second_stage.SecondStage",
+    first_stage=VQVAE,
+    conditioner=UNCONDITIONAL,
+    prior={**GPT, "params": {**GPT["params"], "condition": "added"}},
+    size=16,
+)
+MASKED = node("second_stage.MaskedPrior", layers=1, heads=2, width=16)
 PARAMS: dict[str, dict] = {
+    "Cascade": {"base": SECOND_STAGE, "level": MASKED, "window": 16},
     "CoordinateCrops": {"source": node("data.DrawnLandscapes", size=16), "size": 16},
     "DVAE": {"width": 4, "quantizer": {**QUANTIZER, "params": {"num_codes": 8, "dim": 32}}},
     "DrawnLandscapes": {"size": 16},

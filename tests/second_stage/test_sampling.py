@@ -8,6 +8,7 @@ import torch
 
 from taming.errors import UserError
 from taming.second_stage import GPT, Part, Sampling, filter_logits, sample
+from taming.second_stage.filters import strength
 from taming.second_stage.interface import RecomputingDecoder
 from taming.second_stage.sampling import draw
 from tests.second_stage.test_gpt import condition, small
@@ -112,6 +113,10 @@ WRONG = {
     "size": ((0, 4), (4,), (4, 4, 4), "8x8", (4.5, 4), -1),
     "classifier": (3,),
     "steps": (0, -1, 1.5),
+    "guidance_schedule": ("steep", None, 1),
+    "guidance_power": (0, -1.0, float("nan")),
+    "guidance_from": (-0.1, 1.1, None),
+    "guidance_to": (-0.1, 1.1, "end"),
 }
 
 
@@ -223,3 +228,26 @@ def test_each_step_is_announced_and_may_end_the_drawing():
 
     with pytest.raises(KeyboardInterrupt):
         sample(small(), condition(1), (2, 3), on_step=stop)
+
+
+def test_guidance_follows_its_schedule():
+    def strengths(**changes):
+        sampling = Sampling(guidance=5.0, **changes)
+        return [round(strength(sampling, progress), 6) for progress in (0, 0.25, 0.5, 1)]
+
+    assert strengths() == [5, 5, 5, 5]
+    assert strengths(guidance_schedule="linear") == [1, 2, 3, 5]
+    assert strengths(guidance_schedule="cosine") == [1, 1.585786, 3, 5]
+    late = strengths(guidance_schedule="cosine", guidance_power=2.75)
+    assert late[0] == 1 and late[-1] == 5 and late[2] < 1.5
+    assert strengths(guidance_from=0.2, guidance_to=0.5) == [1, 5, 5, 1]
+
+
+def test_guidance_of_an_interval_leaves_the_codes_before_it_alone():
+    prior, conditioned = small(), condition(2)
+    plain = sample(prior, conditioned, (3, 4), generators=generators(2))
+    late = sample(
+        prior, conditioned, (3, 4), guidance=8.0, guidance_from=0.5, generators=generators(2)
+    )
+    assert torch.equal(late.flatten(1)[:, :6], plain.flatten(1)[:, :6])
+    assert not torch.equal(late, plain)
