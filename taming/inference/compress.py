@@ -262,15 +262,7 @@ def null_condition(model: SecondStage, size: tuple[int, int]) -> Condition:
             " can't tell how probable a picture alone is; take one with condition_dropout, or an"
             " unconditional one"
         )
-    tokenizer = model.conditioner.tokenizer
-    channels = 1 if tokenizer is None else tokenizer.in_channels
-    blank = {
-        "segmentation": torch.zeros(1, *size).long(),
-        "class": torch.zeros(1).long(),
-        "boxes": torch.zeros(1, 1, 5),
-    }
-    batch = {key: blank.get(key, torch.zeros(1, channels, *size))}
-    return tuple(part.null() for part in model.conditioner(batch))
+    return model.null_condition(size)
 
 
 def _categorical(probabilities: np.ndarray) -> Any:

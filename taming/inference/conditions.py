@@ -4,7 +4,7 @@ import base64
 import io
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from taming.data.views import View
 from taming.errors import UserError
 from taming.files import file_hash
 from taming.inference.entries import (
+    DERIVED,
     Entries,
     check_flags,
     combined,
@@ -170,24 +171,35 @@ def layout_size(condition: dict[str, Any]) -> tuple[int, int] | None:
 
 def metadata_of(model: SecondStage, item: dict) -> dict[str, Any]:
     """What a PNG holds of the condition in an item of a data set."""
-    key = model.conditioner.key
-    if key is None:
-        return {}
-    if key in ("segmentation", "class") and key not in item:
-        raise UserError(
-            f"this prior is conditioned on '{key}', but the pictures to measure on have none; give"
-            " --samples DIR, or --data DIR that has"
-        )
-    if key == "segmentation":
-        return _packed(Image.fromarray(item["segmentation"].to(torch.uint8).numpy()))
-    if key == "class":
-        return {"class": int(item["class"])}
-    if key == "caption" and "caption" in item:
-        return {"caption": str(item["caption"])}
-    raise UserError(
-        f"this prior is conditioned on '{key}'; draw samples with taming sample, and give their"
-        " folder as --samples DIR"
-    )
+    metadata: dict[str, Any] = {}
+    for key in model.conditioner.keys:
+        if key in READERS and key not in item:
+            raise UserError(
+                f"this prior is conditioned on '{key}', but the pictures to measure on have none;"
+                " give --samples DIR, or --data DIR that has"
+            )
+        if key in READERS:
+            metadata |= READERS[key](item[key])
+        elif key not in DERIVED:
+            raise UserError(
+                f"this prior is conditioned on '{key}'; draw samples with taming sample, and give"
+                " their folder as --samples DIR"
+            )
+    return metadata
+
+
+def _box_metadata(boxes: Tensor) -> dict[str, Any]:
+    rows = [(*row, 0.0) for row in boxes.tolist() if row[0] >= 0]  # five columns, or six
+    return {"boxes": [[int(row[0]), *row[1:5], int(row[5])] for row in rows]}
+
+
+READERS: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "segmentation": lambda mask: _packed(Image.fromarray(mask.to(torch.uint8).numpy())),
+    "class": lambda number: {"class": int(number)},
+    "caption": lambda text: {"caption": str(text)},
+    "boxes": _box_metadata,
+}
+"""Of entries of an item: what a PNG holds of them."""
 
 
 def batch_of(model: SecondStage, condition: dict[str, Any], sampling: Sampling) -> dict[str, Any]:
