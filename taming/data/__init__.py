@@ -20,7 +20,7 @@ from taming.data.folder import ClassFolders, ImageFolder
 from taming.data.hf import HFDataset
 from taming.data.imagenet import ImageNet
 from taming.data.label_boxes import LabelBoxes
-from taming.data.landscapes import DrawnLandscapes
+from taming.data.landscapes import DrawnDepth, DrawnLandscapes
 from taming.data.lsun import LSUN
 from taming.data.openimages import OpenImages
 from taming.data.paired import PairedImages
@@ -45,6 +45,7 @@ __all__ = [
     "Concatenated",
     "CoordinateCrops",
     "DepthImages",
+    "DrawnDepth",
     "DrawnLandscapes",
     "EdgeImages",
     "FacesHQ",

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from taming.config.ranges import Index, Range, Size
+from taming.data.depth import normalise_depth
 from taming.data.interface import PictureSet
-from taming.data.painting import CLASSES, SCENES, draw
+from taming.data.painting import CLASSES, SCENES, draw, draw_distance
 from taming.data.views import as_pair
 from taming.errors import UserError
 
@@ -56,7 +57,7 @@ class DrawnLandscapes(PictureSet):
         if not 0 <= index < self.count:
             raise IndexError(index)
         image, mask, scene, caption = _cached(self.seed, index, *self.size)
-        if view and np.random.default_rng([self.seed, index, view]).random() < 0.5:
+        if self.mirrors(index, view):
             image, mask = image[:, ::-1].copy(), mask[:, ::-1].copy()
         tensor = torch.from_numpy(image).permute(2, 0, 1).contiguous().float() / 127.5 - 1
         return {
@@ -66,6 +67,30 @@ class DrawnLandscapes(PictureSet):
             "caption": caption,
             "name": self.name(index),
         }
+
+    def mirrors(self, index: int, view: int | None) -> bool:
+        """Whether this view is mirrored."""
+        return bool(view) and np.random.default_rng([self.seed, index, view]).random() < 0.5
+
+
+class DrawnDepth(DrawnLandscapes):
+    """The same with "depth" float (1, H, W) in [-1, 1]: the ground in perspective, what stands on
+    it as far as its foot, mountains behind, the sky at 1.
+
+    Args:
+        size, count, seed: as of DrawnLandscapes.
+    """
+
+    def __repr__(self) -> str:
+        return f"DrawnDepth({self.size}, {self.count}, {self.seed})"
+
+    def __getitem__(self, key: int | tuple[int, int | None]) -> dict:
+        item = super().__getitem__(key)
+        index, view = key if isinstance(key, tuple) else (key, None)
+        distance = draw_distance(self.seed, index, *self.size)
+        distance = distance[:, ::-1] if self.mirrors(index, view) else distance
+        depth = torch.from_numpy(distance.astype(np.float32))
+        return {**item, "depth": normalise_depth(depth[None])}
 
 
 def _cached(*key: int) -> tuple[np.ndarray, np.ndarray, int, str]:

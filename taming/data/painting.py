@@ -36,6 +36,15 @@ def draw(seed: int, index: int, height: int, width: int) -> tuple[np.ndarray, np
     return Scene(seed, index, height, width).paint()
 
 
+def draw_distance(seed: int, index: int, height: int, width: int) -> np.ndarray:
+    """Of the same scene, float (H, W): how far what is seen at each pixel is, 0 near to 1, the
+    sky.
+    """
+    scene = Scene(seed, index, height, width)
+    scene.paint()
+    return scene.distance
+
+
 class Scene:
     """One canvas. Lengths are in units of the height, so that a scene looks alike at every size; x
     runs from 0 to W / H.
@@ -50,6 +59,7 @@ class Scene:
         self.span = width / height
         self.canvas = np.zeros((height, width, 3))
         self.mask = np.zeros((height, width), np.uint8)
+        self.distance = np.ones((height, width))  # 0 where one stands, 1 in the sky
 
     def paint(self) -> tuple[np.ndarray, np.ndarray, int, str]:
         r = self.random
@@ -128,7 +138,7 @@ class Scene:
             lit = self.relief(relief, 0.9) + 0.25 * (self.y - ridge[None])
             colour = base * (0.45 + 0.85 * lit[..., None]) * self.tint
             haze = 0.72 * (1 - near) + 0.12
-            self.put(where, self.hazed(colour, haze), MOUNTAIN)
+            self.put(where, self.hazed(colour, haze), MOUNTAIN, 0.95 - 0.2 * near)
             if snowline > 0:
                 white = where & (self.y < snowline + 0.16 * (relief - 0.5) + 0.05 * i)
                 self.put(
@@ -151,7 +161,8 @@ class Scene:
             "snow": (self.snowfield, SNOW),
         }[GROUND[kind]]
         above = self.canvas.copy()
-        self.put(below, self.hazed(paint[0](depth), 0.5 * (1 - depth[..., None]) ** 2), paint[1])
+        colour = self.hazed(paint[0](depth), 0.5 * (1 - depth[..., None]) ** 2)
+        self.put(below, colour, paint[1], self.on_ground(self.y))
         water = kind in ("lake", "sea") or (kind in ("winter", "meadow") and r.random() < 0.3)
         if water:
             shore = self.horizon + (1 - self.horizon) * (
@@ -198,7 +209,7 @@ class Scene:
             colour = dark * (0.35 + 1.5 * lit[..., None]) * self.tint
             if kind == "winter":
                 colour = colour + (lit > 0.62)[..., None] * 110
-            self.put(where, self.hazed(colour, 0.42 - 0.2 * i), TREE)
+            self.put(where, self.hazed(colour, 0.42 - 0.2 * i), TREE, self.on_ground(foot))
         return bool((self.mask == TREE).mean() > 0.03)
 
     def paint_rocks(self) -> None:
@@ -218,6 +229,7 @@ class Scene:
                 * (0.35 + 0.6 * relief + 0.5 * top)[..., None]
                 * self.tint,
                 ROCK,
+                self.on_ground(y),
             )
 
     # Surfaces
@@ -266,10 +278,24 @@ class Scene:
 
     # Tools
 
-    def put(self, where: np.ndarray, colour: np.ndarray, label: int) -> None:
+    def put(
+        self,
+        where: np.ndarray,
+        colour: np.ndarray,
+        label: int,
+        distance: np.ndarray | float | None = None,
+    ) -> None:
+        """Paints a place; without a distance it stays as far as what was there."""
         where = np.broadcast_to(where, self.mask.shape)
+        if distance is not None:
+            self.distance[where] = np.broadcast_to(distance, self.mask.shape)[where]
         self.canvas[where] = np.broadcast_to(colour, self.canvas.shape)[where]
         self.mask[where] = label
+
+    def on_ground(self, y):
+        """How far the ground is that is seen at height y: 0.7 at the horizon, near 0 below."""
+        below = np.clip((y - self.horizon) / (1 - self.horizon), 0, 1)
+        return 0.7 * 0.15 / (below + 0.15) - 0.7 * 0.15 / 1.15 * below
 
     def hazed(self, colour: np.ndarray, amount) -> np.ndarray:
         return colour + (self.low - colour) * amount

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from taming.data import DrawnLandscapes, landscapes
+from taming.data import DrawnDepth, DrawnLandscapes, landscapes
 from taming.data.painting import CLASSES, SCENES, draw
 from taming.errors import UserError
 
@@ -77,3 +77,17 @@ def test_views_mirror_picture_and_mask_together():
             assert torch.equal(item["image"].flip(2), first["image"])
             assert torch.equal(item["segmentation"].flip(1), first["segmentation"])
     assert 0 < mirrored < 11
+
+
+def test_depth_follows_the_scene():
+    """The sky is farthest, the ground comes nearer towards the viewer, views are mirrored alike."""
+    data = DrawnDepth(48, 12)
+    for index in range(12):
+        item = data[index]
+        depth, mask = item["depth"][0], item["segmentation"]
+        sky = mask == CLASSES.index("sky")
+        assert (depth[sky] == 1).all() and depth.min() == -1
+        assert depth[-1].mean() < depth[30].mean() < depth[0].mean()
+        mirrored = data[(index, 3)]
+        if not torch.equal(mirrored["image"], item["image"]):
+            assert torch.equal(mirrored["depth"], item["depth"].flip(-1))
