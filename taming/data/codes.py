@@ -99,7 +99,8 @@ def read_about(folder: str | Path) -> About:
         about = About(**json.loads(path.read_text(encoding="utf-8")))
         if about.version != VERSION or not about.ends or not about.grids:
             raise ValueError(f"version {about.version}")
-        about.files, about.samples(about.files[-1])
+        if sorted(about.ends) != about.ends:
+            raise ValueError("its ends are in disorder")
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"'{path}' is damaged ({error}); encode anew") from None
     return about

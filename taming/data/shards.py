@@ -18,8 +18,9 @@ from taming.data.folder import ViewParameters
 from taming.data.interface import PictureSet
 from taming.data.layouts import mask_to_tensor, read_mask
 from taming.data.permutation import Order, ShardOrder
-from taming.data.reading import CorruptImage, opened, read_image, to_tensor
+from taming.data.reading import CorruptImage, read_image, to_tensor
 from taming.data.segmentation import read_classes
+from taming.data.shard_captions import MOST_OPEN, ShardCaptions
 from taming.data.shard_index import ShardIndex, changes, index_of
 from taming.data.storage import Reader, Unreachable, expanded
 from taming.data.tar import BLOCK, member_name, role_of
@@ -44,6 +45,8 @@ class Shards(PictureSet):
         keys: what to read beside pictures: segmentation, class, caption; default: all there is.
         classes: of masks, a class list as in SegmentedImages; default: classes.txt beside the
             shards, where there is one.
+        captions: where captions are: in the shards, or in a parquet file beside each, as
+            img2dataset writes them.
         window: training reads from so many shards at a time, in random order; default: from all.
         cache: where the index of the shards goes if it can't lie beside them.
         seed: of the views.
@@ -55,6 +58,7 @@ class Shards(PictureSet):
         view: ViewParameters,
         keys: Annotated[list[Key], Length(0, 3)] | None = None,
         classes: str | None = None,
+        captions: Literal["shards", "parquet"] = "shards",
         window: Count | None = None,
         cache: str = "runs/cache",
         seed: Index = 0,
@@ -65,6 +69,7 @@ class Shards(PictureSet):
         self.lost = self._lost()
         self.keys, self.roles = keys, _roles(self.index, keys)
         self.classes = _classes(classes, self.shards[0])
+        self.tables = ShardCaptions(max(window or 0, MOST_OPEN)) if captions == "parquet" else None
         self.reader = Reader()
 
     def __len__(self) -> int:
@@ -121,16 +126,17 @@ class Shards(PictureSet):
         return item | self._words(index, members)
 
     def _mask(self, member: "Member", size: tuple[int, int]) -> Image.Image:
-        with opened(member, "mask") as file:
-            if file.size != size:
-                raise CorruptImage(
-                    f"'{member}' is {file.width}x{file.height}, but its picture is"
-                    f" {size[0]}x{size[1]}; make them equal"
-                )
-            try:
-                return read_mask(file, self.classes or None)
-            except CorruptImage as error:
-                raise CorruptImage(f"'{member}': {error}") from None
+        try:
+            mask = read_mask(member, self.classes or None)
+        except CorruptImage as error:
+            text = str(error)
+            raise CorruptImage(text if str(member) in text else f"'{member}': {text}") from None
+        if mask.size != size:
+            raise CorruptImage(
+                f"'{member}' is {mask.width}x{mask.height}, but its picture is"
+                f" {size[0]}x{size[1]}; make them equal"
+            )
+        return mask
 
     def _words(self, index: int, members: dict[str, "Member"]) -> dict[str, Any]:
         """Class and caption."""
@@ -138,6 +144,9 @@ class Shards(PictureSet):
         for role in ("class", "caption"):
             if role in members:
                 values[role] = members[role].read().decode(errors="replace").strip()
+        if self.tables is not None:
+            shard = self.shards[self.index.shard(index)]
+            values["caption"] = self.tables.caption(shard, self.name(index))
         label = values.get("class", values.get("label"))
         words: dict[str, Any] = {"class": label, "caption": values.get("caption")}
         words = {key: value for key, value in words.items() if value is not None}

@@ -159,6 +159,7 @@ class Stream:
 
 def _answered(name: str, ask: Callable[[], T]) -> T:
     """What a storage answers, at the latest at the last attempt."""
+    reason = ""
     for attempt in range(ATTEMPTS):
         if attempt:
             time.sleep(PAUSE * 2 ** (attempt - 1))

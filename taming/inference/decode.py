@@ -88,7 +88,7 @@ def _write(model: FirstStage, batch: list[tuple[str, tuple[Tensor, ...]]], out: 
 def _visible(model: Autoencoder, picture: Tensor) -> Tensor:
     if picture.is_floating_point():
         return picture.clamp(-1, 1)
-    return images.colour_labels(picture[None], model.labels)[0]
+    return images.colour_labels(picture[None], model.labels or 256)[0]
 
 
 def _of_folder(folder: Path, model: FirstStage) -> Iterator[tuple[str, tuple[Tensor, ...]]]:

@@ -85,6 +85,25 @@ def test_json_as_img2dataset_writes_it(tmp_path):
     assert (item["class"], item["caption"]) == (3, "lake 3") and "json" not in item
 
 
+def test_captions_in_a_parquet_file_beside_each_shard(tmp_path):
+    pytest.importorskip("pyarrow")
+    import pyarrow
+    from pyarrow import parquet
+
+    files = write_shards(tmp_path, shards=2, samples=3)
+    for number in range(2):
+        keys = [f"{k:05d}" for k in range(number * 3, number * 3 + 3 - number)]
+        table = pyarrow.table({"key": keys, "caption": [f"lake {key}" for key in keys], "url": keys})
+        parquet.write_table(table, tmp_path / f"{number:03d}.parquet")
+    data = pickle.loads(pickle.dumps(Shards(files, 16, captions="parquet")))
+    assert [data[k]["caption"] for k in (4, 0)] == ["lake 00004", "lake 00000"]
+    with pytest.raises(CorruptImage, match="00005 has no caption in the parquet file"):
+        data[5]
+    (tmp_path / "000.parquet").write_bytes(b"x")
+    with pytest.raises(UserError, match="000.parquet' is no parquet file with the columns key"):
+        Shards(files, 16, captions="parquet")[0]
+
+
 def test_the_index_is_made_once_and_goes_with_the_folder(tmp_path, monkeypatch):
     files = write_shards(tmp_path / "a")
     Shards(files, 16)
