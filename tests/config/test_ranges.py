@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import Dataset
@@ -22,7 +23,9 @@ from taming.config.build import declared
 from taming.config.experiment import Experiment
 from taming.config.hints import expectation, fits
 from taming.config.ranges import Length, Range
+from taming.data.codes import About, Rows, write_rows
 from taming.errors import UserError
+from taming.inference.shard import shard
 from tests.conftest import first_stage_plain, paint_pairs
 from tests.data import fakes
 
@@ -87,6 +90,12 @@ def pictures(tmp_path_factory) -> str:
         shutil.copytree(root / "segmentations", root / name)
     for name, make in fakes.SETS.items():
         make(root.parent / name)
+    shard(str(root), root.parent / "Shards", samples=2)
+    about = About("", "", [8], [[2, 2]], [], "", None, "", [3])
+    (root.parent / "Codes").mkdir()
+    about.write(root.parent / "Codes")
+    rows = Rows([np.zeros((3, 1, 2, 2), np.int64)], [], ["a", "b", "c"])
+    write_rows(root.parent / "Codes" / "00000.codes", about, rows)
     return str(root)
 
 
@@ -128,6 +137,10 @@ def example_params(name: str, pictures: str) -> dict:
     own = Path(pictures).parent / name.rpartition(".")[2]
     if "root" in params:
         params |= {"root": str(own) if own.is_dir() else pictures, "view": {"size": 16}}
+    if name == "taming.data.Shards":
+        params |= {"files": f"{own}/*.tar", "view": {"size": 16}}
+    if name == "taming.data.Codes":
+        params["folder"] = str(own)
     for key in ("celebahq", "ffhq"):
         if key in params:
             params[key] = str(own.parent / {"celebahq": "CelebAHQ", "ffhq": "FFHQ"}[key])
