@@ -113,6 +113,8 @@ class Trainer:
         threads: default: what torch chooses
         channels_last: memory layout of pictures, faster for convolutions
         share_forward: first stage: one autoencoder forward for both optimizers; false as published
+        freeze_codes: first stage: only the decoder learns, so that codes, and priors over them,
+            stay what they are
     """
 
     max_steps: Count = 1000
@@ -134,6 +136,7 @@ class Trainer:
     threads: Few | None = None
     channels_last: bool = True
     share_forward: bool = True
+    freeze_codes: bool = False
 
 
 @dataclass
@@ -181,6 +184,31 @@ class Recommendation:
 
 
 @dataclass
+class Objective:
+    """What a prior learns beside the next code (training/objective.py).
+
+    Args:
+        noise_end: share of noise at the end of the training, to which `noise` falls linearly;
+            default: it stays
+        regression: weight of two regressions of code embeddings from hidden states
+        cluster_weight: weight of the cross-entropy of the code's cluster
+        clusters: how many of them
+        random_order: share of batches in which codes are read in random order, at the start
+        random_order_end: the same at the end
+        alignment: strength of contrastive alignment with the condition, instead of all else; for
+            a short run on a trained prior (--from)
+    """
+
+    noise_end: Decay | None = None
+    regression: Weight = 0.0
+    cluster_weight: Weight = 0.0
+    clusters: Count = 128
+    random_order: Share = 0.0
+    random_order_end: Share = 0.0
+    alignment: Weight = 0.0
+
+
+@dataclass
 class Experiment:
     """One run, or what is known of one.
 
@@ -203,6 +231,7 @@ class Experiment:
     logger: Logger = field(default_factory=Logger)
     evaluation: Evaluation = field(default_factory=Evaluation)
     card: Recommendation = field(default_factory=Recommendation)
+    objective: Objective = field(default_factory=Objective)
     noise: Decay = 0.0
     condition_dropout: Decay = 0.0
     seed: Annotated[int, Range(0, 2**32 - 1)] = 23

@@ -6,6 +6,7 @@ Letters: B batch; C, H, W image; D latent width; h, w code grid; K codes in the 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from taming.errors import UserError
 from taming.first_stage.inputs import check_codes, check_divides, check_image, check_latent
 from taming.first_stage.likelihood import Likelihood
+from taming.images import as_images
 
 Codes = tuple[Tensor, ...]
 """One int64 (B, h, w) grid per level, coarse to fine; usually one."""
@@ -128,7 +130,7 @@ class Autoencoder(nn.Module):
         """What the encoder reads, checked. Values are not looked at in training: a step should not
         wait for a GPU, and data sets are checked before.
         """
-        image = check_image(image, self.in_channels, self.last_layer, not self.training)
+        image = check_image(as_images(image), self.in_channels, self.last_layer, not self.training)
         self.grids(*image.shape[-2:])
         return image
 
@@ -159,6 +161,7 @@ class FirstStage(Autoencoder):
     """
 
     quantizer: Quantizer  # of the one latent; a hierarchy has several (vqvae2.py)
+    decoding: tuple[str, ...] = ("decoder", "post_quant_conv")  # parts that codes don't depend on
 
     def __init__(
         self,
@@ -187,8 +190,10 @@ class FirstStage(Autoencoder):
         return self.quantizer.grids(height // self.stride, width // self.stride)
 
     @torch.no_grad()
-    def encode(self, image: Tensor) -> Codes:
-        """The codes of images, without gradient, deterministic, dropout off."""
+    def encode(self, image: Tensor | Any) -> Codes:
+        """The codes of images, without gradient, deterministic, dropout off. A PIL picture, an
+        8-bit array or a path is a batch of one.
+        """
         with evaluating(self):
             return self._quantize(self._input(image)).codes
 
@@ -197,6 +202,22 @@ class FirstStage(Autoencoder):
         W).
         """
         return self._decode(self.embed(codes).to(self.last_layer.dtype))
+
+    def freeze_codes(self) -> None:
+        """From now on only `decoding` learns: the codes of an image stay what they are, and priors
+        over them stay valid.
+        """
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name.split(".")[0] in self.decoding)
+
+    def reconstruction_of(self, codes: Codes) -> Reconstruction:
+        """As `forward` gives it, from codes that are there already; the gradient reaches the
+        decoder.
+        """
+        latent = self.embed(codes).detach().to(self.last_layer.dtype)
+        output = self._output(latent)
+        loss = output.new_zeros((), dtype=torch.float32)
+        return Reconstruction(self._picture(output), output, codes, loss, self.likelihood)
 
     def reconstruct(self, image: Tensor) -> Tensor:
         decoded = self.decode(self.encode(image))

@@ -8,8 +8,15 @@ import torch
 from torch import Tensor
 
 from taming.config.experiment import Experiment
+from taming.errors import UserError
 from taming.first_stage.colour import YCbCr
-from taming.first_stage.interface import Autoencoder, Quantizer, Reconstruction, evaluating
+from taming.first_stage.interface import (
+    Autoencoder,
+    FirstStage,
+    Quantizer,
+    Reconstruction,
+    evaluating,
+)
 from taming.first_stage.losses import FirstStageLoss, VQGANLoss
 from taming.images import IGNORE, colour_labels, montage, psnr
 from taming.training.module import Training, adam
@@ -31,6 +38,13 @@ class FirstStageTraining(Training):
         self.loss = loss
         loss.set_length(experiment.trainer.max_steps)
         loss.set_colour(model.colours)
+        self.frozen = experiment.trainer.freeze_codes
+        if self.frozen:
+            if not isinstance(model, FirstStage):
+                raise UserError(
+                    f"trainer.freeze_codes: a {type(model).__name__} has no codes; leave it out"
+                )
+            model.freeze_codes()
         # In batches from now on: a resumed run may be longer, and its discriminator stays on
         params = (experiment.loss or {}).get("params", {})
         if "adversarial_start" in params and isinstance(loss, VQGANLoss):
@@ -70,7 +84,7 @@ class FirstStageTraining(Training):
         # 1. the autoencoder
         for quantizer in self._quantizers():
             quantizer.set_step(self.batches, self.micro, parts)
-        reconstruction = self.model(image)
+        reconstruction = self._reconstruction(image)
         total, terms = self.loss.autoencoder(
             image, reconstruction, self.model.last_layer, self.batches
         )
@@ -93,6 +107,11 @@ class FirstStageTraining(Training):
             used = sum(len(codes.unique()) for codes in reconstruction.codes)
             terms["used"] = used / sum(self.model.num_codes) * torch.ones(())
         return {"total": total.detach(), **terms}
+
+    def _reconstruction(self, image: Tensor) -> Reconstruction:
+        if self.frozen and isinstance(self.model, FirstStage):
+            return self.model.reconstruction_of(self.model.encode(image))
+        return self.model(image)
 
     @torch.no_grad()
     def _again(self, image: Tensor) -> Tensor:

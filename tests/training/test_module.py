@@ -129,3 +129,28 @@ def test_sharing_the_forward_changes_what_the_discriminator_sees_and_nothing_bef
 
     assert early(rows) == early(others)
     assert (rows == others) == share
+
+
+def test_frozen_codes_stay_while_the_decoder_learns(tmp_path):
+    run.train(experiment_of(first_stage_plain(ema=0.9)), tmp_path / "first")
+    before = load(tmp_path / "first")
+    plain = first_stage_plain(ema=0.9, freeze_codes=True)
+    run.train(experiment_of(plain), tmp_path / "again", start_from=tmp_path / "first")
+    after = load(tmp_path / "again")
+    image = torch.rand(2, 3, 16, 16) * 2 - 1
+    codes = before.encode(image)[0]
+    assert torch.equal(codes, after.encode(image)[0])
+    assert not torch.equal(before.decode((codes,)), after.decode((codes,)))
+    weights = before.state_dict()
+    changed = {name for name, value in after.state_dict().items() if not value.equal(weights[name])}
+    assert changed and {name.split(".")[0] for name in changed} <= {"decoder", "post_quant_conv"}
+
+
+def test_a_model_without_codes_has_none_to_freeze(tmp_path):
+    plain = first_stage_plain(freeze_codes=True)
+    likelihood = {"target": "taming.first_stage.GaussianLikelihood"}
+    params = {"width": 8, "residual_width": 8, "dim": 4, "likelihood": likelihood}
+    plain["model"] = {"target": "taming.first_stage.VAE", "params": params}
+    plain["loss"] = {"target": "taming.first_stage.LikelihoodLoss"}
+    with pytest.raises(UserError, match=r"trainer\.freeze_codes: a VAE has no codes"):
+        run.train(experiment_of(plain), tmp_path / "run")
