@@ -56,7 +56,7 @@ class Edit:
     def plain(self) -> dict[str, Any]:
         return {
             "image": _packed(self.image),
-            "region": _packed(self.region.convert("L").point(lambda value: 255 * (value > 0))),
+            "region": _packed(self.region.convert("L").point([0] + [255] * 255)),
             "seam": self.seam,
         }
 

@@ -4,6 +4,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from taming.second_stage.sampling import Sampling
 from taming.studio.model import StudioModel
 from taming.studio.progress import Progress, Rows
 from taming.studio.requests import Drawing
-from taming.studio.uploads import base64_png
+from taming.studio.uploads import base64_png, png_of_tensor
 from taming.studio.worker import Task
 
 NOWHERE = Path("studio.png")  # where a job's picture would be written; it is sent instead
@@ -54,9 +55,13 @@ class Painter:
         if self.model.kind == "first":
             return
         height, width = self.model.trained_size
-        condition: dict = {"class": 0} if self.model.kind == "class" else {}
-        if self.model.kind == "layout":
-            condition = {"segmentation": base64_png(Image.new("L", (width, height)))}
+        layout = base64_png(Image.new("L", (width, height)))
+        conditions: dict[str, dict] = {
+            "layout": {"segmentation": layout},
+            "class": {"class": 0},
+            "caption": {"caption": ""},
+        }
+        condition = conditions.get(self.model.kind, {})
         self.codes_drawn([0], condition, Sampling.of(size=(height, width), guidance=1.0))
 
     def draw(self, task: Task, drawing: Drawing) -> None:
@@ -74,7 +79,8 @@ class Painter:
         progress, waiting, variation = Progress(task, -(-len(numbers) // together)), [], 0
         for begin in range(0, len(numbers), together):
             part = numbers[begin : begin + together]
-            rows = Rows(task, self.model.second, drawing.size, begin, drawing.edit)
+            show = partial(_show_rows, task, begin)
+            rows = Rows(self.model.second, drawing.size, drawing.edit, show)
             pictures = self.codes_drawn(
                 part,
                 drawing.condition,
@@ -157,6 +163,14 @@ class Painter:
             number=drawn.number,
             seconds=round(time.monotonic() - start, 3),
         )
+
+
+def _show_rows(task: Task, first: int, strip: Tensor, top: int, whole: tuple[int, int]) -> None:
+    """Sends rows of the variations from `first` on."""
+    height, width = whole
+    for index, picture in enumerate(strip):
+        blobs = {"png": png_of_tensor(picture)}
+        task.answer("rows", blobs, index=first + index, top=top, height=height, width=width)
 
 
 def _style_of(drawing: Drawing) -> ColourStyle | None:

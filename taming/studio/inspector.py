@@ -103,9 +103,7 @@ class Inspector:
         for level, count in zip(levels, first.num_codes):
             if not isinstance(level, dict):
                 raise UserError("a level should be an object with rows, columns and codes")
-            rows, columns, numbers = (level.get(key) for key in ("rows", "columns", "codes"))
-            if not _is_grid(rows, columns, numbers):
-                raise UserError("a level's codes should be as many numbers as rows times columns")
+            rows, columns, numbers = _grid_of(level)
             if not all(type(number) is int and 0 <= number < count for number in numbers):
                 raise UserError(f"codes should be whole numbers from 0 to {count - 1}")
             codes.append(torch.tensor(numbers, device=self.model.device).view(1, rows, columns))
@@ -117,8 +115,11 @@ class Inspector:
         return png_of_tensor(picture[0].clamp(-1, 1))
 
 
-def _is_grid(rows: object, columns: object, numbers: object) -> bool:
-    sides = (rows, columns)
-    if not all(type(side) is int and 1 <= side <= INSPECTED_SIDE for side in sides):
-        return False
-    return isinstance(numbers, list) and len(numbers) == rows * columns  # type: ignore[operator]
+def _grid_of(level: dict) -> tuple[int, int, list]:
+    """Rows, columns, and as many codes. Raises UserError for anything else."""
+    rows, columns, numbers = (level.get(key) for key in ("rows", "columns", "codes"))
+    if type(rows) is int and type(columns) is int and isinstance(numbers, list):
+        sides_fit = all(1 <= side <= INSPECTED_SIDE for side in (rows, columns))
+        if sides_fit and len(numbers) == rows * columns:
+            return rows, columns, numbers
+    raise UserError("a level's codes should be as many numbers as rows times columns")

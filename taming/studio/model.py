@@ -7,25 +7,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
+from taming.data.card import Card
 from taming.data.legend import Legend
 from taming.errors import UserError
-from taming.files import file_hash
 from taming.first_stage.interface import Autoencoder, FirstStage
-from taming.formats.load import find_checkpoint, load
-from taming.inference.record import Record
+from taming.formats.load import load
+from taming.inference.record import Record, record_of
 from taming.second_stage.model import SecondStage
 from taming.second_stage.sampling import Sampling
 from taming.studio.limits import LARGEST_AREA, LARGEST_SIDE, SMALLEST_SIDE
 from taming.studio.sketches import sketches_for
 
-LANDSCAPE = (
-    "sky tree ground grass water building mountain foreground unknown snow".split()
-)  # of the model that is shipped, whose file of earlier versions does not say so
-NOT_ASKED = {"size", "seed", "accept", "classifier"}
+WITHOUT_SLIDER = {"size", "seed", "accept", "classifier"}
 """Fields of Sampling that are no setting of a slider."""
-GUIDANCE, TOP_P = 3.0, 0.9
-"""What looks best, where the prior knows the null condition (docs/sampling.md)."""
+KINDS = {"segmentation": "layout", "class": "class", "caption": "caption"}
+"""What is asked of a person for each entry of a condition."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +33,9 @@ class StudioModel:
     Args:
         name: as the user named it.
         model: a second stage, or a first stage alone.
-        kind: "layout", "class", "none", or "first" for a first stage alone.
+        kind: "layout", "class", "caption", "none", or "first" for a first stage alone.
         legend: labels with names and colours, where layouts are painted.
-        classes: how many, where classes are chosen.
+        classes: their names, where classes are chosen.
         record: what all pictures of this checkpoint have in common.
     """
 
@@ -45,7 +43,7 @@ class StudioModel:
     model: SecondStage | Autoencoder
     kind: str
     legend: Legend | None
-    classes: int | None
+    classes: tuple[str, ...]
     record: Record
 
     @property
@@ -88,11 +86,8 @@ class StudioModel:
 
     def defaults(self) -> dict[str, Any]:
         """The settings that a new tab has."""
-        sampling = Sampling()
-        settings = {field.name: getattr(sampling, field.name) for field in asked()}
-        if self._knows_null():
-            settings |= {"guidance": GUIDANCE, "top_p": TOP_P}
-        return settings
+        sampling = _card(self.model).settings()
+        return {field.name: getattr(sampling, field.name) for field in slider_fields()}
 
     def _knows_null(self) -> bool:
         if self.kind in ("first", "none"):
@@ -114,7 +109,7 @@ class StudioModel:
             "labels": [
                 {"name": name, "colour": list(colour)} for name, colour in zip(names, colours)
             ],
-            "classes": self.classes,
+            "classes": list(self.classes),
             "trained": [width, height],
             "smallest": self.smallest_side,
             "largest": [LARGEST_SIDE, LARGEST_AREA],
@@ -122,19 +117,19 @@ class StudioModel:
             "sketches": sketches_for(names),
             "settings": self.defaults(),
             "guidance": self._knows_null(),
-            "fields": [_description(field) for field in asked()],
+            "fields": [_description(field) for field in slider_fields()],
             "codes": list(self.first.num_codes) if isinstance(self.first, FirstStage) else [],
             "stride": self.first.stride,
         }
 
 
-def asked() -> list[dataclasses.Field]:
+def slider_fields() -> list[dataclasses.Field]:
     """The fields of Sampling that a page has a slider for."""
     hints = typing.get_type_hints(Sampling)
     return [
         field
         for field in dataclasses.fields(Sampling)
-        if field.name not in NOT_ASKED and _number_type(hints[field.name]) is not None
+        if field.name not in WITHOUT_SLIDER and _number_type(hints[field.name]) is not None
     ]
 
 
@@ -162,34 +157,41 @@ def load_model(
     """
     model = load(checkpoint, config, allow=allow)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    record = Record(
-        checkpoint,
-        file_hash(find_checkpoint(checkpoint)),
-        Sampling(),
-        (config, file_hash(config)) if config else None,
-        device=device.type,
-    )
+    record = record_of(checkpoint, config, None, device.type, Sampling())
     model.to(device)
     if isinstance(model, Autoencoder):
-        legend = _legend_of(model, checkpoint) if model.key == "segmentation" else None
-        return StudioModel(checkpoint, model, "first", legend, None, record)
+        legend = _legend_of(model, model) if model.key == "segmentation" else None
+        return StudioModel(checkpoint, model, "first", legend, (), record)
     if not isinstance(model, SecondStage):
         raise UserError(
             f"'{checkpoint}' is a {type(model).__name__}; give the run of a first or a second stage"
         )
-    key = model.conditioner.key
-    kinds = {"segmentation": "layout", "class": "class", None: "none"}
-    if key not in kinds:
+    keys = model.conditioner.keys
+    kind = next((KINDS[key] for key in KINDS if key in keys), "none")
+    if keys and kind == "none":
         raise UserError(
-            f"'{checkpoint}' is conditioned on '{key}', which is not painted; use taming sample"
+            f"'{checkpoint}' is conditioned on '{keys[0]}', which is not painted; use taming sample"
         )
-    legend = _legend_of(model.conditioner.tokenizer, checkpoint) if kinds[key] == "layout" else None
-    classes = getattr(model.conditioner, "classes", None) if kinds[key] == "class" else None
-    return StudioModel(checkpoint, model, kinds[key], legend, classes, record)
+    legend = _legend_of(model, model.conditioner.tokenizer) if kind == "layout" else None
+    classes = _classes_of(model) if kind == "class" else ()
+    return StudioModel(checkpoint, model, kind, legend, classes, record)
 
 
-def _legend_of(tokenizer: Autoencoder | None, checkpoint: str) -> Legend:
-    count = tokenizer.labels if tokenizer is not None else None
-    if count is None:
-        raise UserError(f"'{checkpoint}' does not say how many labels its layouts have")
-    return Legend.of(LANDSCAPE if count == len(LANDSCAPE) else count)
+def _card(model: nn.Module) -> Card:
+    card = getattr(model, "card", None)
+    return card if isinstance(card, Card) else Card()
+
+
+def _legend_of(model: SecondStage | Autoencoder, tokenizer: Autoencoder | None) -> Legend:
+    legend = _card(model).legend(None if tokenizer is None else tokenizer.labels)
+    if legend is None:
+        raise UserError("this model does not say how many labels its layouts have")
+    return legend
+
+
+def _classes_of(model: SecondStage) -> tuple[str, ...]:
+    """Their names, where the card has them, else their numbers."""
+    (part, *_) = model.conditioner.parts(model.trained_size)
+    names = _card(model).classes
+    count = part.vocabulary
+    return names if len(names) == count else tuple(f"class {i}" for i in range(count))

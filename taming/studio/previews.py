@@ -5,6 +5,7 @@ that the prior was trained on. Where little has changed since the last one, only
 import math
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,11 +18,14 @@ from taming.second_stage.sampling import Sampling
 from taming.studio.drawing import Painter
 from taming.studio.limits import PREVIEW_SECONDS
 from taming.studio.model import StudioModel
+from taming.studio.progress import Rows
 from taming.studio.requests import Drawing
 from taming.studio.uploads import base64_png, png_of_tensor
 from taming.studio.worker import Task
 
-FEWEST_CODES = 4  # to a side of a first preview
+FEWEST_CODES = 8  # to a side of a first preview that is worth looking at
+ROWS_SECONDS = 0.1  # between two strips of a preview
+SEAM = 2  # pixels
 
 
 @dataclass(frozen=True)
@@ -47,69 +51,59 @@ class Previewer:
     """
 
     def __init__(self, painter: Painter):
-        self.painter = painter
+        self.painter, self.start = painter, 0.0
 
     def preview(self, task: Task, drawing: Drawing, last: Preview | None) -> Preview:
-        """Sends one or two previews, and returns the better one."""
-        start = time.monotonic()
+        """Sends previews, rows first, and returns the last one.
+
+        What has changed since the last preview is drawn into it. Where there is none to draw into,
+        a smaller one comes before, if it has enough codes to be worth looking at.
+        """
+        self.start = time.monotonic()
         model = self.painter.model
         size = preview_size(model, drawing.size)
         sampling = replace(drawing.sampling, size=size)
         labels = _smaller(drawing.labels, size)
-        budget = PREVIEW_SECONDS / self.painter.seconds_per_code
         region = _changed(last, labels, sampling, model.second.multiple)
-        if region is not None and region.any():
-            if region.sum() / model.first.stride**2 <= budget:
-                return self._changed_part(task, last, labels, sampling, region, start)
-        elif region is not None and last is not None:
-            self._send(task, last.picture, "fine", start)
-            return last
-        if labels.size / model.first.stride**2 > budget:
-            small = first_size(model, size, budget)
-            self._draw(task, _smaller(drawing.labels, small), sampling, small, "quick", start)
-        picture = self._draw(task, labels, sampling, size, "fine", start)
-        return Preview(labels, picture, sampling)
+        if last is not None and region is not None:
+            if not region.any():
+                self._send(task, last.picture[None], 0, size, stage="done")
+                return last
+            marked = Image.fromarray(region.astype(np.uint8) * 255)
+            edit = Edit(to_pil(last.picture), marked, SEAM)
+            return Preview(labels, self._draw(task, labels, sampling, edit), sampling)
+        first = first_size(model, size, PREVIEW_SECONDS / self.painter.seconds_per_code)
+        if first != size and min(first) >= FEWEST_CODES * model.first.stride:
+            self._draw(task, _smaller(drawing.labels, first), replace(sampling, size=first))
+        return Preview(labels, self._draw(task, labels, sampling), sampling)
 
     def _draw(
-        self,
-        task: Task,
-        labels: np.ndarray,
-        sampling: Sampling,
-        size: tuple[int, int],
-        stage: str,
-        start: float,
-        edit: Edit | None = None,
+        self, task: Task, labels: np.ndarray, sampling: Sampling, edit: Edit | None = None
     ) -> Tensor:
+        """A picture (3, H, W), whose rows are sent as they come, and then all of it."""
+        assert sampling.size is not None
         condition = {"segmentation": base64_png(Image.fromarray(labels))}
-        sampling = replace(sampling, size=size)
-        drawn = self.painter.codes_drawn(
-            [0], condition, sampling, edit, on_step=lambda *_: task.checkpoint()
+        show = partial(self._send, task)
+        rows = Rows(self.painter.model.second, sampling.size, edit, show, ROWS_SECONDS)
+        pictures = self.painter.codes_drawn(
+            [0], condition, sampling, edit, rows, lambda *_: task.checkpoint()
         )
-        picture = (drawn if edit is None else edit.paste(drawn))[0]
-        self._send(task, picture, stage, start)
-        return picture
+        pictures = pictures if edit is None else edit.paste(pictures)
+        self._send(task, pictures, 0, sampling.size, stage="done")
+        return pictures[0]
 
-    def _changed_part(
-        self,
-        task: Task,
-        last: Preview | None,
-        labels: np.ndarray,
-        sampling: Sampling,
-        region: np.ndarray,
-        start: float,
-    ) -> Preview:
-        assert last is not None and sampling.size is not None
-        marked = Image.fromarray(region.astype(np.uint8) * 255)
-        edit = Edit(to_pil(last.picture), marked, seam=2)
-        picture = self._draw(task, labels, sampling, sampling.size, "fine", start, edit)
-        return Preview(labels, picture, sampling)
-
-    def _send(self, task: Task, picture: Tensor, stage: str, start: float) -> None:
+    def _send(
+        self, task: Task, strip: Tensor, top: int, size: tuple[int, int], stage: str = "rows"
+    ) -> None:
+        """Rows of a preview of this size, from `top` on."""
         task.answer(
             "preview",
-            {"png": png_of_tensor(picture)},
+            {"png": png_of_tensor(strip[0])},
             stage=stage,
-            seconds=round(time.monotonic() - start, 3),
+            top=top,
+            height=size[0],
+            width=size[1],
+            seconds=round(time.monotonic() - self.start, 3),
         )
 
 
@@ -125,11 +119,8 @@ def first_size(model: StudioModel, size: tuple[int, int], budget: float) -> tupl
     """Of the same shape, with so few codes that they are drawn in time."""
     multiple, stride = model.second.multiple, model.first.stride
     scale = math.sqrt(min(1.0, budget / (size[0] * size[1] / stride**2)))
-    smallest = max(multiple, FEWEST_CODES * stride)
-    height, width = (
-        min(side, max(smallest, int(side * scale / multiple) * multiple)) for side in size
-    )
-    return height, width
+    height, width = (max(multiple, int(side * scale / multiple) * multiple) for side in size)
+    return min(height, size[0]), min(width, size[1])
 
 
 def _smaller(labels: np.ndarray | None, size: tuple[int, int]) -> np.ndarray:

@@ -1,13 +1,15 @@
 """What a page hears while a picture is drawn: how far it is, and the rows that are there."""
 
 import time
+from collections.abc import Callable
 
 from torch import Tensor
 
-from taming.first_stage.interface import Codes
+from taming.first_stage.interface import Codes, FirstStage
 from taming.inference.edit import Edit
+from taming.second_stage.cascade import Cascade
 from taming.second_stage.model import SecondStage
-from taming.studio.uploads import png_of_tensor
+from taming.second_stage.window import decode_tiled
 from taming.studio.worker import Task
 
 INTERVAL = 0.25  # seconds between two words on how far it is
@@ -38,47 +40,72 @@ class Progress:
         self.task.answer("progress", share=share, seconds_left=seconds)
 
 
+Strip = Callable[[Tensor, int, tuple[int, int]], None]
+"""Takes rows (B, 3, h, W) of pictures, where they begin, and the size of the whole (H, W)."""
+
+
 class Rows:
-    """Sends rows of a picture as they are drawn. Handed to the sampler as `on_row`.
+    """Decodes rows of pictures as they are drawn. Handed to the sampler as `on_row`.
+
+    Of a cascade the scene and each level but the last are shown, too, smaller than the picture.
 
     Args:
-        task: whose answers these are.
-        model: what decodes.
+        model: what draws.
         size: of the picture, (H, W).
-        first: the number of the batch's first picture among the variations.
         edit: what stays.
+        show: takes the rows.
+        interval: seconds between two strips, at least.
     """
 
     def __init__(
-        self, task: Task, model: SecondStage, size: tuple[int, int], first: int, edit: Edit | None
+        self,
+        model: SecondStage,
+        size: tuple[int, int],
+        edit: Edit | None,
+        show: Strip,
+        interval: float = INTERVAL,
     ):
-        self.task, self.model, self.size, self.first, self.edit = task, model, size, first, edit
-        self.shown, self.last, self.cost = 0, time.monotonic(), 0.0
+        self.model, self.size, self.edit, self.show = model, size, edit, show
+        self.interval, self.rows = interval, 0
+        self.grid: tuple[int, int] | None = None  # of the scene or level that is being drawn
+        self.tokenizer = model.first_stage
+        self.last, self.cost = time.monotonic(), 0.0
 
     def __call__(self, codes: Codes, rows: int) -> None:
-        self.task.checkpoint()
-        start = time.monotonic()
-        if start - self.last < max(INTERVAL, self.cost / ROWS_SHARE):
+        start, grid = time.monotonic(), (codes[-1].shape[1], codes[-1].shape[2])
+        if grid != self.grid:
+            self.tokenizer = self._tokenizer()
+            self.grid, self.rows = grid, 0
+        elif start - self.last < max(self.interval, self.cost / ROWS_SHARE) or rows <= self.rows:
             return
-        stride = self.model.first_stage.stride
-        top, end = self.shown * stride, min(rows * stride, self.size[0])
-        if end <= top:
+        stride = self.tokenizer.stride
+        whole = (grid[0] * stride, grid[1] * stride)
+        is_last = whole[0] >= self.size[0] and whole[1] >= self.size[1]
+        if (rows == grid[0] and is_last) or (self.edit is not None and not is_last):
             return
-        strip = self._decoded(codes, rows)[..., : end - top, : self.size[1]].cpu()
+        top = self.rows * stride
+        strip = self._decoded(codes, rows).cpu()
+        if is_last:
+            whole = self.size
+            strip = strip[..., : self.size[0] - top, : self.size[1]]
         if self.edit is not None:
-            strip = self.edit.strip(top, end).paste(strip)
-        for index, picture in enumerate(strip):
-            self.task.answer(
-                "rows", {"png": png_of_tensor(picture)}, index=self.first + index, top=top
-            )
-        self.shown, self.last = rows, time.monotonic()
+            strip = self.edit.strip(top, top + strip.shape[-2]).paste(strip)
+        self.show(strip, top, whole)
+        self.rows, self.last = rows, time.monotonic()
         self.cost = self.last - start
+
+    def _tokenizer(self) -> FirstStage:
+        """What decodes the codes that come now: of a cascade's levels another than of its scene."""
+        if isinstance(self.model, Cascade) and self.grid is not None:
+            return self.model.tokenizer
+        return self.model.first_stage
 
     def _decoded(self, codes: Codes, rows: int) -> Tensor:
         """The pixels of the rows of the grid that were not shown yet."""
-        stride = self.model.first_stage.stride
+        stride, finest = self.tokenizer.stride, codes[-1]
         if len(codes) > 1:  # grids of several sizes: all of it
-            return self.model.decode(codes)[..., self.shown * stride : rows * stride, :]
-        above = max(0, self.shown - ROWS_MARGIN)
-        strip = self.model.decode((codes[0][:, above:rows].contiguous(),))
-        return strip[..., (self.shown - above) * stride :, :]
+            whole = self.tokenizer.decode(codes)
+            return whole[..., self.rows * stride : rows * stride, :].clamp(-1, 1)
+        above = max(0, self.rows - ROWS_MARGIN)
+        strip = decode_tiled(self.tokenizer, (finest[:, above:rows].contiguous(),))
+        return strip[..., (self.rows - above) * stride :, :].clamp(-1, 1)

@@ -11,11 +11,12 @@ from taming.inference.edit import Edit
 from taming.inference.paste import WIDEST
 from taming.second_stage.sampling import Sampling
 from taming.studio.limits import CANDIDATES, VARIATIONS
-from taming.studio.model import StudioModel, asked
+from taming.studio.model import StudioModel, slider_fields
 from taming.studio.protocol import Frame
 from taming.studio.uploads import base64_png, labels_of, read_picture
 
 LARGEST_ID = 2**53  # whole numbers that JavaScript has
+LONGEST_TEXT = 1000
 ENVELOPE = {"do", "id"}
 
 
@@ -42,6 +43,12 @@ class Fields:
         value = self._value(name, None)
         if not isinstance(value, str) or value not in options:
             raise UserError(f"{name} {value!r:.40} is none of {', '.join(options) or 'nothing'}")
+        return value
+
+    def text(self, name: str) -> str:
+        value = self._value(name, "")
+        if not isinstance(value, str) or len(value) > LONGEST_TEXT or "\0" in value:
+            raise UserError(f"{name} should be a text of at most {LONGEST_TEXT} characters")
         return value
 
     def mapping(self, name: str) -> dict[str, Any]:
@@ -137,7 +144,7 @@ def read_drawing(frame: Frame, model: StudioModel) -> Drawing:
 def read_sampling(fields: Fields, size: tuple[int, int]) -> Sampling:
     """Of all settings, those that a page has a slider for."""
     settings = fields.mapping("settings")
-    names = [field.name for field in asked()]
+    names = [field.name for field in slider_fields()]
     for name in settings:
         if name not in names:
             raise UserError(f"there is no setting '{name:.40}'{did_you_mean(name, names)}")
@@ -155,7 +162,9 @@ def read_condition(
         labels = labels_of(fields.blob("layout"), *size, len(model.legend.names))
         return {"segmentation": base64_png(Image.fromarray(labels))}, labels
     if model.kind == "class":
-        return {"class": fields.whole("class", 0, (model.classes or 1) - 1, 0)}, None
+        return {"class": fields.whole("class", 0, len(model.classes) - 1, 0)}, None
+    if model.kind == "caption":
+        return {"caption": fields.text("caption")}, None
     return {}, None
 
 

@@ -12,13 +12,14 @@ from PIL import Image
 from websockets.sync.client import connect
 
 from taming import config
+from taming.data.card import Card
 from taming.formats.content import Content
 from taming.formats.ours import save_safetensors
 from taming.studio.model import load_model
 from taming.studio.protocol import Frame, pack, unpack
 from taming.studio.serve import Studio
 
-LABELS = 10
+NAMES = tuple("sky tree ground grass water building mountain foreground unknown snow".split())
 
 
 def _quantizer(codes: int) -> dict:
@@ -39,7 +40,12 @@ def plain_model(kind: str) -> dict:
         return {"model": first}
     masks = {
         "target": "taming.first_stage.MaskVQGAN",
-        "params": {**net, "labels": LABELS, "multipliers": [1, 1, 2], "quantizer": _quantizer(8)},
+        "params": {
+            **net,
+            "labels": len(NAMES),
+            "multipliers": [1, 1, 2],
+            "quantizer": _quantizer(8),
+        },
     }
     conditioner = {
         "layout": {"target": "taming.second_stage.EncodedImage", "params": {"first_stage": masks}},
@@ -64,7 +70,10 @@ def save_model(kind: str, folder: Path) -> Path:
             parameter.add_(0.2 * torch.randn_like(parameter))
     path = folder / f"{kind}.safetensors"
     stage = "first" if kind == "first" else "second"
-    content = Content(stage, config.to_plain(experiment), model.state_dict(), 0, {})
+    names = () if kind == "first" else NAMES
+    content = Content(
+        stage, config.to_plain(experiment), model.state_dict(), 0, {}, card=Card(labels=names)
+    )
     save_safetensors(str(path), content)
     return path
 

@@ -69,14 +69,21 @@ def test_a_style_moves_colours_and_is_repeated(client, tmp_path):
 
 def test_previews_come_small_and_keep_what_has_not_changed(client):
     first = client.ask("preview", {"layout": layout(32, 32).tobytes()}, height=32, width=32)
-    before = [frame for frame in first if frame.header["event"] == "preview"][-1]
-    assert before.header["stage"] == "fine" and pixels(before.blobs["png"]).shape == (16, 16, 3)
+    before = done(first)
+    assert pixels(before.blobs["png"]).shape == (16, 16, 3)
     changed = layout(32, 32)
     changed[24:, 24:] = 1
     second = client.ask("preview", {"layout": changed.tobytes()}, height=32, width=32)
-    after = one(second, "preview")
+    after = done(second)
     same = (pixels(before.blobs["png"]) == pixels(after.blobs["png"])).all(axis=-1)
     assert same[:8].all() and same[:, :6].all()
+
+
+def done(frames):
+    """The last preview of a request."""
+    previews = [frame for frame in frames if frame.header["event"] == "preview"]
+    assert previews[-1].header["stage"] == "done" and previews[-1].header["top"] == 0
+    return previews[-1]
 
 
 def test_layouts_in_and_out(client):

@@ -14,7 +14,7 @@ const SIZES = [[64, 64], [96, 64], [128, 128], [192, 128], [256, 256], [384, 256
   [768, 512], [1024, 680], [1280, 832]];
 
 const state = {tool: "brush", selecting: false, label: 0, ground: 0, size: 10, mirror: false,
-  colours: new Uint32Array(), class: 0};
+  colours: new Uint32Array(), class: 0, number: 0};
 const layout = new Layout(64, 64);
 const pictures = {history: [], current: null, base: null};
 let model = null, settings = null, easels = null, inspector = null;
@@ -123,17 +123,17 @@ function choose(label) {
 }
 
 function buildClasses() {
+  if (model.kind === "caption") {
+    show("classes", true);
+    const caption = element("input", {id: "caption", type: "text", maxLength: 1000});
+    $("classes").append(element("label", {}, "Caption ", caption));
+  }
   if (model.kind !== "class") return;
   show("classes", true);
-  const input = element("input", {id: "class", type: "number", min: 0, max: model.classes - 1, value: 0});
-  input.onchange = () => { state.class = Number(input.value); };
-  $("classes").append(element("label", {}, "Class ", input));
-  if (model.classes > 24) return;
-  for (let i = 0; i < model.classes; i++) {
-    const button = element("button", {type: "button", textContent: i});
-    button.onclick = () => { input.value = state.class = i; };
-    $("classes").append(button);
-  }
+  const choice = element("select", {id: "class"});
+  choice.append(...model.classes.map((name, i) => element("option", {value: i, textContent: name})));
+  choice.onchange = () => { state.class = Number(choice.value); };
+  $("classes").append(element("label", {}, "Class ", choice));
 }
 
 function buildSizes() {
@@ -250,22 +250,15 @@ function askPreview() {
     const started = performance.now();
     preview = connection.ask("preview", {...canvasSize(), seed: settings.seed, settings: settings.values},
       {layout: layout.labels.data}, {
-        preview: ({stage}, {png}) => {
-          document.body.dataset.preview = `${stage} ${Math.round(performance.now() - started)}`;
-          showPreview(png);
+        preview: async (answer, {png}) => {
+          if (drawing) return;
+          await drawRows($("picture"), answer, png);
+          badge("preview");
+          document.body.dataset.preview = `${answer.stage} ${Math.round(performance.now() - started)}`;
         },
         ended: () => { preview = null; },
       });
   }, PREVIEW_DELAY);
-}
-
-async function showPreview(png) {
-  if (drawing) return;
-  const bitmap = await createImageBitmap(new Blob([png], {type: "image/png"}));
-  const canvas = $("picture"), context = canvas.getContext("2d");
-  context.imageSmoothingQuality = "high";
-  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
-  badge("preview");
 }
 
 function badge(words) {
@@ -282,10 +275,12 @@ function draw({count = 1, region = null} = {}) {
   stopPreview();
   say("");
   const seed = settings.nextSeed(), values = settings.values, size = canvasSize();
-  const header = {...size, seed, settings: values, count, number: 0};
+  if ($("new-seed").checked) state.number = 0;
+  const header = {...size, seed, settings: values, count, number: count > 1 ? 0 : state.number};
   const blobs = {};
   if (model.kind === "layout") blobs.layout = layout.labels.data.slice();
   if (model.kind === "class") header.class = state.class;
+  if (model.kind === "caption") header.caption = $("caption").value;
   if (style) {
     Object.assign(header, {strength: Number($("strength").value),
       candidates: Number($("candidates").value)});
@@ -297,23 +292,29 @@ function draw({count = 1, region = null} = {}) {
     header.seam = Number($("seam").value);
   }
   const canvases = prepareCanvases(count, size, base);
-  const details = {values: {...values, seed}, labels: blobs.layout ?? null, size};
+  const details = {values: {...values, seed, number: header.number}, labels: blobs.layout ?? null, size};
   drawing = connection.ask("draw", header, blobs, {
     queued: ({position}) => progress(0, `${position} before this one`),
     progress: ({share, seconds_left: left}) => progress(share, remaining(left)),
-    rows: async ({index, top}, {png}) => {
-      const bitmap = await createImageBitmap(new Blob([png], {type: "image/png"}));
-      canvases[index].getContext("2d").drawImage(bitmap, 0, top);
-    },
+    rows: (answer, {png}) => drawRows(canvases[answer.index], answer, png),
     picture: ({index, number, seconds}, {png}) => {
       const title = `seed ${seed}${number ? `, variation ${number}` : ""}`;
       document.body.dataset.seconds = seconds;
-      takePicture(new Blob([png], {type: "image/png"}), {...details, title, number},
+      const drawn = {...details, title, values: {...details.values, number}};
+      takePicture(new Blob([png], {type: "image/png"}), drawn,
         count > 1 ? canvases[index] : null, count === 1);
     },
     ended: finish,
   });
   progress(0, "");
+}
+
+// Rows of a picture, which may be smaller than the canvas, as a cascade's first levels are
+async function drawRows(canvas, {top, width, height}, png) {
+  const bitmap = await createImageBitmap(new Blob([png], {type: "image/png"}));
+  const context = canvas.getContext("2d"), scale = canvas.height / height;
+  context.imageSmoothingQuality = "high";
+  context.drawImage(bitmap, 0, top * scale, canvas.width, bitmap.height * scale);
 }
 
 function remaining(seconds) {
@@ -322,8 +323,8 @@ function remaining(seconds) {
 }
 
 function prepareCanvases(count, {width, height}, base) {
-  badge("drawing");
   const several = count > 1;
+  badge(several ? "" : "drawing");
   show("variations", several);
   if (!several) {
     const canvas = $("picture");
@@ -366,8 +367,8 @@ async function takePicture(blob, details, canvas = null, choosing = true) {
 }
 
 function addToHistory(picture) {
-  const image = element("img", {src: URL.createObjectURL(picture.blob), alt: picture.title});
-  const button = element("button", {type: "button", title: picture.title}, image, picture.title);
+  const image = element("img", {src: URL.createObjectURL(picture.blob), alt: ""});
+  const button = element("button", {type: "button"}, image, picture.title);
   button.onclick = () => { returnTo(picture); };
   picture.button = button;
   $("history").prepend(element("li", {}, button));
@@ -402,6 +403,7 @@ function returnTo(picture) {
   }
   settings.write(picture.settings);
   if (picture.settings.seed !== undefined) settings.seed = picture.settings.seed;
+  state.number = picture.settings.number ?? 0;
   use(picture);
 }
 
@@ -522,6 +524,7 @@ $("layout-file").onchange = (event) => upload(event.target, "layout");
 $("photograph-file").onchange = (event) => upload(event.target, "photograph");
 $("style-file").onchange = (event) => chosen(event.target, async (file) => setStyle(await bytesOf(file)));
 $("project-file").onchange = (event) => chosen(event.target, openProject);
+$("seed").addEventListener("change", () => { state.number = 0; });
 for (const id of ["follow", "variety", "seed"]) $(id).addEventListener("change", askPreview);
 document.addEventListener("keydown", (event) => {
   if (!(event.ctrlKey || event.metaKey)) return;
