@@ -204,7 +204,11 @@ READERS: dict[str, Callable[[Any], dict[str, Any]]] = {
 
 def batch_of(model: SecondStage, condition: dict[str, Any], sampling: Sampling) -> dict[str, Any]:
     """The batch of one for what a PNG holds of its condition."""
-    batch = entry_batch(model, condition, sampling)
+    size = sampling.size
+    if size is None and "segmentation" in condition:
+        width, height = unpacked_mask(condition["segmentation"]).size
+        size = (height, width)
+    batch = entry_batch(model, condition, size)
     if "segmentation" in condition:
         mask = mask_to_tensor(unpacked_mask(condition["segmentation"]))[None]
         batch["segmentation"] = mask

@@ -21,10 +21,9 @@ from taming.data.views import View
 from taming.errors import UserError, did_you_mean
 from taming.files import file_hash
 from taming.inference.boxes import objects_of, read_box_file
-from taming.second_stage.conditioners import Boxes, Edges
+from taming.second_stage.conditioners import Boxes, Edges, LowResolution
 from taming.second_stage.interface import Conditioner
 from taming.second_stage.model import SecondStage
-from taming.second_stage.sampling import Sampling
 
 Condition = dict[str, Any]
 Named = list[tuple[str, Condition]]
@@ -171,18 +170,24 @@ def record_keys(conditioner: Conditioner) -> set[str]:
     return keys
 
 
-def entry_batch(model: SecondStage, condition: Condition, sampling: Sampling) -> dict[str, Any]:
-    """The entries of a batch of one for what a PNG holds of them."""
+def entry_batch(
+    model: SecondStage, condition: Condition, size: tuple[int, int] | None
+) -> dict[str, Any]:
+    """The entries of a batch of one for what a PNG holds of them.
+
+    Args:
+        size: (H, W) of the picture to draw; None: what the prior was trained on, but for a small
+            picture, which says itself how large its enlargement is.
+    """
     batch: dict[str, Any] = {}
-    size = sampling.size or model.trained_size
     if "caption" in condition:
         batch["caption"] = [condition["caption"]]
     if "boxes" in condition:
         batch["boxes"] = _boxes(model.conditioner, condition["boxes"])
     for key, file in condition.get("pictures", {}).items():
-        batch[key] = _picture(model, key, Path(file[0]), sampling)
+        batch[key] = _picture(model, key, Path(file[0]), size)
     if "coordinates" in model.conditioner.keys:
-        batch["coordinates"] = coordinates(size)[None]
+        batch["coordinates"] = coordinates(size or model.trained_size)[None]
     return batch
 
 
@@ -195,12 +200,14 @@ def _boxes(conditioner: Conditioner, rows: Sequence[Sequence[float]]) -> Tensor:
     return box_rows(objects_of(rows, (), "boxes"), slots, False)[None]
 
 
-def _picture(model: SecondStage, key: str, path: Path, sampling: Sampling) -> Tensor:
+def _picture(model: SecondStage, key: str, path: Path, size: tuple[int, int] | None) -> Tensor:
     """(1, C, H, W) of the size that the samples get."""
-    size = sampling.size or model.trained_size
     if key == "low_resolution":
-        return to_tensor(read_image(path))[None]
-    view = View(size, flip=False, upscale=True)
+        if size is None:
+            return to_tensor(read_image(path))[None]
+        factor = next(m.factor for m in model.conditioner.modules() if isinstance(m, LowResolution))
+        size = (max(1, size[0] // factor), max(1, size[1] // factor))
+    view = View(size or model.trained_size, flip=False, upscale=True)
     if key == "depth":
         depth = read_depth(path)
         box, flipped = view.box(*depth.size, 0, None, str(path))
