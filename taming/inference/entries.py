@@ -89,12 +89,12 @@ def key_of_images(conditioner: Conditioner) -> str:
     return next((key for key in conditioner.keys if key in OTHERS), "image")
 
 
-def check_flags(conditioner: Conditioner, given: Sequence[str]) -> None:
+def check_flags(conditioner: Conditioner, entries: Sequence[str]) -> None:
     """Raises UserError where flags are there for entries that the prior does not read, or none for
     those that it does. Of two conditions one is enough.
     """
     needed = [key for key in conditioner.keys if key not in DERIVED]
-    if set(given) <= set(needed) and (given or not needed):
+    if set(entries) <= set(needed) and (entries or not needed):
         return
     flags = [FLAGS.get(key, "--images DIR") for key in needed]
     what = f"is conditioned on {' and '.join(map(repr, conditioner.keys))}"
@@ -102,7 +102,7 @@ def check_flags(conditioner: Conditioner, given: Sequence[str]) -> None:
         what, flags = "has no condition", ["no flag for one"]
     raise UserError(
         f"this prior {what}, so it takes {' and '.join(flags)}; this command has"
-        f" {' and '.join(FLAGS.get(key, key) for key in given) or 'no condition'}"
+        f" {' and '.join(FLAGS.get(key, key) for key in entries) or 'no condition'}"
     )
 
 

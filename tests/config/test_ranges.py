@@ -70,6 +70,10 @@ PARAMS: dict[str, dict] = {
     "MultiScaleQuantizer": {"num_codes": 8, "dim": 4, "scales": [1, 2]},
     "RemappedQuantizer": {"quantizer": QUANTIZER, "used": 4},
     "SecondStage": {"first_stage": VQVAE, "conditioner": UNCONDITIONAL, "prior": GPT, "size": 16},
+    "Together": {
+        "first": node("second_stage.ClassLabel", classes=3),
+        "second": node("second_stage.Boxes", objects=2, vocabulary=16),
+    },
     "VQGAN": {"channels": 32, "multipliers": [1], "quantizer": QUANTIZER},
     "VQGANLoss": {"perceptual": "none"},
     "VQVAE2": {"width": 8, "residual_width": 8, "quantizers": [QUANTIZER, QUANTIZER]},
