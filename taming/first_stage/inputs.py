@@ -178,6 +178,8 @@ def _span(values: Tensor) -> tuple[float, float]:
 def _check_tensor(value: Any, expected: str) -> None:
     if not isinstance(value, Tensor):
         raise UserError(f"{expected}, not a {type(value).__module__}.{type(value).__name__}")
+    if value.is_nested or value.layout is not torch.strided:
+        raise UserError(f"{expected}, not a nested or sparse one; make it dense")
 
 
 def _check_device(value: Tensor, weight: Tensor, name: str) -> None:

@@ -10,6 +10,7 @@ from taming.config.sampling import Sampling
 from taming.errors import UserError
 from taming.first_stage.interface import evaluating
 from taming.second_stage.filters import combined, draw, filter_logits, guiding
+from taming.second_stage.gpt import GPT
 from taming.second_stage.interface import Condition, Conditioner, Decoder, Part, Prior, describe
 from taming.second_stage.masked import MaskedPrior
 from taming.second_stage.parallel import sample_parallel
@@ -30,13 +31,14 @@ def sample(
     crop: Callable | None = None,
     on_row: Callable[[Tensor, int], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
+    order: Tensor | None = None,
     **changes: Any,
 ) -> Tensor:
     """Codes (B, h, w) drawn from the prior in the order that it reads them; on grids larger than it
     was trained on, through a window (see window.py).
 
     A prior sees what was read before: known codes after the one being drawn stay, but do not
-    influence it.
+    influence it, unless `order` has them first, or many codes are drawn at once.
 
     Args:
         sampling: temperature (0 is greedy), filters, hop, and guidance: logits = null + guidance
@@ -50,6 +52,8 @@ def sample(
             codes drawn, in rows.
         on_step: called before each step with the number of steps done and of all steps; what it
             raises ends the drawing.
+        order: the places (h w,) in the order in which codes are drawn, for a GPT trained in random
+            orders, on grids up to the trained one.
         changes: fields of Sampling, changed.
     """
     sampling = Sampling.of(sampling, **changes)
@@ -74,8 +78,12 @@ def sample(
     codes = torch.zeros(count, steps, dtype=torch.int64, device=device)
     # 3. the loop: code after code in the prior's order
     with evaluating(prior), prior.decoding():
-        decoder, order = reader(prior, compared, grid, crop or Conditioner().crop, sampling.hop)
-        for i, place in enumerate(order):
+        if order is None:
+            crop = crop or Conditioner().crop
+            decoder, places = reader(prior, compared, grid, crop, sampling.hop)
+        else:
+            decoder, places = _reader_in_order(prior, compared, grid, order)
+        for i, place in enumerate(places):
             if on_step is not None:
                 on_step(i, steps)
             if known is not None and bool(known[1].flatten(1)[:, place].all()):
@@ -104,6 +112,19 @@ def _check_generators(
     if len(generators) != count:
         raise UserError(f"generators: {len(generators)} for {count} pictures; give one for each")
     return generators
+
+
+def _reader_in_order(
+    prior: Prior, condition: Condition, grid: tuple[int, int], order: Tensor
+) -> tuple[Decoder, Sequence[int]]:
+    if not isinstance(prior, GPT) or not prior.is_added or prior.permutation is not None:
+        raise UserError(
+            f"a {type(prior).__name__} that does not know where the next code lies draws in its own"
+            " order only; leave order out"
+        )
+    if sorted(order.tolist()) != list(range(grid[0] * grid[1])):
+        raise UserError(f"order should name each of {grid[0] * grid[1]} places once")
+    return prior.decoder(condition, grid, order), order.tolist()
 
 
 def reader(

@@ -53,6 +53,8 @@ BAD_IMAGES = {
     "PIL": (lambda: Image.new("RGB", (16, 16)), "should be a tensor .* not a PIL"),
     "list": (lambda: [images()], "should be a tensor .* not a builtins.list"),
     "none": (lambda: None, "should be a tensor"),
+    "sparse": (lambda: images().to_sparse(), "nested or sparse"),
+    "nested": (lambda: torch.nested.nested_tensor([images(3, 16, 16)]), "nested or sparse"),
     "one image": (lambda: images(3, 16, 16), r"shape \(3, 16, 16\)"),
     "four channels": (lambda: images(2, 4, 16, 16), r"\(B, 3, H, W\)"),
     "channels last": (lambda: images(2, 16, 16, 3), r"\(B, 3, H, W\)"),

@@ -242,6 +242,7 @@ KNOWN = torch.zeros(2, 8, 8, dtype=torch.int64), torch.ones(2, 8, 8, dtype=torch
     "condition, options, message",
     [
         ((), {}, "no pictures"),
+        ((Part(PART.tokens[:0], 1),), {}, "of no pictures"),
         (PART, {}, "tuple of Part"),
         (torch.zeros(2, 1), {}, "tuple of Part"),
         ((PART, Part(PART.tokens[:1], 1)), {}, r"are of \[1, 2\] pictures"),
