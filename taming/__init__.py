@@ -2,8 +2,9 @@
 and pictures drawn from both.
 
     model = taming.load("landscapes")  # a shipped model, a run folder, a checkpoint
-    codes = model.first_stage.encode(image)
-    images = model.sample({"segmentation": labels}, seed=0)
+    codes = model.first_stage.encode(taming.read_image("photo.png"))
+    images = model.sample(taming.read_mask("layout.png", model), seed=0)
+    taming.show(images)  # in a notebook; taming.save(images, "sheet.png")
     sheet = taming.sample("landscapes", "drawn", masks="my/layouts", temperature=0.9)
     last = taming.train("intel_vqgan_64", "runs/mine", ["data.batch_size=4"])
     figures = taming.evaluate("figures.json", checkpoint=last, data="my/data")
@@ -26,8 +27,12 @@ LAZY = {
     "encode": ("taming.inference.encode", "encode_folder"),
     "evaluate": ("taming.evaluation.evaluate", "evaluate"),
     "load": ("taming.formats.load", "load"),
+    "read_image": ("taming.inference.notebook", "read_image"),
+    "read_mask": ("taming.inference.notebook", "read_mask"),
     "reconstruct": ("taming.inference.reconstruct", "reconstruct_folder"),
     "sample": ("taming.inference.sample", "sample"),
+    "save": ("taming.inference.notebook", "save"),
+    "show": ("taming.inference.notebook", "show"),
     "Sampling": ("taming.config.sampling", "Sampling"),
     "UserError": ("taming.errors", "UserError"),
 }
@@ -39,8 +44,12 @@ __all__ = [
     "encode",
     "evaluate",
     "load",
+    "read_image",
+    "read_mask",
     "reconstruct",
     "sample",
+    "save",
+    "show",
     "train",
 ]
 if TYPE_CHECKING:
@@ -51,6 +60,7 @@ if TYPE_CHECKING:
     from taming.inference.compress import compress_file as compress
     from taming.inference.compress import decompress_file as decompress
     from taming.inference.encode import encode_folder as encode
+    from taming.inference.notebook import read_image, read_mask, save, show
     from taming.inference.reconstruct import reconstruct_folder as reconstruct
     from taming.inference.sample import sample
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
@@ -97,6 +97,46 @@ def to_pil(image: Tensor) -> Image.Image:
         )
     array = to_uint8(image).permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+
+
+def as_images(value: object) -> object:
+    """A path, a PIL picture or an array of 8 bits as a batch of one, (1, 3, H, W) in [-1, 1];
+    anything else as it is.
+
+    Raises:
+        UserError: no readable picture, or one that needs more care than RGB of 8 bits.
+    """
+    if isinstance(value, str | Path):
+        try:
+            with Image.open(value) as file:
+                value = ImageOps.exif_transpose(file)
+        except (OSError, ValueError, SyntaxError) as error:
+            raise UserError(f"'{value}' is no readable picture ({error})") from None
+    if isinstance(value, Image.Image):
+        if value.mode not in ("RGB", "L", "P", "CMYK", "YCbCr") or "transparency" in value.info:
+            raise UserError(
+                f"a picture of mode {value.mode}: read it with taming.read_image, which says what"
+                " becomes of it"
+            )
+        value = np.array(value.convert("RGB"))
+    if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim in (2, 3):
+        pixels = value if value.ndim == 3 else np.repeat(value[..., None], 3, axis=-1)
+        return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+
+
+def as_labels(value: object) -> object:
+    """A PIL picture of labels or an array of whole numbers (H, W) as a batch of one, int64
+    (1, H, W); anything else as it is.
+    """
+    if isinstance(value, str | Path) or isinstance(value, Image.Image) and value.mode not in "1LP":
+        raise UserError("a mask of colours, or a file: read it with taming.read_mask(path, model)")
+    if isinstance(value, Image.Image):
+        value = np.array(value)
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biu":
+        labels = torch.from_numpy(value.astype(np.int64))
+        return labels if labels.ndim == 3 else labels[None]
+    return value
 
 
 def _check_images(images: Tensor, place: str, dimensions: int) -> None:

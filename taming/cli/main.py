@@ -15,7 +15,9 @@ from taming.cli.data import data
 from taming.cli.demo import demo
 from taming.cli.encode import decode, encode, shard
 from taming.cli.keys import keys
+from taming.cli.layouts import segment, template
 from taming.cli.measure import doctor, evaluate, report
+from taming.cli.new import new
 from taming.cli.pictures import compress, decompress, reconstruct
 from taming.cli.sample import sample
 from taming.cli.studio import studio
@@ -37,9 +39,12 @@ VERBS = {
     "evaluate": evaluate,
     "report": report,
     "doctor": doctor,
+    "template": template,
+    "segment": segment,
     "configs": configs,
     "data": data,
     "keys": keys,
+    "new": new,
     "demo": demo,
     "studio": studio,
 }

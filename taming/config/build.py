@@ -13,6 +13,7 @@ from taming.config.allocation import bounded
 from taming.config.hints import expectation, fits, shortened
 from taming.config.names import class_of, resolve
 from taming.config.ranges import Deferred, Read
+from taming.config.seams import advice, check_members
 from taming.errors import UserError, did_you_mean, first_line
 
 # What constructors raise where values fit their declarations one by one but not together
@@ -114,6 +115,7 @@ def _built(node: Any, place: str, allow: Iterable[str], trusted: bool) -> Any:
         build_value = partial(_built, value, f"{place}.params.{key}", allow, trusted)
         deferred = isinstance(value, dict) and Deferred in typing.get_args(hints.get(key))
         params[key] = Deferred(build_value) if deferred else build_value()
+        check_members(params[key], f"{place}.params.{key}")
     if not trusted and place.startswith("model"):
         _refuse_reading(made, params, place)
     if not inspect.isclass(made):  # `pretrained`: its file may name what this caller admits
@@ -203,7 +205,7 @@ def refusal(value: Any, hint: Any) -> str:
     """What `value` is and what it should be."""
     if isinstance(value, dict) and "target" in value:
         return f"a {str(value['target']).rpartition('.')[2]} stands here; it should be" + (
-            f" {expectation(hint)}"
+            f" {expectation(hint)}{advice(hint)}"
         )
     choices = [c for c in _literals(hint) if isinstance(c, str)]
     guess = did_you_mean(value, choices) if choices and isinstance(value, str) else ""

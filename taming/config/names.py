@@ -7,10 +7,13 @@ before anything is imported.
 """
 
 import importlib
+import importlib.util
 import inspect
+import sys
 import typing
 from collections.abc import Iterable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from taming.errors import UserError, did_you_mean
@@ -98,10 +101,16 @@ def check_seam(made: Any, target: str, place: str, source: str) -> None:
         belongs = issubclass(class_of(made), seams)
     else:
         belongs = set(SEAMS[kind]) <= set(dir(made))
+    if kind == "data" and "__iter__" in dir(made) and not belongs:
+        return  # a torch data set that is read in order
     if not belongs:
+        missing = [name for name in SEAMS[kind] if "." not in name and name not in dir(made)]
+        lacks = f"; it lacks {', '.join(missing)}" if missing else ""
+        base = "; subclass taming.first_stage.losses.FirstStageLoss" if kind == "loss" else ""
         raise UserError(
             f"{source}: {place}.target: {target} stands where a"
-            f" {'data set' if kind == 'data' else kind} belongs, for example {EXAMPLES[kind]}"
+            f" {'data set' if kind == 'data' else kind} belongs, for example"
+            f" {EXAMPLES[kind]}{lacks}{base}"
         )
 
 
@@ -136,9 +145,19 @@ def _export(name: str, room: str, place: str) -> type:
     return exports[name]
 
 
+def _see_working_folder(package: str) -> None:
+    """Packages and modules in the working folder can be imported, as with `python -m`."""
+    here = Path.cwd()
+    is_there = (here / package).is_dir() or (here / f"{package}.py").is_file()
+    if is_there and package not in sys.modules and importlib.util.find_spec(package) is None:
+        sys.path.append(str(here))
+        importlib.invalidate_caches()
+
+
 def _foreign(name: str, place: str, roots: set[str]) -> type:
     """A class of another package, which has to be defined in one that may be named, too."""
     module_name, _, name = name.rpartition(".")
+    _see_working_folder(module_name.split(".")[0])
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

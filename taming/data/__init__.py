@@ -23,6 +23,7 @@ from taming.data.label_boxes import LabelBoxes
 from taming.data.landscapes import DrawnDepth, DrawnLandscapes
 from taming.data.lsun import LSUN
 from taming.data.openimages import OpenImages
+from taming.data.ordinary import OrdinaryDataset
 from taming.data.paired import PairedImages
 from taming.data.pieces import ScenePieces
 from taming.data.segmentation import SegmentedImages
@@ -54,6 +55,7 @@ __all__ = [
     "ImageNet",
     "LabelBoxes",
     "OpenImages",
+    "OrdinaryDataset",
     "PairedImages",
     "ScenePieces",
     "SegmentedImages",

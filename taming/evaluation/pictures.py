@@ -15,6 +15,7 @@ from taming import config
 from taming.data.folder import ClassFolders, ImageFolder, find_pictures
 from taming.data.interface import PictureSet
 from taming.data.layouts import mask_to_tensor
+from taming.data.ordinary import ordinary
 from taming.data.reading import read_image, to_tensor
 from taming.data.segmentation import SegmentedImages
 from taming.data.stored import Stored, stored_pictures
@@ -213,8 +214,9 @@ def _configured(content: Content) -> tuple[PictureSet | None, PictureSet]:
         )
     training = None
     if data.train:
-        training = config.build(data.train, content.allow, "data", trusted=False)
-    return training, config.build(data.validation, content.allow, "data", trusted=False)
+        training = ordinary(config.build(data.train, content.allow, "data", trusted=False))
+    validation = config.build(data.validation, content.allow, "data", trusted=False)
+    return training, ordinary(validation)
 
 
 def _folder(root: Path, names: str | None, size: Size | None, classes: bool) -> PictureSet:

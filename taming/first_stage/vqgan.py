@@ -13,7 +13,7 @@ from taming.first_stage.inputs import check_labels, one_hot
 from taming.first_stage.interface import FirstStage, Quantizer
 from taming.first_stage.ranges import Channels, Multipliers, Width
 from taming.first_stage.resnet import Decoder, Encoder, Layers, Padding
-from taming.images import colour_labels
+from taming.images import as_labels, colour_labels
 
 
 class VQGAN(FirstStage):
@@ -144,7 +144,7 @@ class MaskVQGAN(VQGAN):
     def _input(self, image: Tensor) -> Tensor:
         # On a CPU a look costs nothing, and a label out of range is told from all other errors
         values = not self.training or self.last_layer.device.type == "cpu"
-        labels = check_labels(image, self.in_channels, self.last_layer, values)
+        labels = check_labels(as_labels(image), self.in_channels, self.last_layer, values)
         self.grids(*labels.shape[-2:])
         return one_hot(labels, self.in_channels).to(self.last_layer.dtype)
 

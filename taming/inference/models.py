@@ -11,7 +11,8 @@ from taming.data.legend import Legend
 from taming.data.reading import read_image, to_tensor
 from taming.errors import UserError
 from taming.first_stage.interface import Autoencoder
-from taming.formats.load import load
+from taming.formats.building import build_model
+from taming.formats.load import load, read_checkpoint
 from taming.second_stage.model import SecondStage
 
 
@@ -50,6 +51,12 @@ def labels_of(model: nn.Module) -> Legend | None:
     card = getattr(model, "card", None)
     card = card if isinstance(card, Card) else Card()
     return card.legend(number_of_labels(model))
+
+
+def legend_for(checkpoint: str | Path, allow: Sequence[str] = ()) -> Legend | None:
+    """The same of a checkpoint, whose weights are not looked at."""
+    content = read_checkpoint(checkpoint, allow=allow)
+    return content.card.legend(number_of_labels(build_model(content)))
 
 
 def read_input(model: Autoencoder, path: Path) -> Tensor:

@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 from taming.data.legend import Legend, hexadecimal
 from taming.errors import UserError
 from taming.files import make_writable, write_atomically
-from taming.formats.load import load
-from taming.inference.models import labels_of
+from taming.formats.load import read_checkpoint
+from taming.inference.models import legend_for
 
 SIDE = 28  # pixels of a swatch
 LARGEST = 16384
@@ -34,14 +34,12 @@ def write_template(
     Raises:
         UserError: the model has no labels, or OUT holds other files of these names.
     """
-    model = load(checkpoint)
-    legend = labels_of(model)
+    legend, card = legend_for(checkpoint), read_checkpoint(checkpoint).card
     if legend is None:
         raise UserError(
             f"'{checkpoint}' reads no layouts; give a model that was trained with masks"
         )
-    card = getattr(model, "card", None)
-    rows, columns = size or tuple(2 * side for side in (card and card.size) or (128, 128))
+    rows, columns = size or tuple(2 * side for side in card.size or (128, 128))
     if max(rows, columns) > LARGEST:
         raise UserError(f"size {rows}x{columns}: at most {LARGEST} pixels to a side")
     out = Path(out)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from taming.config.ranges import Size
 from taming.data.card import Card
-from taming.errors import UserError
+from taming.data.layouts import read_layout
+from taming.errors import UserError, did_you_mean
 from taming.first_stage.interface import Codes, FirstStage, evaluating, pad_to_multiple
 from taming.second_stage.conditioners import CoarserCodes, entry_of
 from taming.second_stage.interface import (
@@ -194,7 +195,7 @@ class SecondStage(nn.Module):
     @torch.no_grad()
     def sample(
         self,
-        batch: dict,
+        batch: dict | Any,
         size: tuple[int, int] | None = None,
         *,
         sampling: Sampling | None = None,
@@ -205,7 +206,8 @@ class SecondStage(nn.Module):
         **changes: Any,
     ) -> Tensor:
         """Pictures (B, C, H, W) in [-1, 1] for what the batch says (see the conditioner):
-        {"segmentation": int64 (B, H, W)}, {"class": int64 (B,)}, {"count": B}, ...
+        {"segmentation": int64 (B, H, W)}, {"class": int64 (B,)}, {"count": B}, ...; or for one
+        mask alone, of PIL, an array, labels (H, W), or a file; one class by number or name.
 
         Where the code grid needs more than the size, rasters of the condition and known pictures
         are continued by their last row and column, and what was drawn there is cut off.
@@ -235,15 +237,31 @@ class SecondStage(nn.Module):
         if sampling.guides:
             self.check_guidance(sampling)
         if not isinstance(batch, dict):
-            raise UserError(
-                f"a batch should be a dictionary such as {{'count': 4}}, not {describe(batch)}"
-            )
+            batch = self._batch_of(batch)
         batch = self.conditioner.complete(batch)
         for key in self.conditioner.spatial_keys:
             if key in batch or len(self.conditioner.keys) == 1:
                 batch = {**batch, key: entry_of(batch, key)}
         with evaluating(self):
             return self._sample(batch, sampling, known, first, on_row, on_step)
+
+    def _batch_of(self, condition: Any) -> dict:
+        """What a batch would say of one condition: a mask in any shape, a class."""
+        legend = self.card.legend(self.conditioner.labels)
+        names = self.card.classes
+        keys = self.conditioner.keys
+        if "segmentation" in keys and legend is not None and not isinstance(condition, int):
+            if isinstance(condition, Tensor) and condition.ndim == 3 and condition.shape[-1] > 4:
+                return {"segmentation": condition}
+            return {"segmentation": read_layout(condition, legend).filled().labels()[None]}
+        if "class" in keys and isinstance(condition, int | str):
+            if isinstance(condition, str) and condition not in names:
+                raise UserError(f"class '{condition}' is unknown{did_you_mean(condition, names)}")
+            number = names.index(condition) if isinstance(condition, str) else condition
+            return {"class": torch.tensor([number])}
+        raise UserError(
+            f"a batch should be a dictionary such as {{'count': 4}}, not {describe(condition)}"
+        )
 
     def _sample(
         self,

@@ -21,6 +21,7 @@ from taming.config.experiment import Experiment, load, to_plain
 from taming.data.checks import check_pictures
 from taming.data.codes import Codes
 from taming.data.interface import PictureSet
+from taming.data.ordinary import ordinary
 from taming.data.shards import shards_problems
 from taming.errors import UserError
 from taming.files import make_writable, run_lock, write_atomically
@@ -207,8 +208,8 @@ def prepare(
             load_weights(model, weights, source)
     # 2. the data sets
     data = experiment.data
-    train: PictureSet = _build(experiment, data.train, "data.train")
-    validation: PictureSet | None = _build(experiment, data.validation, "data.validation")
+    train: PictureSet = ordinary(_build(experiment, data.train, "data.train"))
+    validation: PictureSet | None = ordinary(_build(experiment, data.validation, "data.validation"))
     sets = (train, validation)
     if not _rank():
         pictures = {f"data.{name}": dataset for name, dataset in zip(SETS, sets)}
