@@ -85,22 +85,19 @@ def index_of(shards: Sequence[str], cache: str | Path) -> ShardIndex:
     """
     names = [name if is_remote(name) else os.path.basename(name) for name in shards]
     digest = hashlib.sha256(json.dumps([VERSION, names]).encode()).hexdigest()[:16]
-    file, folder = f".shards-{digest}.index", common_folder(shards)
-    if folder and (folder / file).is_file():
-        index = _opened(folder / file)
-        if index is not None:
-            return index
-    if folder is None or not os.access(folder, os.W_OK):
-        where = hashlib.sha256(os.path.abspath(shards[0]).encode()).hexdigest()[:8]
-        file = file if is_remote(shards[0]) else f".shards-{digest}-{where}.index"
-        folder = Path(cache)
-        make_writable(folder)
-    path = folder / file
-    with FileLock(path.with_suffix(".lock")):
-        index = _opened(path)
-        if index is None:
-            write_index(path, shards, digest)
-            index = ShardIndex(path)
+    where = hashlib.sha256(os.path.abspath(shards[0]).encode()).hexdigest()[:8]
+    elsewhere = f"{digest}" if is_remote(shards[0]) else f"{digest}-{where}"
+    path, folder = Path(cache) / f".shards-{elsewhere}.index", common_folder(shards)
+    if folder and ((folder / f".shards-{digest}.index").is_file() or os.access(folder, os.W_OK)):
+        path = folder / f".shards-{digest}.index"
+    index = _opened(path)
+    if index is None:
+        make_writable(path.parent)
+        with FileLock(path.with_suffix(".lock")):
+            index = _opened(path)
+            if index is None:
+                write_index(path, shards, digest)
+                index = ShardIndex(path)
     return index
 
 
