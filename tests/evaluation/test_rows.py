@@ -84,3 +84,29 @@ def test_a_value_that_is_no_number_names_its_picture(tmp_path):
 
     with pytest.raises(UserError, match=r"features of picture 7 \(p7\) is NaN"):
         measure("features of samples", Numbered(), broken, RowStore(tmp_path, 4))
+
+
+def test_shares_of_machines_without_a_common_disk_make_what_one_makes(tmp_path):
+    """Each measures its share; put together, nothing is measured again."""
+    for number in range(3):
+        folder = tmp_path / str(number) / "work"
+        shares = RowStore(folder, 4, shard=(number, 3))
+        rows = measure("x", Numbered(), doubled, shares)
+        assert rows["twice"].shape == (11,), (
+            "figures can be computed, and are thrown away"
+        )
+    measured: list[int] = []
+
+    def noting(batch: dict) -> dict:
+        measured.extend(batch["index"].tolist())
+        return doubled(batch)
+
+    sources = tuple(tmp_path / str(number) / "work" for number in range(3))
+    result = measure("x", Numbered(), noting, RowStore(tmp_path / "all", 4, sources=sources))
+    np.testing.assert_array_equal(result["twice"], 2 * np.arange(11))
+    assert measured == [0], "picture 0 only showed what arrays are needed"
+    some = RowStore(tmp_path / "some", 4, sources=sources[:2])
+    np.testing.assert_array_equal(
+        measure("x", Numbered(), noting, some)["twice"], 2 * np.arange(11)
+    )
+    assert set(measured[1:]) - {0} == {2, 5, 8}, "what none of them measured is measured here"
