@@ -11,11 +11,10 @@ from collections.abc import Callable, Sequence
 import uvicorn
 
 from taming.errors import UserError
-from taming.formats.load import load
-from taming.segmenter import Segmenter
 from taming.studio.guard import Guard, hosts_of
 from taming.studio.limits import TABS, UPLOAD_BYTES
 from taming.studio.model import StudioModel, load_model
+from taming.studio.photograph import Eye, eye_for
 from taming.studio.server import Server
 
 PORT = 8765
@@ -28,7 +27,7 @@ class Studio:
 
     Args:
         model: what draws.
-        segmenter: what finds the layout of a photograph.
+        eye: what finds the layout of a photograph.
         host: the address to listen on.
         port: 0: any that is free; None: the usual one, or any.
 
@@ -39,14 +38,14 @@ class Studio:
     def __init__(
         self,
         model: StudioModel,
-        segmenter: Segmenter | None = None,
+        eye: Eye | None = None,
         host: str = "127.0.0.1",
         port: int | None = None,
     ):
         self.socket = bound_socket(host, port)
         self.host, self.port = host, self.socket.getsockname()[1]
         self.guard = Guard(hosts_of(names_of(host), self.port))
-        self.server = Server(model, self.guard, segmenter)
+        self.server = Server(model, self.guard, eye)
         config = uvicorn.Config(
             self.server.app(),
             ws="websockets-sansio",
@@ -144,28 +143,14 @@ def start(
     Args:
         checkpoint: whatever `taming.load` takes.
         config: the YAML that came with a published checkpoint.
-        segmenter: a checkpoint of one that knows the model's labels.
+        segmenter: a checkpoint of one that knows the model's labels; by default the shipped one,
+            where it does.
         host: the address to listen on.
         port: 0: any that is free; None: the usual one, or any.
         allow: packages of one's own that the checkpoint may name.
     """
     model = load_model(checkpoint, config, allow)
-    return Studio(model, load_segmenter(segmenter, model), host, port)
-
-
-def load_segmenter(checkpoint: str | None, model: StudioModel) -> Segmenter | None:
-    """Raises UserError for one with other labels."""
-    if checkpoint is None:
-        return None
-    segmenter = load(checkpoint, stage="segmenter")
-    assert isinstance(segmenter, Segmenter)
-    count = 0 if model.legend is None else len(model.legend.names)
-    if segmenter.labels != count:
-        raise UserError(
-            f"segmenter '{checkpoint}' knows {segmenter.labels} labels, but '{model.name}' has"
-            f" {count}; take one that was trained on the same labels"
-        )
-    return segmenter.to(model.device)
+    return Studio(model, eye_for(model, segmenter), host, port)
 
 
 def announce(studio: Studio, browser: bool, say: Callable[[str], object] = print) -> None:

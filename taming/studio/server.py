@@ -16,14 +16,13 @@ from starlette.types import ASGIApp
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from taming.errors import UserError, first_line
-from taming.segmenter import Segmenter
 from taming.studio.desk import Answer, Desk
 from taming.studio.drawing import Painter
 from taming.studio.guard import Guard, GuardedApp
 from taming.studio.inspector import Inspector
 from taming.studio.limits import OUTBOX, TABS, UPLOAD_BYTES
 from taming.studio.model import StudioModel
-from taming.studio.photograph import Photographs
+from taming.studio.photograph import Eye, Photographs
 from taming.studio.previews import Preview, Previewer
 from taming.studio.protocol import Frame, pack, unpack
 from taming.studio.requests import LARGEST_ID, read_drawing
@@ -78,16 +77,16 @@ class Server:
     Args:
         model: what draws.
         guard: who may talk to it.
-        segmenter: what finds the layout of a photograph.
+        eye: what finds the layout of a photograph.
     """
 
-    def __init__(self, model: StudioModel, guard: Guard, segmenter: Segmenter | None = None):
+    def __init__(self, model: StudioModel, guard: Guard, eye: Eye | None = None):
         self.model, self.guard = model, guard
         self.painter = Painter(model)
         self.previewer = Previewer(self.painter)
-        inspector, desk, photographs = Inspector(model), Desk(model), Photographs(model, segmenter)
+        inspector, desk, photographs = Inspector(model), Desk(model), Photographs(model, eye)
         self.worker, self.desk_worker = Worker(_line_of, _report), Worker(_line_of, _report)
-        self.has_segmenter = segmenter is not None
+        self.has_eye = eye is not None
         self.tabs: set[Tab] = set()
         self.drawn: dict[str, Answer] = {
             "draw": self._draw,
@@ -151,7 +150,7 @@ class Server:
     def description(self) -> dict[str, Any]:
         return {
             **self.model.description(),
-            "photographs": self.has_segmenter,
+            "photographs": self.has_eye,
             "upload_bytes": UPLOAD_BYTES,
         }
 

@@ -103,8 +103,8 @@ class Client:
         self.numbers = itertools.count(1)
         self.model = self.read().header["model"]
 
-    def read(self) -> Frame:
-        content = self.socket.recv(timeout=60)
+    def read(self, seconds: float = 60) -> Frame:
+        content = self.socket.recv(timeout=seconds)
         assert isinstance(content, bytes)
         return unpack(content)
 
