@@ -130,6 +130,15 @@ def numbers_of(text: str) -> list[int]:
     return numbers
 
 
+def strengths_of(text: str) -> dict[str, float]:
+    """An argparse type: sky:1.5,water:4 -> {"sky": 1.5, "water": 4.0}."""
+    try:
+        pairs = [part.rpartition(":") for part in text.split(",")]
+        return {name.strip(): float(number) for name, _, number in pairs if name.strip()}
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is no list such as sky:1.5,water:4") from None
+
+
 def add_sampling(parser: argparse._ActionsContainer, leave_out: Container[str] = ()) -> None:
     """A flag for each field of `Sampling`."""
     from taming.config.sampling import Sampling
@@ -153,6 +162,8 @@ def _kind(hint: Any) -> Callable[[str], Any]:
     options = [one for one in typing.get_args(hint) if one is not type(None)] or [hint]
     if typing.get_origin(hint) is typing.Literal:
         return str  # checked with all other fields
+    if typing.get_origin(options[0]) is dict:
+        return strengths_of
     return size_of if typing.get_origin(options[0]) is tuple else options[0]
 
 

@@ -112,6 +112,13 @@ class Sampling:
         default=1.0,
         metadata={"help": "guidance acts up to this share of the steps", "metavar": "SHARE"},
     )
+    guidance_labels: dict[str, Number] | None = field(
+        default=None,
+        metadata={
+            "help": "guidance over labels of the layout, by name or number: water:4,sky:1.5",
+            "metavar": "LABEL:G,...",
+        },
+    )
 
     def __post_init__(self) -> None:
         """One side, lists (as in JSON) and numbers of numpy become what Python has."""
@@ -136,7 +143,8 @@ class Sampling:
     @property
     def guides(self) -> bool:
         """Whether the null condition has to be read, too."""
-        return self.guidance != 1.0 or self.guidance_second is not None
+        others = self.guidance_second is not None or bool(self.guidance_labels)
+        return self.guidance != 1.0 or others
 
     @property
     def passes(self) -> int:

@@ -81,41 +81,46 @@ def guiding(condition: Condition, sampling: Sampling) -> Condition:
     return tuple(parts)
 
 
-def strength(sampling: Sampling, progress: float) -> float:
-    """Of the guidance at a moment of the drawing.
+def schedule(sampling: Sampling, progress: float) -> float:
+    """Share of the guidance at a moment of the drawing: its strength then is 1 + share (S - 1).
 
     Args:
-        sampling: its strength S and schedule: constant; linear, 1 + (S - 1) t (as Chang et al.
-            2023, arXiv 2301.00704); cosine, 1 + (S - 1) (1 - cos(pi t^p)) / 2 (Yu et al. 2024,
-            arXiv 2411.00776); outside an interval there is none (Kynkaanniemi et al. 2024, arXiv
-            2404.07724).
+        sampling: constant; linear, t (as Chang et al. 2023, arXiv 2301.00704); cosine, (1 -
+            cos(pi t^p)) / 2 (Yu et al. 2024, arXiv 2411.00776); outside an interval there is none
+            (Kynkaanniemi et al. 2024, arXiv 2404.07724).
         progress: t, the share of the steps that are done, in [0, 1].
     """
     if not sampling.guidance_from <= progress <= sampling.guidance_to:
-        return 1.0
-    share = 1.0
+        return 0.0
     if sampling.guidance_schedule == "linear":
-        share = progress
+        return progress
     if sampling.guidance_schedule == "cosine":
-        share = (1 - math.cos(math.pi * progress**sampling.guidance_power)) / 2
-    return 1 + (sampling.guidance - 1) * share
+        return (1 - math.cos(math.pi * progress**sampling.guidance_power)) / 2
+    return 1.0
 
 
-def combined(logits: Tensor, sampling: Sampling, progress: float = 1.0) -> Tensor:
+def combined(
+    logits: Tensor, sampling: Sampling, progress: float = 1.0, strengths: Tensor | None = None
+) -> Tensor:
     """Logits of all that `guiding` joined -> those to draw from. With two strengths: null +
     guidance (first - null) + guidance_second (both - first) (Brooks et al. 2023, arXiv 2211.09800,
     equation 3, with the roles of the two as they come).
+
+    Args:
+        progress: see `schedule`.
+        strengths: of each of the codes (B,), where they differ, instead of sampling.guidance.
     """
     if not sampling.guides:
         return logits
+    strength = sampling.guidance if strengths is None else strengths[:, None].to(logits)
+    guidance = 1 + (strength - 1) * schedule(sampling, progress)
     if sampling.guidance_second is None:
         conditioned, null = logits.chunk(2)
-        return guided(conditioned, null, strength(sampling, progress))
+        return guided(conditioned, null, guidance)
     both, first, null = logits.chunk(3)
-    guidance = strength(sampling, progress)
     return guided(first, null, guidance) + sampling.guidance_second * (both - first)
 
 
-def guided(logits: Tensor, null: Tensor, strength: float) -> Tensor:
+def guided(logits: Tensor, null: Tensor, strength: float | Tensor) -> Tensor:
     """Away from what the null condition gives (Ho and Salimans 2022, arXiv 2207.12598)."""
     return null + strength * (logits - null)

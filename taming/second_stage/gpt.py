@@ -3,7 +3,7 @@
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -172,15 +172,35 @@ class GPT(Prior):
 
     def forward(self, codes: Tensor, condition: Condition) -> Tensor:
         """As the seam says; with a shared vocabulary beyond the codes, logits of all of it."""
+        return self.logits_and_states(codes, condition)[0]
+
+    def logits_and_states(
+        self,
+        codes: Tensor,
+        condition: Condition,
+        order: Tensor | None = None,
+        depths: Sequence[int] = (),
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Logits (B, h, w, K) and hidden states (B, h w, width) behind the blocks of these numbers,
+        those in the order of reading: state i has read the codes before the i-th.
+
+        Args:
+            order: the places (h w,) in another order than the prior's own, where the condition is
+                added, which says where the next code lies.
+        """
         grid = (codes.shape[1], codes.shape[2])
+        order = self.order(grid) if order is None else order
         prefix = self.embed_condition(condition)
-        x = torch.cat([prefix, self.embed_codes(codes)[:, :-1]], dim=1)
-        added = self.embed_added(condition, grid)
-        x = self.run_blocks(self.drop(x), added, self.rotation(condition, grid))
-        logits = self.head(self.ln_f(x[:, prefix.shape[1] - 1 :]))
-        if self.permutation is not None:
-            logits = torch.empty_like(logits).index_copy_(1, self.permutation, logits)
-        return logits.unflatten(1, codes.shape[1:])
+        x = torch.cat([prefix, self.embed_codes(codes, order)[:, :-1]], dim=1)
+        added = self.embed_added(condition, grid, order)
+        states: list[Tensor] = []
+        rotation = self.rotation(condition, grid, order)
+        x = self.run_blocks(self.drop(x), added, rotation, states=states)
+        start = prefix.shape[1] - 1
+        logits = self.head(self.ln_f(x[:, start:]))
+        if order is not None:
+            logits = torch.empty_like(logits).index_copy_(1, order, logits)
+        return logits.unflatten(1, grid), [states[depth][:, start:] for depth in depths]
 
     def run_blocks(
         self,
@@ -188,6 +208,7 @@ class GPT(Prior):
         added: list[Tensor],
         rotation: Tensor | None,
         caches: list[LayerCache] | None = None,
+        states: list[Tensor] | None = None,
     ) -> Tensor:
         """The network between embedding and final norm.
 
@@ -196,26 +217,32 @@ class GPT(Prior):
             added: to x, before the blocks that `self.added.places` names; empty: nothing is.
             rotation: of the T tokens.
             caches: of each block, of what was read before.
+            states: where what comes out of each block is put.
         """
         for i, block in enumerate(self.blocks):
             if added and i in self.added.places:
                 x = x + added[self.added.places.index(i)]
             x = block(x, caches[i] if caches else None, rotation)
+            if states is not None:
+                states.append(x)
         return x
 
-    def embed_added(self, condition: Condition, grid: tuple[int, int]) -> list[Tensor]:
+    def embed_added(
+        self, condition: Condition, grid: tuple[int, int], order: Tensor | None
+    ) -> list[Tensor]:
         """What is added to the tokens at each of `self.added.places`, (B, h w, width) in the order
         in which codes are drawn; where each of them will lie comes with the first.
         """
         if not self.is_added:
             return []
-        order = self.order(grid)
         targets = _corner(self.target_emb, self.grid, grid)
         first, *rest = [level.flatten(2).mT for level in self.added(condition, grid)]
         levels = [first + targets, *rest]
         return levels if order is None else [level[:, order] for level in levels]
 
-    def rotation(self, condition: Condition, grid: tuple[int, int]) -> Tensor | None:
+    def rotation(
+        self, condition: Condition, grid: tuple[int, int], order: Tensor | None
+    ) -> Tensor | None:
         """Of the condition's tokens that are read, then of the codes, (M + h w, d / 2, 2)."""
         if not self.block_options.rotary:
             return None
@@ -224,7 +251,6 @@ class GPT(Prior):
         for part in () if self.is_added else condition:
             size = part.tokens.shape[1]
             places.append(places_of(part.grid, grid) if part.grid else start.expand(size, 2))
-        order = self.order(grid)
         codes = places_of(grid)
         places.append(codes if order is None else codes[order.cpu()])
         dim, base = self.width // self.heads, self.block_options.rotary_base
@@ -239,8 +265,11 @@ class GPT(Prior):
             )
         return self.permutation
 
-    def decoder(self, condition: Condition, grid: tuple[int, int]) -> Decoder:
-        return CachedDecoder(self, condition, grid)
+    def decoder(
+        self, condition: Condition, grid: tuple[int, int], order: Tensor | None = None
+    ) -> Decoder:
+        """Reads codes in the prior's order, or in another one, see `logits_and_states`."""
+        return CachedDecoder(self, condition, grid, order)
 
     def cache_bytes(self, count: int, grid: tuple[int, int]) -> int:
         """Keys and values of every block, float32."""
@@ -284,15 +313,22 @@ class GPT(Prior):
             positions.append(position)
         return self.embed_tokens(condition) + torch.cat(positions, dim=1)
 
-    def embed_codes(self, codes: Tensor) -> Tensor:
-        """(B, h w, width) in the order they are read, positions included; a smaller grid lies in
-        the upper left corner of the trained one.
+    def embed_codes(self, codes: Tensor, order: Tensor | None = None) -> Tensor:
+        """(B, h w, width) in this order, by default the prior's own, positions included; a smaller
+        grid lies in the upper left corner of the trained one.
         """
-        grid = (codes.shape[1], codes.shape[2])
-        order, flat = self.order(grid), codes.flatten(1)
+        grid, flat = (codes.shape[1], codes.shape[2]), codes.flatten(1)
+        order = self.order(grid) if order is None else order
         if order is not None:
             flat = flat[:, order]
-        return self.tok_emb(flat) + self.code_positions(grid)
+        return self.tok_emb(flat) + self.read_positions(grid, order)
+
+    def read_positions(self, grid: tuple[int, int], order: Tensor | None) -> Tensor:
+        """(1, h w, width) of the codes in this order; those of a prior with an order of its own
+        stand in that one.
+        """
+        positions = self.code_positions(grid)
+        return positions if order is None or self.permutation is not None else positions[:, order]
 
     def code_positions(self, grid: tuple[int, int]) -> Tensor:
         """(1, h w, width) of a grid that is no larger than the trained one."""
@@ -314,12 +350,15 @@ class CachedDecoder:
     read in one pass when logits are asked for.
     """
 
-    def __init__(self, prior: GPT, condition: Condition, grid: tuple[int, int]):
+    def __init__(
+        self, prior: GPT, condition: Condition, grid: tuple[int, int], order: Tensor | None = None
+    ):
         self.prior = prior
-        self.positions = prior.code_positions(grid)
+        order = prior.order(grid) if order is None else order
+        self.positions = prior.read_positions(grid, order)
         self.waiting = [prior.embed_condition(condition)]
-        self.added = prior.embed_added(condition, grid)
-        self.rotation = prior.rotation(condition, grid)
+        self.added = prior.embed_added(condition, grid, order)
+        self.rotation = prior.rotation(condition, grid, order)
         count, length, width = self.waiting[0].shape
         shape = (count, prior.heads, length + math.prod(grid), width // prior.heads)
         self.caches = [LayerCache(shape, self.waiting[0]) for _ in prior.blocks]

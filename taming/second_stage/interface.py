@@ -111,6 +111,11 @@ class Part:
         features = 0 if self.values is None else self.values.shape[-1]
         return PartShape(self.vocabulary, self.grid or self.tokens.shape[1], features)
 
+    def rolled(self) -> "Part":
+        """Each picture with the condition of the one before it in the batch."""
+        values = None if self.values is None else self.values.roll(1, 0)
+        return replace(self, tokens=self.tokens.roll(1, 0), values=values)
+
     def join(self, *others: "Part") -> "Part":
         """This part of several batches as one."""
         tokens = torch.cat([self.tokens, *(part.tokens for part in others)])

@@ -15,6 +15,7 @@ from taming.data.layouts import read_layout
 from taming.errors import UserError, did_you_mean
 from taming.first_stage.interface import Codes, FirstStage, evaluating, pad_to_multiple
 from taming.second_stage.conditioners import CoarserCodes, entry_of
+from taming.second_stage.conditioners.label_map import label_shares
 from taming.second_stage.interface import (
     Condition,
     Conditioner,
@@ -280,6 +281,7 @@ class SecondStage(nn.Module):
         condition = self.conditioner(self._fitted_batch(batch, size))
         count = len(condition[0].tokens)
         known_codes = None if known is None else self._known_codes(known, size, count, grids)
+        strengths = self.strengths(batch, size, sampling, grids)
         # 3. level by level, each conditioned on those before
         options: dict[str, Any] = {
             "generators": generators(sampling.seed or 0, first, count),
@@ -294,9 +296,38 @@ class SecondStage(nn.Module):
                     (*coarser, finest), number
                 )
             conditioned = self.with_coarser(condition, codes)
+            options["strengths"] = strengths[level]
             codes += (sample(prior, conditioned, grid, sampling, crop=self.crop, **options),)
         # 4. the picture, without what was drawn beyond its size
         return self.decode(codes)[..., : size[0], : size[1]]
+
+    def strengths(
+        self,
+        batch: dict,
+        size: tuple[int, int],
+        sampling: Sampling,
+        grids: tuple[tuple[int, int], ...],
+    ) -> list[Tensor | None]:
+        """Of guidance at each code of each level (B, h, w), by the label that covers most of it;
+        None where it is the same everywhere.
+        """
+        if not sampling.guidance_labels:
+            return [None] * len(grids)
+        labels, names = self.conditioner.labels, self.card.labels
+        if labels is None or self.conditioner.key is None:
+            raise UserError(
+                "guidance_labels: this prior is not conditioned on masks; give guidance alone"
+            )
+        table = torch.full((labels,), float(sampling.guidance))
+        for name, strength in sampling.guidance_labels.items():
+            number = names.index(name) if name in names else int(name) if name.isdecimal() else -1
+            if not 0 <= number < labels:
+                known = names or [f"0 to {labels - 1}"]
+                raise UserError(f"guidance_labels: '{name}' is no label{did_you_mean(name, known)}")
+            table[number] = strength
+        mask = self._fitted_batch(batch, size)[self.conditioner.key]
+        table = table.to(mask.device)
+        return [table[label_shares(mask, labels, grid).argmax(dim=1)] for grid in grids]
 
     def _fitted_batch(self, batch: dict, size: tuple[int, int]) -> dict:
         """The batch, its picture continued to sides that the grids divide."""

@@ -34,6 +34,7 @@ class Canvas:
         added: of the whole grid, (B, width, h, w) at each place of the network, where each code's
             share of the condition does not depend on the window; else None.
         crop: of a condition, what a window sees of it.
+        strengths: of guidance at each code, where they differ.
         progress: the share of the passes that are done.
     """
 
@@ -42,6 +43,7 @@ class Canvas:
     condition: Condition
     added: list[Tensor] | None
     crop: Callable[[Condition, Window, tuple[int, int]], Condition]
+    strengths: Tensor | None = None
     progress: float = 0.0
 
     @property
@@ -59,6 +61,7 @@ def sample_parallel(
     crop: Callable,
     on_row: Callable[[Tensor, int], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
+    strengths: Tensor | None = None,
 ) -> Tensor:
     """Codes (B, h, w). Known codes are seen from the first pass on, from all sides.
 
@@ -75,7 +78,7 @@ def sample_parallel(
     condition = guiding(condition, sampling)
     whole = all(part.grid == grid for part in condition)
     added = prior.added(condition, grid) if whole else None
-    canvas = Canvas(codes, hidden, condition, added, crop)
+    canvas = Canvas(codes, hidden, condition, added, crop, strengths)
     # 3. pass after pass
     passes = prior.passes(grid, steps) if prior.unmasking == "halton" else None
     for step in range(steps):
@@ -159,7 +162,10 @@ def _logits(
         for i, (picture, window, middle) in enumerate(part):
             where = (places[_slices(picture, window)] & middle).flatten()
             logits = prior.head(features[:, i, where]).float().flatten(0, 1)
-            yield picture, window, combined(logits, sampling, canvas.progress)
+            strengths = canvas.strengths
+            if strengths is not None:
+                strengths = strengths[_slices(picture, window)].flatten()[where]
+            yield picture, window, combined(logits, sampling, canvas.progress, strengths)
 
 
 def _features(

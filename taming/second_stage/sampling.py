@@ -32,6 +32,7 @@ def sample(
     on_row: Callable[[Tensor, int], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
     order: Tensor | None = None,
+    strengths: Tensor | None = None,
     **changes: Any,
 ) -> Tensor:
     """Codes (B, h, w) drawn from the prior in the order that it reads them; on grids larger than it
@@ -54,6 +55,7 @@ def sample(
             raises ends the drawing.
         order: the places (h w,) in the order in which codes are drawn, for a GPT trained in random
             orders, on grids up to the trained one.
+        strengths: of guidance at each code (B, h, w), where they differ.
         changes: fields of Sampling, changed.
     """
     sampling = Sampling.of(sampling, **changes)
@@ -66,7 +68,16 @@ def sample(
         crop = crop or Conditioner().crop
         with evaluating(prior):
             return sample_parallel(
-                prior, condition, grid, sampling, known, generators, crop, on_row, on_step
+                prior,
+                condition,
+                grid,
+                sampling,
+                known,
+                generators,
+                crop,
+                on_row,
+                on_step,
+                strengths,
             )
     # 1. the random numbers: each picture has its own, as many as codes
     generators = _check_generators(generators, count)
@@ -90,7 +101,12 @@ def sample(
                 # Nothing to draw: it is read together with what comes next
                 code = known[0].flatten(1)[:, place]
             else:
-                logits = combined(decoder.logits().float(), sampling, i / steps)
+                logits = combined(
+                    decoder.logits().float(),
+                    sampling,
+                    i / steps,
+                    None if strengths is None else strengths.flatten(1)[:, place],
+                )
                 code = draw(logits, uniform[:, place], sampling)
                 if known is not None:
                     code = torch.where(

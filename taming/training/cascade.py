@@ -14,7 +14,7 @@ from taming.errors import UserError
 from taming.first_stage.interface import evaluating
 from taming.images import montage
 from taming.second_stage.cascade import Cascade, enlarged, halved
-from taming.second_stage.interface import Condition
+from taming.second_stage.interface import Condition, Prior
 from taming.training.checks import SETS, check_labels, single_batch
 from taming.training.second_stage import SecondStageTraining, corrupt
 
@@ -39,6 +39,9 @@ class CascadeTraining(SecondStageTraining):
     def trained(self) -> nn.Module:
         return self.cascade.level
 
+    def learners(self) -> list[Prior]:
+        return [self.cascade.level]
+
     def micro_batch(self, batch: dict, last: bool) -> dict[str, Tensor]:
         # 1. codes of the middle, and what is said about them
         batch = self.to_device(batch)
@@ -50,8 +53,9 @@ class CascadeTraining(SecondStageTraining):
             dropped = torch.rand(len(codes), device=codes.device) < dropout
             condition = tuple(part.null(dropped) for part in condition)
         # 2. the hidden ones of them
-        noisy = corrupt(codes, self.experiment.noise, self.cascade.level.num_codes)
-        loss = self.cascade.level.loss(noisy, codes, condition)
+        level = self.cascade.level
+        noisy = corrupt(codes, self.noise(), level.num_codes)
+        loss = self.objectives[0](level, noisy, codes, condition, self.progress())
         # 3. one step
         self.manual_backward(loss / self.experiment.trainer.accumulate_grad_batches)
         if last:

@@ -16,10 +16,11 @@ from taming.first_stage.interface import Codes
 from taming.formats.pretrained import inlined
 from taming.images import montage
 from taming.second_stage.block import Block
-from taming.second_stage.interface import Condition
+from taming.second_stage.interface import Condition, Prior
 from taming.second_stage.model import SecondStage
 from taming.training.codes import PartShape, condition_of
 from taming.training.module import Training, adam, muon
+from taming.training.objective import Objectives
 
 Model = TypeVar("Model", bound=SecondStage)
 
@@ -38,6 +39,10 @@ class SecondStageTraining(Training):
     def __init__(self, experiment: Experiment, model: SecondStage, parts: Sequence[PartShape]):
         super().__init__(experiment, model)
         self.parts = parts
+        self.objectives = nn.ModuleList(
+            Objectives(experiment.objective, prior, model.first_stage, experiment.seed)
+            for prior in self.learners()
+        )
         plain = super().config()
         # Once: the first stages' files may go
         self._config = {**plain, "model": inlined(plain["model"])}
@@ -45,8 +50,16 @@ class SecondStageTraining(Training):
     def trained(self) -> nn.Module:
         return self.model.priors
 
+    def learners(self) -> list[Prior]:
+        """The priors that are trained."""
+        return self.model.levels
+
+    def learning(self) -> nn.Module:
+        """What the optimizers move: the trained part, and what only training needs."""
+        return nn.ModuleList([self.trained(), *self.objectives])
+
     def configure_optimizers(self):
-        optimizer, groups = self.experiment.optimizer, decay_groups(self.trained())
+        optimizer, groups = self.experiment.optimizer, decay_groups(self.learning())
         if optimizer.algorithm == "adamw":
             return adam(groups, optimizer, optimizer.learning_rate)
         matrices = block_matrices(self.trained())
@@ -72,9 +85,10 @@ class SecondStageTraining(Training):
         # 2. each level from the coarser ones, which are right, and its own codes with noise
         losses = []
         for level, (prior, target) in enumerate(zip(self.model.levels, codes)):
-            noisy = corrupt(target, self.experiment.noise, prior.num_codes)
+            noisy = corrupt(target, self.noise(), prior.num_codes)
             conditioned = self.model.with_coarser(condition, codes[:level])
-            losses.append(prior.loss(noisy, target, conditioned))
+            objective = self.objectives[level]
+            losses.append(objective(prior, noisy, target, conditioned, self.progress()))
         # 3. one step for all levels
         parts = self.experiment.trainer.accumulate_grad_batches
         self.manual_backward(sum(losses[1:], losses[0]) / parts)
@@ -87,13 +101,22 @@ class SecondStageTraining(Training):
             terms |= {f"nll_{level}": loss.detach() for level, loss in enumerate(losses)}
         return terms
 
+    def progress(self) -> float:
+        """Share of the training that is done."""
+        return min(1.0, self.batches / self.experiment.trainer.max_steps)
+
+    def noise(self) -> float:
+        """Share of noise on the codes of this batch."""
+        start, end = self.experiment.noise, self.experiment.objective.noise_end
+        return start if end is None else start + (end - start) * self.progress()
+
     def step_all(self) -> None:
         """One step of each optimizer, of which the first counts."""
         optimizers = self.optimizers()
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
         for number, optimizer in enumerate(optimizers):
             # Clipped together, once
-            parameters = self.trained().parameters() if number == 0 else ()
+            parameters = self.learning().parameters() if number == 0 else ()
             self.step(optimizer, parameters, counts=number == 0)
 
     def inputs(self, batch: dict) -> tuple[Codes, Condition]:
@@ -202,7 +225,7 @@ def decay_groups(module: nn.Module) -> list[dict]:
     positions.
     """
     decayed = {id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Linear)}
-    parameters = list(module.parameters())
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     return [
         {"params": [p for p in parameters if id(p) in decayed]},
         {"params": [p for p in parameters if id(p) not in decayed], "weight_decay": 0.0},

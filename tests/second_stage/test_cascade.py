@@ -118,6 +118,29 @@ def test_known_pixels_stay_through_all_levels():
     assert not torch.equal(drawn[0], drawn[1])
 
 
+def test_labels_are_guided_by_strengths_of_their_own():
+    """Over the label with strength 1 the codes are those without guidance, as long as all before
+    them are, too.
+    """
+    model = small()
+    batch = {"segmentation": mask(16, 16)}
+
+    def drawn(**changes):
+        codes = []
+        model.sample(batch, on_row=lambda levels, _: codes.append(levels[-1].clone()), **changes)
+        return codes[-1]
+
+    plain = drawn()
+    below = drawn(guidance_labels={"2": 300.0})
+    assert torch.equal(below[:, :2], plain[:, :2]) and not torch.equal(below, plain)
+    assert torch.equal(drawn(guidance=1.0, guidance_labels={"0": 1.0}), plain)
+    for labels, words in (({"3": 2.0}, "'3' is no label"), ({"sea": 2.0}, "'sea' is no label")):
+        with pytest.raises(UserError, match=words):
+            drawn(guidance_labels=labels)
+    with pytest.raises(UserError, match="not conditioned on masks"):
+        small(Unconditional()).sample({"count": 1}, guidance_labels={"0": 2.0})
+
+
 def test_steps_of_all_levels_are_one_work():
     work, sizes = [], []
     small().sample(

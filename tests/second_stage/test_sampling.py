@@ -8,7 +8,7 @@ import torch
 
 from taming.errors import UserError
 from taming.second_stage import GPT, Part, Sampling, filter_logits, sample
-from taming.second_stage.filters import strength
+from taming.second_stage.filters import combined, schedule
 from taming.second_stage.interface import RecomputingDecoder
 from taming.second_stage.sampling import draw
 from tests.second_stage.test_gpt import condition, small
@@ -117,6 +117,7 @@ WRONG = {
     "guidance_power": (0, -1.0, float("nan")),
     "guidance_from": (-0.1, 1.1, None),
     "guidance_to": (-0.1, 1.1, "end"),
+    "guidance_labels": (3.0, {"sky": "much"}, {"sky": float("nan")}, ["sky"]),
 }
 
 
@@ -233,7 +234,8 @@ def test_each_step_is_announced_and_may_end_the_drawing():
 def test_guidance_follows_its_schedule():
     def strengths(**changes):
         sampling = Sampling(guidance=5.0, **changes)
-        return [round(strength(sampling, progress), 6) for progress in (0, 0.25, 0.5, 1)]
+        shares = [schedule(sampling, progress) for progress in (0, 0.25, 0.5, 1)]
+        return [round(1 + 4 * share, 6) for share in shares]
 
     assert strengths() == [5, 5, 5, 5]
     assert strengths(guidance_schedule="linear") == [1, 2, 3, 5]
@@ -251,3 +253,11 @@ def test_guidance_of_an_interval_leaves_the_codes_before_it_alone():
     )
     assert torch.equal(late.flatten(1)[:, :6], plain.flatten(1)[:, :6])
     assert not torch.equal(late, plain)
+
+
+def test_codes_may_be_guided_each_by_its_own_strength():
+    logits = torch.randn(4, 5)  # two pictures, and their null conditions
+    conditioned, null = logits.chunk(2)
+    mixed = combined(logits, Sampling(guidance=2.0), 1.0, torch.tensor([3.0, 1.0]))
+    assert torch.allclose(mixed[0], null[0] + 3 * (conditioned[0] - null[0]))
+    assert torch.allclose(mixed[1], conditioned[1])
