@@ -215,12 +215,17 @@ def refusals(folder, limit):
     return done.stdout.splitlines()
 
 
-def test_a_limit_on_the_size_of_files_is_one_line_for_every_writer(tmp_path):
-    (tmp_path / "f").write_text("old")
-    lines = refusals(tmp_path, "1000000")
+def check_refusals(folder, limit: str, reason: str) -> None:
+    """Every writer fails in one line that says so, and leaves the old file whole."""
+    (folder / "f").write_text("old")
+    lines = refusals(folder, limit)
     assert [line.split()[0] for line in lines] == list(WRITERS)
-    assert all("File too large" in line and "is whole; make room" in line for line in lines), lines
-    assert (tmp_path / "f").read_text() == "old" and not temporaries(tmp_path)
+    assert all(reason in line and "is whole; make room" in line for line in lines), lines
+    assert (folder / "f").read_text() == "old" and not temporaries(folder)
+
+
+def test_a_limit_on_the_size_of_files_is_one_line_for_every_writer(tmp_path):
+    check_refusals(tmp_path, "1000000", "File too large")
 
 
 @pytest.fixture
@@ -237,11 +242,7 @@ def small_disk(tmp_path):
 
 
 def test_a_full_disk_is_one_line_for_every_writer(small_disk):
-    (small_disk / "f").write_text("old")
-    lines = refusals(small_disk, "-")
-    assert [line.split()[0] for line in lines] == list(WRITERS)
-    assert all("No space left" in line and "is whole; make room" in line for line in lines), lines
-    assert (small_disk / "f").read_text() == "old" and not temporaries(small_disk)
+    check_refusals(small_disk, "-", "No space left")
     write_text(small_disk / "g", "x" * 1_500_000)  # nothing holds the disk
 
 
