@@ -46,8 +46,8 @@ def colour(name):
 
 def test_paint_undo_redo_and_fill(painter):
     page = painter.page
-    page.select_option("#sketch", "")
     page.click("#canvas-controls summary")
+    page.select_option("#sketch", "")
     page.click("#start")
     before = labels(painter)
     assert (before == colour("sky")).all()
@@ -171,9 +171,9 @@ def test_variations_and_returning(painter):
 
 def test_the_canvas_grows_and_what_is_new_is_selected(painter):
     page = painter.page
-    page.fill("#grow-by", "8")
     if not page.is_visible("#grow-by"):
         page.click("#canvas-controls summary")
+    page.fill("#grow-by", "8")
     page.click("[data-grow=right]")
     page.wait_for_selector("#dimensions:has-text('24 x 16')")
     page.wait_for_selector("#redraw:not([disabled])")

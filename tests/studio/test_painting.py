@@ -53,7 +53,6 @@ def test_from_the_first_stroke_to_the_same_picture_again(landscapes, tmp_path):
         # 3. another label in one place; only that place is redrawn
         page.click(".swatch:has-text('tree')")
         painter.drag("#layout", (0.25, 0.3), (0.999, 0.8))
-        page.fill("#seam", "2")
         page.click("#update")
         painter.pictures(2)
         painter.save("#save-picture", tmp_path / "after.png")

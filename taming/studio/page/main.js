@@ -36,7 +36,7 @@ function say(message, failure = false) {
 
 function start(description) {
   model = description;
-  const paints = model.kind === "layout", draws = model.kind !== "first";
+  const paints = model.labels.length > 0, draws = model.kind !== "first";
   $("model").textContent = model.name.split(/[\\/]/).at(-1);
   document.title = `taming studio: ${$("model").textContent}`;
   state.colours = new Uint32Array(256).fill(0xff808080);
@@ -51,14 +51,15 @@ function start(description) {
   });
   inspector = new Inspector(connection, model);
   layout.onchange = changed;
-  for (const id of ["layout-side", "layout-easel", "live-row", "start-row", "upload-row", "save-mask",
-    "update"]) show(id, paints);
+  for (const id of ["layout-side", "layout-easel", "start-row", "upload-row", "save-mask"]) show(id, paints);
+  for (const id of ["live-row", "update"]) show(id, paints && draws);
   show("photograph-row", model.photographs);
   show("inspector", model.codes.length > 0);
   show("picture-easel", draws);
-  for (const id of ["draw", "vary", "redraw"]) show(id, draws);
+  for (const id of ["draw", "vary", "redraw", "picture-row"]) show(id, draws);
   document.querySelector("main").classList.toggle("no-layout", !paints);
-  $("easels").classList.toggle("single", !paints);
+  $("easels").classList.toggle("single", !(paints && draws));
+  show("inspect-row", !(paints && !draws));
   buildTools();
   buildLabels();
   buildClasses();
@@ -224,7 +225,7 @@ function startFrom(name) {
 function takeLayout({width, height, remarks}, {layout: data, png}) {
   setCanvas({data: data.slice(), width, height});
   say(remarks ?? "");
-  if (png) takePicture(new Blob([png], {type: "image/png"}), {title: "photograph", values: {}});
+  if (png) takePicture(new Blob([png], {type: "image/png"}), {title: "photograph", labels: data.slice()});
 }
 
 async function upload(input, request) {
@@ -233,6 +234,26 @@ async function upload(input, request) {
   if (!file) return;
   const {width, height} = layout;
   connection.ask(request, {width, height}, {file: await bytesOf(file)}, {layout: takeLayout});
+}
+
+// A picture of one's own, cropped to the canvas, of which regions are drawn anew
+async function uploadPicture(file) {
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(file);
+  } catch {
+    return say(`'${file.name}' is no picture that the browser can read`, true);
+  }
+  const {width, height} = layout, canvas = element("canvas", {width, height});
+  const scale = Math.max(width / bitmap.width, height / bitmap.height);
+  const wide = bitmap.width * scale, tall = bitmap.height * scale;
+  const context = canvas.getContext("2d");
+  context.imageSmoothingQuality = "high";
+  context.fillStyle = "#ffffff";
+  context.fillRect(0, 0, width, height);
+  context.drawImage(bitmap, (width - wide) / 2, (height - tall) / 2, wide, tall);
+  const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+  takePicture(blob, {title: "uploaded", labels: model.labels.length ? layout.labels.data.slice() : null});
 }
 
 // Previews
@@ -501,7 +522,9 @@ const clicks = {
   "save-project": saveProject,
   export: async () => download(await historyPage(pictures.history, model.name), stampedName("html")),
   inspect: () => {
-    if (pictures.current) inspector.look({picture: pictures.current.bytes}, {});
+    if (model.kind === "first" && model.labels.length) {
+      inspector.look({layout: layout.labels.data}, canvasSize());
+    } else if (pictures.current) inspector.look({picture: pictures.current.bytes}, {});
     else say("there is no picture yet; draw one, or upload one", true);
   },
   theme: () => {
@@ -523,6 +546,7 @@ $("sizes").onchange = () => {
 $("layout-file").onchange = (event) => upload(event.target, "layout");
 $("photograph-file").onchange = (event) => upload(event.target, "photograph");
 $("style-file").onchange = (event) => chosen(event.target, async (file) => setStyle(await bytesOf(file)));
+$("picture-file").onchange = (event) => chosen(event.target, uploadPicture);
 $("project-file").onchange = (event) => chosen(event.target, openProject);
 $("seed").addEventListener("change", () => { state.number = 0; });
 for (const id of ["follow", "variety", "seed"]) $(id).addEventListener("change", askPreview);
