@@ -4,8 +4,8 @@
 
 diffusers comes from pip (the `interop` extra); DIR holds clones of the others, named llamagen, var,
 seed, tok1d (bytedance/1d-tokenizer) and dalle; what is missing is left out. Random weights in
-float32, square and wide pictures. Latents and reconstructions: max |a - b| / max |b|. `--golden` writes the
-values that tests/formats/test_foreign.py compares with, without any of these packages.
+float32, square and wide pictures. Latents and reconstructions: max |a - b| / max |b|. `--golden`
+writes the values that tests/formats/test_foreign.py compares with, without any of these packages.
 """
 
 import argparse
@@ -27,9 +27,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import taming  # noqa: E402
+import taming.second_stage  # noqa: E402
 from tests.formats.foreign import fill, image_of  # noqa: E402
 
 SIZES = ((32, 32), (32, 48))
+GOLDEN_SIDE = 96  # pictures up to this are kept as golden values
 
 
 @dataclass
@@ -156,16 +158,17 @@ def var(sources: Path) -> Iterator[Other]:
     def compute(x: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
         z = model.quant_conv(model.encoder(x))
         height, width = z.shape[2:]
-        grids = [
-            (round(s * height / 16), round(s * width / 16)) for s in model.quantize.v_patch_nums
-        ]
+        scales = model.quantize.v_patch_nums
+        grids = [tuple(max(1, round(s * n / 16)) for n in (height, width)) for s in scales]
         flat = model.quantize.f_to_idxBl_or_fhat(z, to_fhat=False, v_patch_nums=grids)
         codes = [level.view(len(z), *grid) for level, grid in zip(flat, grids)]
         latents = model.quantize.f_to_idxBl_or_fhat(z, to_fhat=True, v_patch_nums=grids)
         return z, codes, model.decoder(model.post_quant_conv(latents[-1]))
 
     save = save_state(model, "vae_ch160v4096z32.pth")
-    yield Other(model, "ten scales, 3x3 quant convs", compute, save, ((256, 256), (256, 384)))
+    yield Other(
+        model, "ten scales, 3x3 quant convs", compute, save, ((256, 256), (256, 384), (64, 96))
+    )
 
 
 IBQ_YAML = """model:
@@ -285,6 +288,31 @@ FORMATS = {
 }
 
 
+@torch.no_grad()
+def compare_prior(sources: Path, golden: Path | None) -> str:
+    """A row of the table: logits of LlamaGen's prior, one layer of the published width."""
+    tokenizer = next(llamagen(sources))
+    with imported_from(sources / "llamagen"):
+        theirs = importlib.import_module("autoregressive.models.gpt")
+        sizes = {"n_layer": 1, "dim": 768, "n_head": 12, "vocab_size": 128, "num_classes": 10}
+        model = fill(theirs.Transformer(theirs.ModelArgs(**sizes)))
+    generator = torch.Generator().manual_seed(0)
+    codes, classes = torch.randint(128, (2, 16, 16), generator=generator), torch.tensor([3, 10])
+    logits, _ = model(codes.flatten(1), classes)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tokenizer.save(folder).rename(folder / "vq_ds16_c2i.pt")
+        ours = taming.load(
+            save_state(model, "c2i_B_256.pt", lambda state: {"model": state})(folder)
+        )
+        condition = (taming.second_stage.Part(classes[:, None], 10),)
+        difference = relative(ours.prior(codes, condition).flatten(1, 2), logits[:, :-1])
+    if golden:
+        values = {"codes": codes[:1], "classes": classes[:1], "logits": logits[:1, :-1]}
+        write_golden(golden / "foreign_llamagen_prior", model, [], values)
+    return f"| LlamaGen | prior, 1 layer of 768, RoPE, SwiGLU | logits {difference:.1e} | | |"
+
+
 def relative(a: Tensor, b: Tensor) -> float:
     return ((a - b).abs().max() / b.abs().max()).item()
 
@@ -305,8 +333,9 @@ def compare(other: Other, name: str, folder: Path) -> tuple[str, dict[str, Tenso
         differences[1] = max(differences[1], relative(ours.reconstruct(x), picture))
         levels = ours.encode(x)
         same &= all(torch.equal(a, b) for a, b in zip(levels, codes)) and len(levels) == len(codes)
-        values |= {f"{height}x{width}.latent": z[:1], f"{height}x{width}.picture": picture[:1]}
-        values |= {f"{height}x{width}.codes.{i}": level[:1] for i, level in enumerate(codes)}
+        if max(height, width) <= GOLDEN_SIDE:
+            values |= {f"{height}x{width}.latent": z[:1], f"{height}x{width}.picture": picture[:1]}
+            values |= {f"{height}x{width}.codes.{i}": level[:1] for i, level in enumerate(codes)}
     millions = sum(tensor.numel() for tensor in other.model.state_dict().values()) / 1e6
     row = f"| {name} | {other.architecture}, {millions:.1f} M | {differences[0]:.1e} |"
     return f"{row} {differences[1]:.1e} | {'equal' if same else 'DIFFERENT'} |", values
@@ -327,14 +356,18 @@ def main() -> None:
                     row, values = compare(other, name, Path(folder))
                 print(row, flush=True)
                 if arguments.golden and not number:
-                    write_golden(arguments.golden / f"foreign_{name.lower()}", other, values)
+                    path = arguments.golden / f"foreign_{name.lower()}"
+                    write_golden(path, other.model, other.sizes, values)
+            if name == "LlamaGen":
+                print(compare_prior(arguments.sources.resolve(), arguments.golden), flush=True)
         except ImportError as error:
             print(f"| {name} | not here: {error} | | | |")
 
 
-def write_golden(path: Path, other: Other, values: dict[str, Tensor]) -> None:
-    shapes = {name: list(tensor.shape) for name, tensor in other.model.state_dict().items()}
-    path.with_suffix(".json").write_text(json.dumps({"shapes": shapes, "sizes": other.sizes}))
+def write_golden(path: Path, model: nn.Module, sizes: tuple, values: dict[str, Tensor]) -> None:
+    shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    sizes = [size for size in sizes if max(size) <= GOLDEN_SIDE]
+    path.with_suffix(".json").write_text(json.dumps({"shapes": shapes, "sizes": sizes}) + "\n")
     save_file({k: v.contiguous() for k, v in values.items()}, path.with_suffix(".safetensors"))
 
 

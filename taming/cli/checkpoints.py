@@ -1,5 +1,6 @@
 """taming inspect, convert, export."""
 
+import argparse
 import sys
 from collections.abc import Mapping
 
@@ -7,6 +8,11 @@ from taming.cli.parser import Parser, add_checkpoint, add_loading
 from taming.errors import UserError
 
 YAML = (".yaml", ".yml")
+FORMATS = ("taming", "compvis", "diffusers", "hub", "onnx")
+TO = (
+    "taming: one .safetensors; compvis: .ckpt and YAML; diffusers: its VQModel; hub: what"
+    " huggingface_hub uploads; onnx: encoder and decoder"
+)
 
 
 def inspect(words: list[str]) -> None:
@@ -21,14 +27,18 @@ def inspect(words: list[str]) -> None:
 
 
 def convert(words: list[str]) -> None:
-    """Write a checkpoint, ours or published, as safetensors; or a published YAML as ours."""
+    """Write a checkpoint, ours or somebody else's, in another format; or a YAML as ours."""
     parser = Parser(prog="taming convert", description=convert.__doc__)
     parser.add_argument(
         "checkpoint", metavar="IN", help="a checkpoint or a run folder; or a published YAML"
     )
     parser.add_argument(
-        "out", metavar="OUT", nargs="?", help="a .safetensors file; for a YAML a .yaml file"
+        "out",
+        metavar="OUT",
+        nargs="?",
+        help="a .safetensors file, with --to another format a folder; for a YAML a .yaml file",
     )
+    parser.add_argument("--to", choices=FORMATS, default="taming", help=TO)
     parser.add_argument(
         "--half",
         action="store_true",
@@ -48,6 +58,11 @@ def convert(words: list[str]) -> None:
     from taming.formats.load import find_checkpoint, read_checkpoint
     from taming.formats.ours import save_safetensors
 
+    if arguments.to != "taming":
+        if arguments.half:
+            raise UserError("--half is for --to taming; leave one of them out")
+        _write_folder(source, out, config, arguments)
+        return
     if source.endswith(YAML):
         check_ending(out, *YAML)
         check_output(out, (source,), YAML)
@@ -63,23 +78,23 @@ def convert(words: list[str]) -> None:
 
 
 def export(words: list[str]) -> None:
-    """Write a checkpoint in the published code's layout: a .ckpt and its YAML."""
+    """Write a checkpoint in somebody else's layout, by default CompVis's: a .ckpt and its YAML."""
     parser = Parser(prog="taming export", description=export.__doc__)
     add_checkpoint(parser)
-    parser.add_argument(
-        "out",
-        metavar="OUT",
-        help="the folder to write checkpoints/last.ckpt and configs/model-project.yaml into",
-    )
+    parser.add_argument("out", metavar="OUT", help="the folder to write into")
+    parser.add_argument("--to", choices=FORMATS[1:], default="compvis", help=TO)
     arguments = parser.parse(words)
+    _write_folder(arguments.checkpoint, arguments.out, arguments.config, arguments)
 
+
+def _write_folder(source: str, out: str, config: str | None, arguments: argparse.Namespace) -> None:
     from taming.files import check_output
-    from taming.formats.compvis.checkpoint import save_published
     from taming.formats.load import find_checkpoint, read_checkpoint
+    from taming.formats.writers import WRITERS
 
-    check_output(arguments.out, (find_checkpoint(arguments.checkpoint),))
-    content = read_checkpoint(arguments.checkpoint, arguments.config, arguments.allow)
-    print(save_published(arguments.out, content))
+    check_output(out, (find_checkpoint(source), *filter(None, (config,))))
+    content = read_checkpoint(source, config, arguments.allow)
+    print(WRITERS[arguments.to](out, content))
 
 
 def _print_unused(reasons: Mapping[str, str]) -> None:

@@ -24,6 +24,7 @@ ROOMS = (
     "taming.data",
     "taming.segmenter",
     "taming.formats.compvis",
+    "taming.formats.llamagen_prior",
 )
 LIBRARIES = ("torchvision.datasets", "torchvision.models", "torchvision.transforms")
 PRETRAINED = "taming.formats.pretrained.pretrained"  # functions, for YAML of one's own only

@@ -11,13 +11,14 @@ from torch import nn
 
 from taming.errors import UserError, did_you_mean
 from taming.files import file_hash
-from taming.formats import dalle, diffusers, ibq, llamagen, maskgit, var
+from taming.formats import dalle, diffusers, ibq, llamagen, llamagen_prior, maskgit, var
 from taming.formats.building import filled_model
 from taming.formats.compvis.checkpoint import read_published
 from taming.formats.compvis.config import configs_beside
 from taming.formats.content import STAGES, Content
 from taming.formats.fitting import count
 from taming.formats.ours import is_ours, read_ours
+from taming.formats.parts import first_stage_content
 from taming.formats.sharded import is_sharded, newest_sharded
 from taming.formats.source import INDEX, Source, is_index, read_shards, shards
 
@@ -30,7 +31,7 @@ ORIGIN = "origin"  # the attribute of a loaded model that says what it is
 PARTS = ("vqvae", "vqmodel", "vae", "movq")  # folders of a pipeline that hold its first stage
 PAIRS = (dalle.FILES,)  # two files of a folder, of which either may be named
 ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".tar", ".pkl")
-FORMATS = (diffusers, llamagen, var, maskgit, ibq)
+FORMATS = (diffusers, llamagen, llamagen_prior, var, maskgit, ibq)
 CURES = {
     "first": "give the run of a first stage (configs/first_stage)",
     "second": "train a prior on it first (configs/second_stage), and give that run",
@@ -161,6 +162,8 @@ def checkpoint_files(path: str | Path, config: str | Path | None = None) -> list
         return dalle.parts(path)
     if not is_index(path) and is_ours(path):
         return files
+    if path.stem.startswith("c2i_") and (tokenizer := llamagen_prior.tokenizer_of(path)):
+        return [*files, tokenizer]
     card = path.parent / "config.json"
     return [*files, *([card] if card.is_file() else configs_beside(path))]
 
@@ -205,6 +208,8 @@ def load(
     if stage is not None and stage not in STAGES:
         raise UserError(f"stage '{stage}' is none{did_you_mean(stage, STAGES)}")
     content = read_checkpoint(path, config, allow)
+    if stage == "first" and content.stage == "second":
+        content = first_stage_content(content)
     if stage and content.stage != stage:
         raise UserError(
             f"'{path}' is a {content.stage}-stage checkpoint, but a {stage} stage is needed here;"

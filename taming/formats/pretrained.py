@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
@@ -10,7 +11,9 @@ from taming import config as configs
 from taming.config.names import ALIASES, PRETRAINED, PRETRAINED_PRIOR
 from taming.errors import UserError
 from taming.first_stage.interface import FirstStage
+from taming.formats.building import filled_model
 from taming.formats.load import load, read_checkpoint
+from taming.formats.parts import first_stage_content
 from taming.second_stage.model import SecondStage
 
 FUNCTIONS = {PRETRAINED, PRETRAINED_PRIOR}
@@ -18,18 +21,23 @@ NAMES = {*FUNCTIONS, *(alias for alias, name in ALIASES.items() if name in FUNCT
 
 
 def pretrained(
-    checkpoint: str, config: str | None = None, yaml: str | None = None, allow: Sequence[str] = ()
+    checkpoint: str,
+    config: str | None = None,
+    yaml: str | None = None,
+    allow: Sequence[str] = (),
+    part: Literal["pictures", "masks"] = "pictures",
 ) -> FirstStage:
-    """The first stage in a checkpoint.
+    """The first stage in a checkpoint, be it of a second stage.
 
     Args:
+        part: of a second stage, the tokenizer of the pictures or that of the masks.
         checkpoint: its path, that of its run folder, or a shipped model's name.
         config: the file that it is trained by: for the message where the checkpoint is missing, and
             to build the model without weights on the meta device.
         yaml: what came with a published checkpoint, if it does not lie beside it.
         allow: packages whose classes the checkpoint may name; `build` hands down its caller's.
     """
-    model = _loaded(checkpoint, config, yaml, allow, "first")
+    model = _loaded(checkpoint, config, yaml, allow, "first", part)
     if not isinstance(model, FirstStage):
         raise UserError(f"'{checkpoint}' is a {type(model).__name__}, which has no codes")
     return model
@@ -46,7 +54,12 @@ def pretrained_prior(
 
 
 def _loaded(
-    checkpoint: str, config: str | None, yaml: str | None, allow: Sequence[str], stage: str
+    checkpoint: str,
+    config: str | None,
+    yaml: str | None,
+    allow: Sequence[str],
+    stage: str,
+    part: str = "pictures",
 ) -> nn.Module:
     if torch.get_default_device().type == "meta" and config:
         experiment = configs.load(config)
@@ -55,6 +68,9 @@ def _loaded(
         raise UserError(
             f"{stage} stage '{checkpoint}' does not exist; train it first: taming train -b {config}"
         )
+    if part == "masks":
+        content = read_checkpoint(checkpoint, yaml, allow)
+        return filled_model(first_stage_content(content, "conditioner.first_stage"))
     return load(checkpoint, yaml, stage=stage, allow=allow)
 
 
@@ -68,5 +84,10 @@ def inlined(node, allow: Sequence[str] = ()):
         return node
     if node.get("target") in NAMES:
         params = node["params"]
-        return read_checkpoint(params["checkpoint"], params.get("yaml"), allow).config["model"]
+        content = read_checkpoint(params["checkpoint"], params.get("yaml"), allow)
+        if content.stage == "second" and ALIASES.get(node["target"], node["target"]) == PRETRAINED:
+            masks = params.get("part") == "masks"
+            part = "conditioner.first_stage" if masks else "first_stage"
+            return first_stage_content(content, part).config["model"]
+        return content.config["model"]
     return {key: inlined(value, allow) for key, value in node.items()}

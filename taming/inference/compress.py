@@ -128,7 +128,7 @@ def compress_file(
     payload = compressed.payload
     header = Header(digest, height, width, threads, len(payload), _checksum(compressed.codes))
     write_atomically(out, lambda file: file.write_bytes(header.packed(payload) + payload))
-    decoded = model.decode(compressed.codes)[..., :height, :width]
+    decoded = model.decode(compressed.codes)[..., :height, :width].clamp(-1, 1)
     return table(model, original, decoded, compressed)
 
 

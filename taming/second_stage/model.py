@@ -134,9 +134,13 @@ class SecondStage(nn.Module):
         self.conditioner.eval()
         return self
 
+    def encode(self, image: Tensor) -> Codes:
+        """The first stage's codes of images (B, C, H, W) in [-1, 1]."""
+        return self.first_stage.encode(image)
+
     def decode(self, codes: Codes) -> Tensor:
-        """(B, C, H, W) in [-1, 1]; large grids in tiles."""
-        return decode_tiled(self.first_stage, codes).clamp(-1, 1)
+        """(B, C, H, W), as the decoder gives it: about [-1, 1]; large grids in tiles."""
+        return decode_tiled(self.first_stage, codes)
 
     @property
     def trained_size(self) -> tuple[int, int]:
@@ -299,7 +303,7 @@ class SecondStage(nn.Module):
             options["strengths"] = strengths[level]
             codes += (sample(prior, conditioned, grid, sampling, crop=self.crop, **options),)
         # 4. the picture, without what was drawn beyond its size
-        return self.decode(codes)[..., : size[0], : size[1]]
+        return self.decode(codes)[..., : size[0], : size[1]].clamp(-1, 1)
 
     def strengths(
         self,

@@ -62,6 +62,7 @@ PARAMS: dict[str, dict] = {
     "EncodedImage": {"first_stage": VQVAE},
     "GPT": {"layers": 1, "heads": 2, "width": 16, **SHAPE},
     "CompVisGPT": {"layers": 1, "heads": 2, "width": 16, "shared_vocabulary": 8, **SHAPE},
+    "LlamaGenGPT": {"layers": 1, "heads": 2, "width": 16, **SHAPE},
     "GatedPixelCNN": {"layers": 1, "width": 8, **SHAPE},
     "PixelSNAIL": {"blocks": 1, "layers": 1, "width": 8, **SHAPE},
     "MaskedPrior": {"layers": 1, "heads": 2, "width": 16, **SHAPE},

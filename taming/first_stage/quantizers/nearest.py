@@ -22,10 +22,15 @@ def nearest(latent: Tensor, codebook: Tensor) -> Tensor:
         codebook = codebook - centre
         half_norms = codebook.square().sum(dim=1) / 2
         codes = []
-        for tile in latent.split(max(1, TILE // len(codebook))):
+        for tile in _tiles(latent, max(1, TILE // len(codebook))):
             distances = torch.addmm(half_norms, tile.float() - centre, codebook.T, alpha=-1)
             codes.append(distances.argmin(dim=1))
         return torch.cat(codes)
+
+
+def _tiles(latent: Tensor, rows: int) -> tuple[Tensor, ...]:
+    # A graph that is exported has no number of tiles that depends on the input
+    return (latent,) if torch.compiler.is_compiling() else latent.split(rows)
 
 
 def random_latents(flat: Tensor, count: int) -> Tensor:

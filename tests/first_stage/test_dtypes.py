@@ -1,0 +1,108 @@
+"""Every door of a first stage in every precision, for every quantizer, wherever there is a device:
+what goes in in one precision comes back in it, codes are int64, and a latent gets a gradient.
+"""
+
+import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from taming.first_stage import IBQ, VQGAN, MultiScaleQuantizer
+from tests.first_stage.test_quantizers import QUANTIZERS as OTHERS
+
+QUANTIZERS = {
+    **OTHERS,
+    "index": lambda: IBQ(16, 4),
+    "multiscale": lambda: MultiScaleQuantizer(16, 4, [1, 2, 4, 8]),
+}
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+
+
+def model_of(name: str) -> VQGAN:
+    shape = {"blocks": 1, "latent_channels": 4, "attention": [1]}
+    return VQGAN(8, [1, 2], QUANTIZERS[name](), **shape).eval()
+
+
+def image(dtype: torch.dtype, device: str = "cpu") -> torch.Tensor:
+    return (torch.rand(1, 3, 16, 16) * 2 - 1).to(dtype).to(device)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_every_door(name, dtype, device):
+    model = model_of(name).to(device, dtype)
+    x = image(dtype, device)
+    codes = model.encode(x)
+    assert all(level.dtype == torch.int64 for level in codes)
+    for output in (model.decode(codes), model(x).image, model.reconstruct(x), model.latent(x)):
+        assert output.dtype == dtype and output.isfinite().all()
+    latent = model.latent(x).detach().requires_grad_()
+    picture = model.decode_latent(latent)
+    assert picture.dtype == dtype and picture.shape == x.shape
+    picture.float().square().mean().backward()
+    assert latent.grad.dtype == dtype and latent.grad.isfinite().all() and latent.grad.any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", ["vector", "gumbel", "multiscale"])
+def test_inputs_of_another_precision_come_back_in_their_own(name, dtype):
+    model = model_of(name)
+    assert model.reconstruct(image(dtype)).dtype == dtype
+    assert model.bfloat16().reconstruct(image(dtype)).dtype == dtype
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_codebooks(name):
+    """Row k is what code k stands for, in every level."""
+    quantizer = QUANTIZERS[name]()
+    for level, count in enumerate(quantizer.num_codes):
+        book = quantizer.codebook(level)
+        assert book.shape == (count, quantizer.code_dim) and book.dtype == torch.float32
+        if len(quantizer.num_codes) == 1:
+            embedded = quantizer.embed((torch.tensor([[[1, 0, count - 1]]]),))[0, :, 0].T
+            assert torch.equal(book[[1, 0, count - 1]], embedded.float())
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_copies_and_pickles_compute_the_same(name):
+    model, x = model_of(name), image(torch.float32)
+    expected = model.encode(x)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert all(torch.equal(a, b) for a, b in zip(other.encode(x), expected))
+
+
+def test_threads_share_a_model():
+    """`evaluating` switches modes for a while, which must not show in another thread."""
+    model, x = model_of("vector"), image(torch.float32)
+    expected = model.reconstruct(x)
+    with ThreadPoolExecutor(4) as pool:
+        for picture in pool.map(lambda _: model.reconstruct(x), range(16)):
+            assert torch.equal(picture, expected)
+
+
+def test_exported_to_a_graph():
+    """torch.export of the decoder, for any batch and size."""
+    from taming.formats.onnx import ImagesOf
+
+    model = model_of("vector")
+    codes = torch.randint(16, (2, 3, 4))
+    free = torch.export.Dim.AUTO
+    program = torch.export.export(
+        ImagesOf(model), (codes,), dynamic_shapes=((dict.fromkeys(range(3), free),),), strict=False
+    )
+    other = torch.randint(16, (3, 5, 6))
+    with torch.no_grad():
+        assert torch.allclose(program.module()(other), model.decode((other,)), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_compiled():
+    model = model_of("vector")
+    compiled = torch.compile(model.decoder)
+    with torch.no_grad():
+        z = torch.randn(1, 4, 8, 8)
+        assert torch.allclose(compiled(z), model.decoder(z), atol=1e-5)

@@ -1,0 +1,297 @@
+"""Other people's tokenizers give, here, the values that they give in their own code: golden/ holds
+those, made by benchmarks/agree_formats.py; their weights follow from their names (foreign.py).
+"""
+
+import json
+import pickle
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import taming
+from taming.errors import UserError
+from taming.formats import diffusers
+from taming.formats.describe import describe
+from taming.formats.load import checkpoint_files, checkpoint_hash, read_checkpoint
+from tests.formats.foreign import image_of, state_of
+from tests.formats.golden_values import GOLDEN, relative
+
+IBQ_YAML = """
+model:
+  class_path: src.IBQ.models.ibqgan.IBQ
+  init_args:
+    ddconfig: {double_z: false, z_channels: 16, resolution: 32, in_channels: 3, out_ch: 3, ch: 32,
+      ch_mult: [1, 2], num_res_blocks: 1, attn_resolutions: [16], dropout: 0.0}
+    lossconfig: {target: x.VQLPIPSWithDiscriminator, params: {entropy_loss_weight: 0.05}}
+    n_embed: 64
+    embed_dim: 16
+    use_entropy_loss: true
+"""
+CARD = {
+    "_class_name": "VQModel",
+    "block_out_channels": [32, 64, 64],
+    "down_block_types": ["DownEncoderBlock2D"] * 2 + ["AttnDownEncoderBlock2D"],
+    "up_block_types": ["AttnUpDecoderBlock2D"] + ["UpDecoderBlock2D"] * 2,
+    "layers_per_block": 2,
+    "latent_channels": 16,
+    "num_vq_embeddings": 64,
+    "vq_embed_dim": 8,
+    "lookup_from_codebook": True,
+}
+
+
+def save_diffusers(folder: Path, state: dict) -> Path:
+    save_file(state, folder / diffusers.FILE, metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(CARD))
+    return folder
+
+
+def save_llamagen(folder: Path, state: dict) -> Path:
+    """The averages count, where there are some; `module.` is DistributedDataParallel's."""
+    noise = {name: torch.randn_like(tensor) for name, tensor in state.items()}
+    wrapped = {f"module.{name}": tensor for name, tensor in state.items()}
+    torch.save(
+        {"ema": wrapped, "model": noise, "optimizer": {"lr": 1}, "steps": 5}, folder / "a.pt"
+    )
+    return folder / "a.pt"
+
+
+def save_ibq(folder: Path, state: dict) -> Path:
+    averages = {f"model_ema.{name.replace('.', '')}": tensor for name, tensor in state.items()}
+    counters = {"model_ema.decay": torch.tensor(0.9), "model_ema.num_updates": torch.tensor(3)}
+    noise = {name: torch.randn_like(tensor) for name, tensor in state.items()}
+    torch.save({"state_dict": noise | averages | counters}, folder / "ibq.ckpt")
+    (folder / "ibq.yaml").write_text(IBQ_YAML)
+    return folder / "ibq.ckpt"
+
+
+def save_bare(name: str) -> Callable[[Path, dict], Path]:
+    def save(folder: Path, state: dict) -> Path:
+        torch.save(state, folder / name)
+        return folder / name
+
+    return save
+
+
+def save_dalle(folder: Path, state: dict) -> Path:
+    """Pickled networks of a package that is not here when they are read."""
+    package = types.ModuleType("dall_e")
+    package.Network = type("Network", (nn.Module,), {"__module__": "dall_e"})
+    sys.modules["dall_e"] = package
+    try:
+        for side in ("encoder", "decoder"):
+            network = package.Network()
+            for name, tensor in state.items():
+                if name.startswith(f"{side}."):
+                    _set_parameter(network, name.removeprefix(f"{side}.").split("."), tensor)
+            torch.save(network, folder / f"{side}.pkl")
+    finally:
+        del sys.modules["dall_e"]
+    return folder
+
+
+def _set_parameter(module: nn.Module, path: list[str], tensor: torch.Tensor) -> None:
+    for part in path[:-1]:
+        if part not in module._modules:
+            module.add_module(part, nn.Sequential())
+        module = module._modules[part]
+    module.register_parameter(path[-1], nn.Parameter(tensor))
+
+
+SAVE = {
+    "diffusers": save_diffusers,
+    "llamagen": save_llamagen,
+    "var": save_bare("vae_ch160v4096z32.pth"),
+    "seed-voken": save_ibq,
+    "maskgit": save_bare("maskgit.bin"),
+    "dall-e": save_dalle,
+}
+LABELS = {"seed-voken": "SEED-Voken", "llamagen": "LlamaGen", "var": "VAR", "maskgit": "MaskGIT"}
+LABELS |= {"dall-e": "DALL-E", "diffusers": "diffusers"}
+
+
+def golden_of(name: str) -> tuple[dict, dict, list]:
+    """Their weights, their values, and the sizes of the images."""
+    description = json.loads((GOLDEN / f"foreign_{name}.json").read_text())
+    state = state_of(description["shapes"])
+    return state, load_file(GOLDEN / f"foreign_{name}.safetensors"), description["sizes"]
+
+
+@pytest.mark.parametrize("name", SAVE)
+def test_their_values(name, tmp_path):
+    state, values, sizes = golden_of(name)
+    path = SAVE[name](tmp_path, state)
+    assert f" of {LABELS[name]}, " in describe(path)
+    model = taming.load(path)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    for height, width in sizes:
+        x, size = image_of(LABELS[name], height, width)[:1], f"{height}x{width}"
+        with torch.no_grad():
+            latent, codes = model.latent(x), model.encode(x)
+            if name == "dall-e":  # theirs are logits
+                latent = model.quantizer.proj(latent)
+            picture = model.decode(codes)
+        assert relative(latent, values[f"{size}.latent"]) < 1e-5
+        for level, grid in enumerate(codes):
+            assert torch.equal(grid, values[f"{size}.codes.{level}"])
+        assert relative(picture, values[f"{size}.picture"]) < 3e-5
+
+
+# Damage
+
+
+CHANGES = {
+    "missing": lambda state, name: state.pop(name),
+    "spare": lambda state, name: state.update({f"{name}.more": torch.ones(1)}),
+    "misshapen": lambda state, name: state.update({name: torch.ones(2, 3, 5, 7)}),
+    "not finite": lambda state, name: state.update({name: state[name] * torch.nan}),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("name", SAVE)
+def test_what_does_not_fit_is_one_line(name, change, tmp_path):
+    state, _, _ = golden_of(name)
+    victim = next(key for key in state if "conv_out.weight" in key or "output.conv.w" in key)
+    CHANGES[change](state, victim)
+    with pytest.raises(UserError) as refusal:
+        taming.load(SAVE[name](tmp_path, state))
+    assert "\n" not in str(refusal.value) and str(tmp_path) in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", SAVE)
+def test_a_truncated_file_is_one_line(name, tmp_path):
+    state, _, _ = golden_of(name)
+    path = SAVE[name](tmp_path, state)
+    file = checkpoint_files(path)[0]
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(UserError) as refusal:
+        taming.load(path)
+    assert "\n" not in str(refusal.value)
+
+
+CARDS = {
+    "AutoencoderKL": ({"_class_name": "AutoencoderKL"}, "continuous: there are no codes"),
+    "UNet2DModel": ({"_class_name": "UNet2DModel"}, "give its first stage"),
+    "MoVQ": ({"norm_type": "spatial"}, "MoVQ"),
+    "groups": ({"norm_num_groups": 8}, "norm_num_groups 8"),
+    "act_fn": ({"act_fn": "relu"}, "act_fn 'relu'"),
+    "no number": ({"latent_channels": "many"}, "latent_channels .* 'many'"),
+    "a huge one": ({"num_vq_embeddings": 10**30}, "num_vq_embeddings"),
+    "no list": ({"block_out_channels": 7}, "block_out_channels"),
+    "a foreign block": ({"down_block_types": ["os.system"] * 3}, "os.system"),
+    "one side": ({"up_block_types": ["UpDecoderBlock2D"] * 3}, "different scales"),
+    "another width": ({"vq_embed_dim": 4}, "shape"),
+}
+
+
+@pytest.mark.parametrize("case", CARDS)
+def test_a_wrong_config_json_is_one_line(case, tmp_path):
+    changes, message = CARDS[case]
+    folder = save_diffusers(tmp_path, golden_of("diffusers")[0])
+    (folder / "config.json").write_text(json.dumps(CARD | changes))
+    with pytest.raises(UserError, match=message) as refusal:
+        taming.load(folder)
+    assert "\n" not in str(refusal.value)
+
+
+def test_without_config_json(tmp_path):
+    folder = save_diffusers(tmp_path, golden_of("diffusers")[0])
+    (folder / "config.json").unlink()
+    with pytest.raises(UserError, match="no config.json lies beside it"):
+        taming.load(folder)
+
+
+TRANSFORMERS = {
+    "VAR": {"word_embed.weight": torch.ones(2, 2), "pos_1LC": torch.ones(1, 2, 2)},
+    "RAR": {"target_aware_pos_embed": torch.ones(2, 2), "pos_embed": torch.ones(1)},
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_their_transformers_are_named(name, tmp_path):
+    torch.save(TRANSFORMERS[name], tmp_path / "m.pt")
+    with pytest.raises(UserError, match=f"{name}'s Transformer, .* its tokenizer"):
+        taming.load(tmp_path / "m.pt")
+
+
+@pytest.mark.parametrize("prefix", ["", "first_stage_model."])
+def test_a_kl_autoencoder_is_named(prefix, tmp_path):
+    state = {
+        f"{prefix}quant_conv.weight": torch.ones(8, 8, 1, 1),
+        f"{prefix}post_quant_conv.weight": torch.ones(4, 4, 1, 1),
+    }
+    torch.save({"state_dict": state}, tmp_path / "kl.ckpt")
+    with pytest.raises(UserError, match="KL autoencoder, .* there are no codes"):
+        taming.load(tmp_path / "kl.ckpt")
+
+
+def test_half_of_a_dvae(tmp_path):
+    folder = save_dalle(tmp_path, golden_of("dall-e")[0])
+    assert taming.load(folder / "decoder.pkl").num_codes == (512,)
+    (folder / "encoder.pkl").unlink()
+    with pytest.raises(UserError, match=r"encoder.pkl' is missing"):
+        taming.load(folder / "decoder.pkl")
+
+
+class Sneaky:
+    def __reduce__(self):
+        return (open, ("touched", "w"))
+
+
+def test_a_pickled_network_runs_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_dalle(tmp_path, golden_of("dall-e")[0])
+    evil = {"note": "dall_e.", "x": Sneaky()}
+    for protocol in (2, 4):
+        (tmp_path / "encoder.pkl").write_bytes(pickle.dumps(evil, protocol))
+        with pytest.raises(UserError):
+            taming.load(tmp_path)
+    torch.save(evil, tmp_path / "encoder.pkl")
+    with pytest.raises(UserError, match="asks to run"):
+        taming.load(tmp_path)
+    assert not (tmp_path / "touched").exists()
+
+
+# Back
+
+
+@pytest.mark.parametrize("name", ["diffusers", "llamagen", "maskgit"])
+def test_to_diffusers(name, tmp_path):
+    """What came from there goes back bit for bit; codebooks of unit rows choose the same codes;
+    what has no counterpart is refused.
+    """
+    state, _, _ = golden_of(name)
+    (tmp_path / "theirs").mkdir()
+    source, out = SAVE[name](tmp_path / "theirs", state), tmp_path / "out"
+    if name == "maskgit":
+        with pytest.raises(UserError, match="MaskGITVQGAN has no counterpart"):
+            diffusers.write(out, read_checkpoint(source))
+        assert not out.exists()
+        return
+    diffusers.write(out, read_checkpoint(source))
+    with pytest.raises(UserError, match="is there already"):
+        diffusers.write(out, read_checkpoint(source))
+    if name == "diffusers":
+        again = load_file(out / diffusers.FILE)
+        assert again.keys() == state.keys()
+        assert all(torch.equal(again[key], state[key]) for key in state)
+        card = json.loads((out / "config.json").read_text())
+        assert {key: card[key] for key in CARD} == CARD
+    x, a, b = image_of("x", 32, 48), taming.load(source), taming.load(out)
+    assert torch.equal(a.encode(x)[0], b.encode(x)[0])
+    assert relative(b.reconstruct(x), a.reconstruct(x)) < 1e-6
+
+
+def test_a_stamp_knows_the_configuration(tmp_path):
+    """The hash of a checkpoint of others covers what it was read with."""
+    folder = save_diffusers(tmp_path, golden_of("diffusers")[0])
+    before = checkpoint_hash(folder)
+    (folder / "config.json").write_text(json.dumps(CARD | {"layers_per_block": 3}))
+    assert checkpoint_hash(folder) != before
