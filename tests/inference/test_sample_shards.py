@@ -81,7 +81,7 @@ def test_figures_of_tars_and_of_files_are_the_same_also_by_shares(prior, tmp_pat
         (data / f"{index}.png").write_bytes(path.read_bytes())
     request = {"data": str(data), "features": features, "only": ["generation"]}
     files, tars = (
-        evaluate(tmp_path / f"{name}.json", samples=str(tmp_path / name), **request)
+        evaluate(tmp_path / f"of-{name}.json", samples=str(tmp_path / name), **request)
         for name in ("files", "tars")
     )
     expected = {name: figure.value for name, figure in files.figures.items()}
