@@ -19,6 +19,7 @@ from taming.config.ranges import Count, Range
 from taming.config.sampling import Sampling
 from taming.errors import UserError
 from taming.first_stage.interface import Codes, FirstStage
+from taming.images import IGNORE
 from taming.second_stage.conditioners import entry_of
 from taming.second_stage.conditioners.label_map import label_shares
 from taming.second_stage.interface import Condition, Conditioner, Part, PartShape, Prior, describe
@@ -60,12 +61,16 @@ class Doubling(Conditioner):
         finest: Count = 512,
     ):
         super().__init__()
-        self.stride, self.labels, self.finest = stride, labels, finest
+        self.stride, self.count, self.finest = stride, labels, finest
+
+    @property
+    def labels(self) -> int | None:
+        return self.count or None
 
     def parts(self, size: tuple[int, int]) -> tuple[PartShape, ...]:
         grid = (size[0] // self.stride, size[1] // self.stride)
         coarse = PartShape(1, grid, 3 * self.stride**2 + 5)
-        return (coarse, PartShape(1, grid, self.labels)) if self.labels else (coarse,)
+        return (coarse, PartShape(1, grid, self.count)) if self.count else (coarse,)
 
     def forward(self, batch: dict) -> Condition:
         coarse = check_coarse(batch, self.stride)
@@ -74,8 +79,8 @@ class Doubling(Conditioner):
         patches = F.pixel_unshuffle(enlarged(coarse), self.stride)
         values = torch.cat([patches, self._circumstances(batch, coarse, grid)], dim=1)
         parts = [self._part(values, grid, permanent=True)]
-        if self.labels:
-            parts.append(self._part(shares_of(batch, self.labels, grid), grid))
+        if self.count:
+            parts.append(self._part(shares_of(batch, self.count, grid), grid))
         return tuple(parts)
 
     def _circumstances(self, batch: dict, coarse: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -293,8 +298,11 @@ class Cascade(SecondStage):
             return batch
         if batch[key].is_floating_point():
             return {**batch, key: F.adaptive_avg_pool2d(batch[key], scene)}
-        labels = int(batch[key].max()) + 1
-        return {**batch, key: shares_of(batch, labels, scene, key).argmax(dim=1)}
+        labels = self.conditioner.labels or int(batch[key].max()) + 1
+        shares = shares_of(batch, labels, scene, key)
+        nothing = 1 - shares.sum(dim=1, keepdim=True)
+        largest = torch.cat([shares, nothing], dim=1).argmax(dim=1)
+        return {**batch, key: largest.masked_fill(largest == labels, IGNORE)}
 
 
 class Progress:

@@ -149,7 +149,7 @@ def check_pieces(model: Cascade, sets: tuple[PictureSet, PictureSet | None]) -> 
                 f"data.{name}: pieces of {height}x{width} should have sides that are multiples of"
                 f" {multiple}"
             )
-        check_labels(model.doubling.labels or None, dataset, name)
+        check_labels(model.doubling.labels, dataset, name)
         grid = model.tokenizer.grids(height, width)[0]
         if grid[0] < model.level.grid[0] or grid[1] < model.level.grid[1]:
             raise UserError(

@@ -137,7 +137,12 @@ def cluster_loss(logits: Tensor, codes: Tensor, clusters: Tensor) -> Tensor:
 @torch.no_grad()
 def embeddings_of(first_stage: FirstStage) -> Tensor:
     """(K, D) what each code stands for."""
-    (count,) = first_stage.num_codes
+    if len(first_stage.num_codes) != 1:
+        raise UserError(
+            "objective: regression and clusters are of one level of codes, and this first stage has"
+            f" {len(first_stage.num_codes)}; leave them out"
+        )
+    count = first_stage.num_codes[0]
     device = first_stage.last_layer.device
     side = first_stage.multiple // first_stage.stride
     codes = torch.arange(count, device=device)[:, None, None].expand(-1, side, side)

@@ -156,7 +156,7 @@ def test_steps_of_all_levels_are_one_work():
 
 def test_without_a_layout():
     model = small(Unconditional())
-    assert model.doubling.labels == 0
+    assert model.doubling.labels is None
     assert model.sample({"count": 2}, size=(32, 48)).shape == (2, 3, 32, 48)
 
 
