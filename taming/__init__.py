@@ -106,6 +106,7 @@ def train(
 
         taming.train("intel_vqgan_64", "runs/mine", ["trainer.max_steps=1000"])
         taming.train([], "runs/mine", ["trainer.max_steps=2000"], resume=True)
+        taming.train([], "runs/own", ["variables.root=my/data"], start_from="landscapes")
 
     Args:
         config: a YAML file, the name of a shipped one, a plain dictionary, or several of these,
@@ -125,6 +126,11 @@ def train(
     """
     from taming.config import load as load_config
     from taming.training import run
+
+    if start_from is not None and not resume and not config:
+        from taming.training.fine_tune import fine_tune, request_of
+
+        return fine_tune(request_of(start_from, folder, overrides))
 
     resumed = Path(folder) / "config.yaml" if resume else None
     experiment = load_config(config, overrides, allow, resumed)

@@ -20,6 +20,11 @@ def train(words: list[str]) -> None:
         overrides.append(f"seed={arguments.seed}")
     if arguments.gpus is not None:
         overrides += gpu_overrides(arguments.gpus)
+    if arguments.start_from and not bases and not arguments.resume:
+        print(_fine_tune(arguments, overrides))
+        return
+    if arguments.decoder_only:
+        overrides.append("tuning.parts=[decoder, post_quant_conv]")
     folder = _folder(arguments, bases, overrides)
 
     from taming import config
@@ -36,6 +41,16 @@ def train(words: list[str]) -> None:
     checkpoint = arguments.resume if Path(arguments.resume or "").is_file() else None
     resume, fitting = checkpoint or bool(arguments.resume), arguments.fitting
     print(run.train(experiment, folder, resume, start.checkpoint, fitting, arguments.config))
+
+
+def _fine_tune(arguments: argparse.Namespace, overrides: list[str]) -> Path:
+    """--from without -b: goes on from what the checkpoint is, on pictures of one's own."""
+    folder = Path("runs") / (arguments.name or f"{Path(arguments.start_from).stem}_tuned")
+    quiet_lightning()
+    from taming.training.fine_tune import fine_tune, request_of
+
+    request = request_of(arguments.start_from, folder, overrides, arguments.decoder_only)
+    return fine_tune(request)
 
 
 def _parser() -> Parser:
@@ -86,7 +101,14 @@ def _parser() -> Parser:
         "--from",
         dest="start_from",
         metavar="CKPT",
-        help="take weights from here (ours or published), then train from batch 0",
+        help="take weights from here (ours or published), then train from batch 0; without -b the"
+        " checkpoint is fine-tuned: variables.root=DIR, stages=prior",
+    )
+    parser.add_argument(
+        "--decoder-only",
+        action="store_true",
+        help="with --from: of a first stage the decoder alone learns, so that codes keep their"
+        " meaning",
     )
     parser.add_argument(
         "--fitting",
@@ -113,6 +135,8 @@ def _check_combinations(arguments: argparse.Namespace) -> None:
         raise UserError(
             "-r and --from exclude each other: -r resumes a run, --from starts one from weights"
         )
+    if arguments.decoder_only and not arguments.start_from:
+        raise UserError("--decoder-only says what learns of a trained model; give --from too")
     if (arguments.fitting or arguments.config) and not arguments.start_from:
         raise UserError("--fitting and --config say how --from takes weights; give --from too")
 

@@ -170,6 +170,21 @@ class Evaluation:
 
 
 @dataclass
+class Tuning:
+    """What learns of a model that was trained before (--from); by default all of it.
+
+    Args:
+        lora: rank of updates of linear layers, which learn in their place (second stage)
+        parts: names of parts that learn, such as decoder or 0.cond_emb; all others are frozen
+        patience: validations without gain after which training stops; null: it goes to max_steps
+    """
+
+    lora: Annotated[int, Range(1, 1024)] | None = None
+    parts: list[str] = field(default_factory=list)
+    patience: Count | None = None
+
+
+@dataclass
 class Recommendation:
     """What the checkpoint says to whoever uses it.
 
@@ -231,6 +246,7 @@ class Experiment:
     logger: Logger = field(default_factory=Logger)
     evaluation: Evaluation = field(default_factory=Evaluation)
     card: Recommendation = field(default_factory=Recommendation)
+    tuning: Tuning = field(default_factory=Tuning)
     objective: Objective = field(default_factory=Objective)
     noise: Decay = 0.0
     condition_dropout: Decay = 0.0

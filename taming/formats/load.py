@@ -155,6 +155,8 @@ def checkpoint_files(path: str | Path, config: str | Path | None = None) -> list
     people's the configuration that belongs to it.
     """
     path = find_checkpoint(path)
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
     files = [path, *shards(path)] if is_index(path) else [path]
     if config is not None:
         return [*files, Path(config)]

@@ -88,9 +88,13 @@ class Checkpoints(BatchCallback):
             module.batches % settings.validate_every == 0 or end
         ):
             figures = module.validate(module.data_module.val_dataloader())
+            module.without_gain += 1
             if figures[module.monitor] < module.best:
-                module.best = figures[module.monitor]
+                module.best, module.without_gain = figures[module.monitor], 0
                 self.save(trainer, module, "best.ckpt")
+            if module.without_gain == module.experiment.tuning.patience and not end:
+                end = trainer.should_stop = True
+                _say(f"stopped at batch {module.batches}: no gain since best.ckpt was written")
         if module.batches % settings.checkpoint_every == 0 or end or self.signal:
             self.save(trainer, module, "last.ckpt")
         number, self.signal = self.signal, None

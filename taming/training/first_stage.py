@@ -20,6 +20,7 @@ from taming.first_stage.interface import (
 from taming.first_stage.losses import FirstStageLoss, VQGANLoss
 from taming.images import IGNORE, colour_labels, montage, psnr
 from taming.training.module import Training, adam
+from taming.training.tuning import frozen_quantizers
 
 COLOUR_PICTURES = 256  # whose colours are measured; the deviations of so many differ by about 4 %
 
@@ -81,6 +82,8 @@ class FirstStageTraining(Training):
         optimizers = self.optimizers()
         generator, *rest = optimizers if isinstance(optimizers, list) else [optimizers]
         discriminator = self.loss.discriminator
+        for quantizer in frozen_quantizers(self.model):
+            quantizer.eval()
         # 1. the autoencoder
         for quantizer in self._quantizers():
             quantizer.set_step(self.batches, self.micro, parts)

@@ -25,6 +25,7 @@ from taming.first_stage.interface import evaluating
 from taming.training.datamodule import DataModule, stop_together
 from taming.training.sharded import spread_states
 from taming.training.strategies import shard_weights, whole
+from taming.training.tuning import has_updates, merged
 
 OPTIONS = ("peak", "weight_decay", "betas")  # of a group of parameters
 
@@ -51,6 +52,7 @@ class Training(pl.LightningModule):
         self.stepping = False  # between the first optimizer step of a batch and its end
         self.latest: dict[str, float] = {}  # terms as last logged
         self.best = math.inf
+        self.without_gain = 0  # validations since the best one
         self.validated: dict[str, float] = {}  # the latest validation figures
         self.data: dict[str, dict] = {}  # which files the data sets have (checks.contents)
         self.card = Card()
@@ -200,14 +202,22 @@ class Training(pl.LightningModule):
             "figures": self.validated,
             "card": self.card.plain(),
             "best": self.best,
-            "averaged": {self._averaged_prefix() + name: t for name, t in averaged.items()},
+            "without_gain": self.without_gain,
+            "averaged": {self._averaged_prefix() + name: t for name, t in merged(averaged).items()},
         }
         weights = self.state_dict()
-        return {
+        state = {
             "taming": metadata,
-            "state_dict": {k: v for k, v in weights.items() if not k.startswith("averaged.")},
+            "state_dict": {
+                name: tensor
+                for name, tensor in merged(weights).items()
+                if not name.startswith("averaged.")
+            },
             "optimizers": [optimizer.state_dict() for optimizer in self._optimizers()],
         }
+        if has_updates(weights):
+            state["updates"] = weights
+        return state
 
     def resume(self, state: dict) -> None:
         """Takes up a `state`; the optimizers' part waits until they exist (`on_train_start`)."""
@@ -219,8 +229,9 @@ class Training(pl.LightningModule):
             f"averaged.{name.removeprefix(prefix)}": tensor
             for name, tensor in metadata["averaged"].items()
         }
+        self.without_gain = metadata.get("without_gain", 0)  # earlier versions wrote none
         try:
-            self.load_state_dict({**state["state_dict"], **averaged})
+            self.load_state_dict(state.get("updates") or {**state["state_dict"], **averaged})
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:160]
             raise UserError(

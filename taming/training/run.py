@@ -29,6 +29,7 @@ from taming.first_stage.interface import Autoencoder
 from taming.formats.content import Content
 from taming.formats.fitting import load_fitting, load_weights
 from taming.formats.load import read_checkpoint
+from taming.formats.parts import part_for
 from taming.formats.sharded import last_checkpoint
 from taming.precision import resolved
 from taming.second_stage.cascade import Cascade
@@ -67,6 +68,7 @@ from taming.training.strategies import (
     checkpoint_activations,
     strategy_of,
 )
+from taming.training.tuning import tune
 
 Sets = tuple[PictureSet, PictureSet | None]
 """For training and for validation."""
@@ -162,7 +164,7 @@ def _started(
     """A new run, on fresh weights or on those of a checkpoint."""
     if start_from is None:
         return prepare(experiment)
-    content = read_checkpoint(start_from, yaml)
+    content = part_for(experiment, read_checkpoint(start_from, yaml))
     if content.unknown:
         raise UserError(
             f"'{start_from}' has tensors that no published model has, the first"
@@ -206,6 +208,9 @@ def prepare(
             report_unused(load_fitting(model, weights, source), source)
         else:
             load_weights(model, weights, source)
+    elif experiment.tuning.lora or experiment.tuning.parts:
+        raise UserError("tuning: it says what learns of a trained model; name one with --from")
+    tune(model, experiment.tuning)
     # 2. the data sets
     data = experiment.data
     train: PictureSet = ordinary(_build(experiment, data.train, "data.train"))
