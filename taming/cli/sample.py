@@ -179,6 +179,11 @@ def _check_combinations(arguments: argparse.Namespace, parser: Parser) -> None:
             "--animate shows one picture growing, --accept draws several and takes the best; leave"
             " one out"
         )
+    if arguments.format != "png" and (arguments.animate or arguments.overwrite):
+        flag = "--animate" if arguments.animate else "--overwrite"
+        raise UserError(
+            f"{flag} is for single files, and --format {arguments.format} writes tars; leave one out"
+        )
     if arguments.from_png:
         _check_nothing_else(arguments, parser)
 
