@@ -39,7 +39,7 @@ def _walk(action: Callable[[int], object], items: Iterable[int]) -> None:
         action(item)
 
 
-def own_memory() -> float:
+def private_memory() -> float:
     """MB of this process that no file backs."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon"):
@@ -72,7 +72,7 @@ def index(folder: Path, samples: int) -> None:
     # One part for all: only the numbers of bytes matter here
     parts = [template] * shards
     names = [f"{number:05d}.tar" for number in range(shards)]
-    before = own_memory()
+    before = private_memory()
     written = seconds(lambda: write_index(path, names, "x", parts))
     opened = seconds(lambda: ShardIndex(path))
     made = ShardIndex(path)
@@ -82,7 +82,7 @@ def index(folder: Path, samples: int) -> None:
         f"index of {len(made)} samples in {shards} shards: {path.stat().st_size / 1e9:.2f} GB,"
         f" merged and written in {written:.1f} s, opened in {opened * 1e3:.1f} ms;"
         f" {looked / len(places) * 1e6:.1f} us to look up a random sample;"
-        f" {own_memory() - before:.0f} MB of memory more than before"
+        f" {private_memory() - before:.0f} MB of memory more than before"
     )
     for window in (None, 16):
         order = ShardOrder(made.counts, 0, 0, window)
@@ -182,7 +182,7 @@ def codes(folder: Path, grids: int, batch: int = 64) -> None:
         ]
     )
     size = sum(path.stat().st_size for path in (folder / "codes").iterdir())
-    before = own_memory()
+    before = private_memory()
     data = Codes(str(folder / "codes"))
     order = data.order(0, 0)
     count, memory = 200 * batch, []
@@ -190,7 +190,7 @@ def codes(folder: Path, grids: int, batch: int = 64) -> None:
     for start in range(0, 5 * count, count):
         places = range(start, start + count)
         rates.append(count / seconds(partial(_walk, lambda i: data[(order(i), 0)], places)))
-        memory.append(own_memory() - before)
+        memory.append(private_memory() - before)
     print(
         f"{len(data)} grids of 256 codes: {size / 1e9:.2f} GB, written in {written:.0f} s; read in"
         f" random order: {min(rates):.0f} to {max(rates):.0f} grids/s on one core; memory"
