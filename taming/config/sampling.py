@@ -55,14 +55,6 @@ class Sampling:
     guidance: Number = field(
         default=1.0, metadata={"help": "1: none; above: follow the condition more closely"}
     )
-    guidance_second: Number | None = field(
-        default=None,
-        metadata={
-            "help": "of the second of two conditions, --guidance then is the first's; default: one"
-            " strength for both",
-            "metavar": "G",
-        },
-    )
     hop: Count = field(
         default=1,
         metadata={
@@ -82,6 +74,14 @@ class Sampling:
     )
     classifier: str | None = field(
         default=None, metadata={"help": "a torchvision model, for accept", "metavar": "NAME"}
+    )
+    guidance_second: Number | None = field(
+        default=None,
+        metadata={
+            "help": "of the second of two conditions, --guidance then is the first's; default: one"
+            " strength for both",
+            "metavar": "G",
+        },
     )
     steps: Count | None = field(
         default=None,

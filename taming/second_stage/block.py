@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from taming.config.ranges import Range
@@ -117,9 +116,9 @@ class SelfAttention(nn.Module):
         self, x: Tensor, cache: LayerCache | None = None, rotation: Tensor | None = None
     ) -> Tensor:
         """x (B, T, width); rotation (T, d / 2, 2), see `rotation_of`."""
-        q, k, v = rearrange(
-            self.qkv(x), "b t (three heads d) -> three b heads t d", three=3, heads=self.heads
-        )
+        # (B, T, three heads d) -> three (B, heads, T, d)
+        parts = self.qkv(x).unflatten(-1, (3, self.heads, -1))
+        q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)
         if hasattr(self, "norm_q"):
             q, k = self.norm_q(q).to(v), self.norm_k(k).to(v)
         if rotation is not None:
@@ -135,7 +134,7 @@ class SelfAttention(nn.Module):
         else:
             causal = self.causal and new > 1
             out = F.scaled_dot_product_attention(q, k, v, is_causal=causal, dropout_p=dropped)
-        return self.dropout(self.proj(rearrange(out, "b heads t d -> b t (heads d)")))
+        return self.dropout(self.proj(out.transpose(1, 2).flatten(2)))
 
     def _visible(self, before: int, new: int, device: torch.device) -> Tensor:
         """(new, before + new) bool: who of the `new` tokens sees whom."""

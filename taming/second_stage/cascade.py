@@ -80,7 +80,7 @@ class Doubling(Conditioner):
         values = torch.cat([patches, self._circumstances(batch, coarse, grid)], dim=1)
         parts = [self._part(values, grid, permanent=True)]
         if self.count:
-            parts.append(self._part(shares_of(batch, self.count, grid), grid))
+            parts.append(self._part(shares_of(batch, self.count, grid, self.stride), grid))
         return tuple(parts)
 
     def _circumstances(self, batch: dict, coarse: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -299,7 +299,7 @@ class Cascade(SecondStage):
         if batch[key].is_floating_point():
             return {**batch, key: F.adaptive_avg_pool2d(batch[key], scene)}
         labels = self.conditioner.labels or int(batch[key].max()) + 1
-        shares = shares_of(batch, labels, scene, key)
+        shares = shares_of(batch, labels, scene, key=key)
         nothing = 1 - shares.sum(dim=1, keepdim=True)
         largest = torch.cat([shares, nothing], dim=1).argmax(dim=1)
         return {**batch, key: largest.masked_fill(largest == labels, IGNORE)}
@@ -364,15 +364,20 @@ def check_coarse(batch: dict, stride: int) -> Tensor:
     return coarse
 
 
-def shares_of(batch: dict, labels: int, grid: tuple[int, int], key: str = "segmentation") -> Tensor:
-    """See label_shares. Raises UserError for what is no mask, or one of another picture."""
+def shares_of(
+    batch: dict, labels: int, grid: tuple[int, int], stride: int = 1, key: str = "segmentation"
+) -> Tensor:
+    """See label_shares; `stride` pixels of the picture lie under each place. Raises UserError for
+    what is no mask, or one of another picture.
+    """
     mask = entry_of(batch, key)
     if mask.ndim != 3 or mask.is_floating_point():
         raise UserError(f"'{key}' should be labels (B, H, W), not {describe(mask)}")
-    if mask.shape[1] % grid[0] or mask.shape[2] % grid[1]:
+    height, width = grid[0] * stride, grid[1] * stride
+    if mask.shape[1] % height or mask.shape[2] % width:
         raise UserError(
-            f"'{key}' is {mask.shape[1]}x{mask.shape[2]}, no multiple of a grid of"
-            f" {grid[0]}x{grid[1]} codes: it belongs to another level's picture"
+            f"'{key}' is {mask.shape[1]}x{mask.shape[2]}, no multiple of {height}x{width}: it"
+            " belongs to another level's picture"
         )
     return label_shares(mask, labels, grid)
 
