@@ -149,6 +149,7 @@ def test_the_way_back(place, tmp_path, capsys):
     assert len(list((tmp_path / "f").rglob("*.png"))) == 7
 
 
+@pytest.mark.slow
 def test_a_file_of_codes_comes_back_too(place, tmp_path):
     source = str(place / "pairs" / "images")
     assert main(["encode", str(place / "first"), source, "-o", str(tmp_path / "c.npz")]) == 0

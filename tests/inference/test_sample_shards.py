@@ -32,7 +32,7 @@ def pictures(samples: Samples) -> torch.Tensor:
     return torch.stack([samples[index]["image"] for index in range(len(samples))])
 
 
-@pytest.mark.parametrize("form", ["shards", "uint8"])
+@pytest.mark.parametrize("form", [pytest.param("shards", marks=pytest.mark.slow), "uint8"])
 def test_tars_hold_the_pictures_that_files_would_hold(prior, tmp_path, form):
     sample(prior, tmp_path / "files", samples=10, seed=3, batch_size=4)
     sample(prior, tmp_path / "tars", samples=10, seed=3, batch_size=4, form=form)
@@ -50,6 +50,7 @@ def test_tars_hold_the_pictures_that_files_would_hold(prior, tmp_path, form):
     assert tars.protocol() == files.protocol()
 
 
+@pytest.mark.slow
 def test_several_commands_share_the_tars_whatever_dies(prior, tmp_path):
     sample(prior, tmp_path / "one", samples=10, seed=3, form="shards")
     sample(prior, tmp_path / "many", samples=10, seed=3, form="shards", shard="2/5")
@@ -62,6 +63,7 @@ def test_several_commands_share_the_tars_whatever_dies(prior, tmp_path):
         sample(prior, tmp_path / "many", samples=10, seed=4, form="shards")
 
 
+@pytest.mark.slow
 def test_files_are_shared_out_without_overlap(prior, tmp_path):
     names = []
     for number in range(3):
