@@ -109,13 +109,13 @@ def diffusers(sources: Path) -> Iterator[Other]:
 
 def llamagen(sources: Path) -> Iterator[Other]:
     with imported_from(sources / "llamagen"):
-        theirs = importlib.import_module("tokenizer.tokenizer_image.vq_model")
+        module = importlib.import_module("tokenizer.tokenizer_image.vq_model")
         for stride, multipliers in ((8, [1, 2, 2, 4]), (16, [1, 1, 2, 2, 4])):
-            arguments = theirs.ModelArgs(
+            arguments = module.ModelArgs(
                 codebook_size=128, encoder_ch_mult=multipliers, decoder_ch_mult=multipliers
             )
-            with narrow(theirs):
-                model = fill(theirs.VQModel(arguments))
+            with narrow(module):
+                model = fill(module.VQModel(arguments))
 
             def compute(x: Tensor, model=model) -> tuple[Tensor, list[Tensor], Tensor]:
                 z = model.quant_conv(model.encoder(x))
@@ -150,8 +150,8 @@ def var(sources: Path) -> Iterator[Other]:
     package.__path__ = [str(sources / "var" / "models")]
     sys.modules["models"] = package
     with imported_from(sources / "var"):
-        theirs = importlib.import_module("models.vqvae")
-        model = fill(theirs.VQVAE(vocab_size=64, z_channels=8, ch=32))
+        module = importlib.import_module("models.vqvae")
+        model = fill(module.VQVAE(vocab_size=64, z_channels=8, ch=32))
     for name in [name for name in sys.modules if name.split(".")[0] in ("models", "dist")]:
         del sys.modules[name]
 
@@ -233,14 +233,14 @@ def ibq(sources: Path) -> Iterator[Other]:
 def maskgit(sources: Path) -> Iterator[Other]:
     path = sources / "tok1d" / "modeling" / "modules" / "maskgit_vqgan.py"
     spec = importlib.util.spec_from_file_location("maskgit_vqgan", path)
-    theirs = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(theirs)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     sizes = {"channel_mult": (1, 2), "num_resolutions": 2, "dropout": 0.0, "hidden_channels": 32}
     sizes |= {"num_channels": 3, "num_res_blocks": 2, "resolution": 32, "z_channels": 16}
     config = types.SimpleNamespace(**sizes)
     model = nn.Module()
-    model.encoder, model.decoder = theirs.Encoder(config), theirs.Decoder(config)
-    model.quantize = theirs.VectorQuantizer(64, 16, 0.25)
+    model.encoder, model.decoder = module.Encoder(config), module.Decoder(config)
+    model.quantize = module.VectorQuantizer(64, 16, 0.25)
     fill(model)
 
     def compute(x: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
@@ -256,18 +256,18 @@ def dalle(sources: Path) -> Iterator[Other]:
     """Their classes are made by `attr`, which is not needed for what they compute."""
     with imported_from(sources / "dalle"):
         sys.modules.setdefault("requests", types.ModuleType("requests"))
-        theirs = importlib.import_module("dall_e")
+        module = importlib.import_module("dall_e")
         model = nn.Module()
-        model.encoder = theirs.Encoder(n_hid=64, n_blk_per_group=1, vocab_size=512)
-        model.decoder = theirs.Decoder(n_hid=64, n_init=16, n_blk_per_group=1, vocab_size=512)
+        model.encoder = module.Encoder(n_hid=64, n_blk_per_group=1, vocab_size=512)
+        model.decoder = module.Decoder(n_hid=64, n_init=16, n_blk_per_group=1, vocab_size=512)
         fill(model)
 
         def compute(x: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
-            logits = model.encoder(theirs.map_pixels((x + 1) / 2))
+            logits = model.encoder(module.map_pixels((x + 1) / 2))
             codes = logits.argmax(dim=1)
             onehot = nn.functional.one_hot(codes, 512).permute(0, 3, 1, 2).float()
             statistics = model.decoder(onehot)
-            picture = theirs.unmap_pixels(torch.sigmoid(statistics[:, :3]))
+            picture = module.unmap_pixels(torch.sigmoid(statistics[:, :3]))
             return logits, [codes], 2 * picture - 1
 
         def save(folder: Path) -> Path:
@@ -293,9 +293,9 @@ def compare_prior(sources: Path, golden: Path | None) -> str:
     """A row of the table: logits of LlamaGen's prior, one layer of the published width."""
     tokenizer = next(llamagen(sources))
     with imported_from(sources / "llamagen"):
-        theirs = importlib.import_module("autoregressive.models.gpt")
+        module = importlib.import_module("autoregressive.models.gpt")
         sizes = {"n_layer": 1, "dim": 768, "n_head": 12, "vocab_size": 128, "num_classes": 10}
-        model = fill(theirs.Transformer(theirs.ModelArgs(**sizes)))
+        model = fill(module.Transformer(module.ModelArgs(**sizes)))
     generator = torch.Generator().manual_seed(0)
     codes, classes = torch.randint(128, (2, 16, 16), generator=generator), torch.tensor([3, 10])
     logits, _ = model(codes.flatten(1), classes)

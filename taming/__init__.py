@@ -26,7 +26,10 @@ LAZY = {
     "decompress": ("taming.inference.compress", "decompress_file"),
     "encode": ("taming.inference.encode", "encode_folder"),
     "evaluate": ("taming.evaluation.evaluate", "evaluate"),
+    "from_pretrained": ("taming.formats.hub", "from_pretrained"),
     "load": ("taming.formats.load", "load"),
+    "push_to_hub": ("taming.formats.hub", "push_to_hub"),
+    "save_pretrained": ("taming.formats.hub", "save_pretrained"),
     "read_image": ("taming.inference.notebook", "read_image"),
     "read_mask": ("taming.inference.notebook", "read_mask"),
     "reconstruct": ("taming.inference.reconstruct", "reconstruct_folder"),
@@ -43,12 +46,15 @@ __all__ = [
     "decompress",
     "encode",
     "evaluate",
+    "from_pretrained",
     "load",
+    "push_to_hub",
     "read_image",
     "read_mask",
     "reconstruct",
     "sample",
     "save",
+    "save_pretrained",
     "show",
     "train",
 ]
@@ -56,6 +62,7 @@ if TYPE_CHECKING:
     from taming.config.sampling import Sampling
     from taming.errors import UserError
     from taming.evaluation.evaluate import evaluate
+    from taming.formats.hub import from_pretrained, push_to_hub, save_pretrained
     from taming.formats.load import load
     from taming.inference.compress import compress_file as compress
     from taming.inference.compress import decompress_file as decompress

@@ -23,8 +23,13 @@ def build_model(content: Content) -> nn.Module:
     not fit.
     """
     experiment = content.experiment()
-    with torch.device("meta"):
-        model = build(experiment.model, content.allow, trusted=False)
+    try:
+        with torch.device("meta"):
+            model = build(experiment.model, content.allow, trusted=False)
+    except UserError as error:  # of tensors that told a shape which nothing can have
+        if content.source == "taming":
+            raise
+        raise UserError(f"'{content.path}': {error}") from None
     kind = KINDS[content.stage]
     if not isinstance(model, kind):
         raise UserError(
@@ -41,8 +46,10 @@ def filled_model(content: Content) -> nn.Module:
     Raises:
         UserError: the weights do not fit.
     """
-    model, weights = build_model(content), content.weights
+    weights = content.weights
     pages = MappedPages(content.path, weights.values())
+    pages.release()  # what reading looked at
+    model = build_model(content)
     pages.release()
     made: dict[int, Tensor] = {}  # by the tensor that they replace: modules may share one
     with torch.no_grad():

@@ -16,7 +16,7 @@ from taming.formats.unpickler import read_modules
 
 NAME = "DALL-E"
 FILES = ("encoder.pkl", "decoder.pkl")
-MARK = b"dall_e."  # the package of their classes
+MARK = b"dall_e"  # the package of their classes
 PACKAGES = ("dall_e", "torch.nn.modules")
 SCALES = 4
 SIZE = 256  # of the images that it was trained on

@@ -66,9 +66,8 @@ def write_onnx(model: nn.Module, folder: str | Path) -> Path:
     grids = model.grids(rows, columns)
     codes = tuple(torch.zeros(2, *grid, dtype=torch.int64) for grid in grids)
     names = ["codes"] if len(codes) == 1 else [f"codes_{i}" for i in range(len(codes))]
-    batch, free = torch.export.Dim("batch"), torch.export.Dim.AUTO
-    picture = {0: batch, 2: free, 3: free}
-    grid = {0: batch, 1: free, 2: free}
+    free = torch.export.Dim.AUTO
+    picture, grid = dict.fromkeys((0, 2, 3), free), dict.fromkeys((0, 1, 2), free)
     _export(CodesOf(model), (image,), (picture,), ["image"], names, folder / ENCODER)
     shapes = (tuple(grid for _ in codes),)
     _export(ImagesOf(model), codes, shapes, names, ["image"], folder / DECODER)
@@ -96,8 +95,9 @@ def _export(
                 verbose=False,
             )
     except Exception as error:  # torch and onnxscript raise many kinds
+        reason = error.__cause__ or error
         raise UserError(
-            f"'{path}' can't be written: {type(error).__name__}: {first_line(error)[:200]}"
+            f"'{path}' can't be written: {type(reason).__name__}: {first_line(reason)[:200]}"
         ) from error
     assert program is not None
     write_atomically(path, lambda file: program.save(str(file), external_data=False))

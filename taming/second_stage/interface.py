@@ -111,6 +111,11 @@ class Part:
         features = 0 if self.values is None else self.values.shape[-1]
         return PartShape(self.vocabulary, self.grid or self.tokens.shape[1], features)
 
+    def to(self, device: torch.device) -> "Part":
+        """The same on another device."""
+        values = None if self.values is None else self.values.to(device)
+        return replace(self, tokens=self.tokens.to(device), values=values)
+
     def rolled(self) -> "Part":
         """Each picture with the condition of the one before it in the batch."""
         values = None if self.values is None else self.values.roll(1, 0)

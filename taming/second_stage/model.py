@@ -168,7 +168,8 @@ class SecondStage(nn.Module):
         where there is no condition at all, what there is.
         """
         if self.conditioner.key is None:
-            return self.conditioner({"count": count})
+            device = next(self.priors.parameters()).device
+            return tuple(part.to(device) for part in self.conditioner({"count": count}))
         device = next(self.priors.parameters()).device
         parts = []
         for shape in self.conditioner.parts(size):
@@ -282,7 +283,9 @@ class SecondStage(nn.Module):
         rows, columns = (side + -side % self.multiple for side in size)
         grids = self.first_stage.grids(rows, columns)
         # 2. the condition, and the codes that stay
-        condition = self.conditioner(self._fitted_batch(batch, size))
+        device = next(self.priors.parameters()).device  # of a number of pictures, none is known
+        parts = self.conditioner(self._fitted_batch(batch, size))
+        condition = tuple(part.to(device) for part in parts)
         count = len(condition[0].tokens)
         known_codes = None if known is None else self._known_codes(known, size, count, grids)
         strengths = self.strengths(batch, size, sampling, grids)

@@ -89,7 +89,7 @@ class PixelSNAIL(Prior):
         )
         x = before = late.transpose(1, 2).unflatten(2, grid)
         context = self.condition_map(condition, grid)
-        place = coordinates(grid, self.grid, codes.device)
+        place = coordinates(grid, self.grid, codes.device).to(x.dtype)
         for block in self.blocks:
             x = block(x, before, context, place)
         return self.head(x).permute(0, 2, 3, 1)
@@ -231,7 +231,7 @@ class PlaceDecoder(SteppingDecoder):
         self.prior, self.context = prior, prior.condition_map(condition, grid)
         super().__init__(len(self.context), grid, self.context.device)
         self.blocks = cast(list[Block], list(prior.blocks))
-        self.place = coordinates(grid, prior.grid, self.context.device)
+        self.place = coordinates(grid, prior.grid, self.context.device).to(self.context.dtype)
         self.inputs: list[list[tuple[InputMap, InputMap]]] = []
         for block in self.blocks:
             self.inputs.append([(InputMap(grid), InputMap(grid)) for _ in block.layers])
@@ -266,5 +266,6 @@ class PlaceDecoder(SteppingDecoder):
             self.memory[i] = memory
         memory[0, :, :, position], memory[1, :, :, position] = k[:, :, 0], v[:, :, 0]
         keys, values = memory[:, :, :, : position + 1]
-        attended = F.scaled_dot_product_attention(q, keys, values)
+        # GPUs refuse queries that are strided (float32, in evaluation)
+        attended = F.scaled_dot_product_attention(q.contiguous(), keys, values)
         return attended.transpose(2, 3).flatten(1, 2)[..., None]

@@ -19,6 +19,7 @@ from taming.errors import UserError
 from taming.formats import diffusers
 from taming.formats.describe import describe
 from taming.formats.load import checkpoint_files, checkpoint_hash, read_checkpoint
+from taming.second_stage import Part
 from tests.formats.foreign import image_of, state_of
 from tests.formats.golden_values import GOLDEN, relative
 
@@ -81,9 +82,9 @@ def save_bare(name: str) -> Callable[[Path, dict], Path]:
 
 def save_dalle(folder: Path, state: dict) -> Path:
     """Pickled networks of a package that is not here when they are read."""
-    package = types.ModuleType("dall_e")
-    package.Network = type("Network", (nn.Module,), {"__module__": "dall_e"})
-    sys.modules["dall_e"] = package
+    package = types.ModuleType("dall_e.encoder")
+    package.Network = type("Network", (nn.Module,), {"__module__": "dall_e.encoder"})
+    sys.modules |= {"dall_e": types.ModuleType("dall_e"), "dall_e.encoder": package}
     try:
         for side in ("encoder", "decoder"):
             network = package.Network()
@@ -92,7 +93,7 @@ def save_dalle(folder: Path, state: dict) -> Path:
                     _set_parameter(network, name.removeprefix(f"{side}.").split("."), tensor)
             torch.save(network, folder / f"{side}.pkl")
     finally:
-        del sys.modules["dall_e"]
+        del sys.modules["dall_e"], sys.modules["dall_e.encoder"]
     return folder
 
 
@@ -143,12 +144,46 @@ def test_their_values(name, tmp_path):
         assert relative(picture, values[f"{size}.picture"]) < 3e-5
 
 
+def save_prior(folder: Path, name: str = "c2i_B_256.pt") -> tuple[Path, dict]:
+    """LlamaGen's prior beside its tokenizer."""
+    state, values, _ = golden_of("llamagen_prior")
+    torch.save({"model": {f"module.{key}": tensor for key, tensor in state.items()}}, folder / name)
+    torch.save({"model": golden_of("llamagen")[0]}, folder / "vq_ds16_c2i.pt")
+    return folder / name, values
+
+
+def test_the_logits_of_llamagens_prior(tmp_path):
+    path, values = save_prior(tmp_path)
+    assert "second stage of LlamaGen" in describe(path)
+    model = taming.load(path)
+    condition = (Part(values["classes"][:, None], 10),)
+    with torch.no_grad():
+        logits = model.prior(values["codes"], condition)
+    assert relative(logits.flatten(1, 2), values["logits"]) < 1e-5
+    with torch.no_grad():  # what is cached is what is computed anew
+        decoder = model.prior.decoder(condition, (16, 16))
+        for i in range(3):
+            assert torch.allclose(decoder.logits(), logits[:, 0, i], atol=1e-4)
+            decoder.extend(values["codes"][:, 0, i : i + 1])
+
+
+def test_a_prior_needs_its_tokenizer_and_its_size(tmp_path):
+    path, _ = save_prior(tmp_path)
+    path.rename(tmp_path / "prior.pt")
+    with pytest.raises(UserError, match="no tensor tells the size"):
+        taming.load(tmp_path / "prior.pt")
+    (tmp_path / "prior.pt").rename(path)
+    (tmp_path / "vq_ds16_c2i.pt").unlink()
+    with pytest.raises(UserError, match="put 'vq_ds16_c2i.pt' into the same folder"):
+        taming.load(path)
+
+
 # Damage
 
 
 CHANGES = {
     "missing": lambda state, name: state.pop(name),
-    "spare": lambda state, name: state.update({f"{name}.more": torch.ones(1)}),
+    "spare": lambda state, name: state.update({f"{name}_more": torch.ones(1)}),
     "misshapen": lambda state, name: state.update({name: torch.ones(2, 3, 5, 7)}),
     "not finite": lambda state, name: state.update({name: state[name] * torch.nan}),
 }

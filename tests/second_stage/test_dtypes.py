@@ -28,8 +28,7 @@ def test_every_door(name, dtype, device):
     model = model_of(name).to(device, dtype)
     x = (torch.rand(2, 3, 8, 8) * 2 - 1).to(device, dtype)
     codes = model.encode(x)
-    condition = model.conditioner({"count": 2})
-    condition = tuple(part.to(device) if hasattr(part, "to") else part for part in condition)
+    condition = model.conditioner({"image": x})
     with torch.no_grad():
         logits = model.prior(codes[0], condition)
         assert logits.dtype == dtype and logits.isfinite().all()

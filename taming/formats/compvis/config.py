@@ -14,8 +14,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from taming.errors import UserError, did_you_mean
-from taming.formats.compvis.first_stage import translate_first_stage, translate_loss
-from taming.formats.compvis.names import DIFFUSIONS, KINDS, SECOND_STAGES
+from taming.formats.compvis.first_stage import (
+    refuse_continuous,
+    translate_first_stage,
+    translate_loss,
+)
+from taming.formats.compvis.names import CONTINUOUS, DIFFUSIONS, KINDS, SECOND_STAGES
 from taming.formats.compvis.second_stage import Shapes, translate_second_stage
 
 
@@ -44,6 +48,7 @@ def is_published(tree: Any) -> TypeGuard[dict]:
     model = tree.get("model") if isinstance(tree, dict) else None
     return isinstance(model, dict) and (
         model.get("target") in (*KINDS, *SECOND_STAGES, *DIFFUSIONS)
+        or str(model.get("target")).endswith(CONTINUOUS)
         or "base_learning_rate" in model
     )
 
@@ -91,8 +96,8 @@ def configs_beside(path: Path) -> list[Path]:
         UserError: two may be meant.
     """
     for ending in (".yaml", ".yml"):
-        if (own := path.with_suffix(ending)).is_file():
-            return [own]
+        if (named := path.with_suffix(ending)).is_file():
+            return [named]
     run, folder = path.parent.parent, path.parent
     candidates: dict[Path, list[Path]] = {}  # by the first of each
     for place in (run / "configs", folder / "configs", folder, run):
@@ -155,6 +160,7 @@ def _translate(tree: dict, shapes: Shapes | None, devices: int | None) -> Transl
             "optimizer": {"betas": [0.9, 0.95], "weight_decay": 0.01},
         }
     else:
+        refuse_continuous(str(target))
         raise UserError(
             f"model.target: '{target}' is none of the published models that can be"
             f" read{did_you_mean(target, [*KINDS, *SECOND_STAGES])}"

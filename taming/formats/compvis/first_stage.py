@@ -43,11 +43,7 @@ def translate_first_stage(
     target = str(node.get("target"))
     kind = KINDS.get(target)
     if kind is None:
-        if target.endswith(CONTINUOUS):
-            raise UserError(
-                f"target '{target}' is a first stage of continuous latents: there are no codes;"
-                " take a model whose first stage is a VQModel (vq-f4, vq-f8, vq-f16)"
-            )
+        refuse_continuous(target)
         raise UserError(
             f"target '{target}' is none of the published first stages{did_you_mean(target, KINDS)}"
         )
@@ -101,6 +97,15 @@ def translate_first_stage(
         return {"target": "taming.first_stage.MaskVQGAN", "params": translated}, resolution
     translated["in_channels"] = inputs
     return {"target": "taming.first_stage.VQGAN", "params": translated}, resolution
+
+
+def refuse_continuous(target: str) -> None:
+    """Raises UserError for a KL autoencoder."""
+    if target.endswith(CONTINUOUS):
+        raise UserError(
+            f"target '{target}' is a first stage of continuous latents: there are no codes; take a"
+            " model whose first stage is a VQModel (vq-f4, vq-f8, vq-f16)"
+        )
 
 
 def _attention_levels(net: dict, levels: int, resolution: int) -> list[int]:
