@@ -134,7 +134,8 @@ def test_a_full_disk_is_one_line_and_the_rest_is_made_later(place, tmp_path):
 
 def test_the_way_back(place, tmp_path, capsys):
     encode(place, tmp_path / "c", views=None)
-    assert decode(place / "first", tmp_path / "c", tmp_path / "d") == f"7 pictures in '{tmp_path}/d'"
+    line = decode(place / "first", tmp_path / "c", tmp_path / "d")
+    assert line == f"7 pictures in '{tmp_path}/d'"
     paths = sorted((tmp_path / "d").rglob("*.png"))
     assert len(paths) == 7 and paths[0].parent.name == "00000"
     model = first_stage_of(place / "first")
