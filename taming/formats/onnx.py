@@ -25,7 +25,7 @@ class CodesOf(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        return self.model._quantize(self.model._run_encoder(image)).codes
+        return self.model._quantize(image).codes
 
 
 class ImagesOf(nn.Module):
@@ -95,7 +95,7 @@ def _export(
                 verbose=False,
             )
     except Exception as error:  # torch and onnxscript raise many kinds
-        reason = error.__cause__ or error
+        reason = error.__cause__ if isinstance(error.__cause__, Exception) else error
         raise UserError(
             f"'{path}' can't be written: {type(reason).__name__}: {first_line(reason)[:200]}"
         ) from error

@@ -1,10 +1,11 @@
 """Folders of pictures, encoded and decoded."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from taming import images
 from taming.data.folder import find_pictures
@@ -14,6 +15,9 @@ from taming.first_stage.interface import Autoencoder, pad_to_multiple
 from taming.formats.load import find_checkpoint
 from taming.inference.conditions import named
 from taming.inference.models import first_stage_of, read_input
+
+Pictures = Sequence[tuple[str, Path]]
+PIXELS = 3 << 20  # numbers of a batch, about: 16 pictures of 256 x 256
 
 
 def reconstruct_folder(
@@ -46,25 +50,47 @@ def reconstruct_folder(
         )
     check_output(out, (find_checkpoint(checkpoint), folder))
     pictures = named(find_pictures(folder, folder), folder)
-    # 2. each picture
+    # 2. the pictures, several of one size at a time
     model = first_stage_of(checkpoint, config, allow)
     make_writable(out)
-    scores = [_reconstruct(model, path, out / f"{name}.png") for name, path in pictures]
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    scores: list[float] = []
+    for names, original in _batches(model, pictures):
+        scores += _reconstruct(model, original, [out / f"{name}.png" for name in names])
     # 3. how near they came
     unit = "dB PSNR" if model.key != "segmentation" else "of the labels right"
     mean, count = sum(scores) / len(scores), len(scores)
     return f"{count} picture{'s' * (count > 1)} in '{out}': {mean:.4g} {unit} on average"
 
 
+def _batches(model: Autoencoder, pictures: Pictures) -> Iterator[tuple[list[str], Tensor]]:
+    """Neighbours of one size together: their names, and (B, ...) as the model reads them."""
+    names: list[str] = []
+    inputs: list[Tensor] = []
+    for name, path in pictures:
+        picture = read_input(model, path)
+        same = not inputs or picture.shape == inputs[0].shape
+        if not same or len(inputs) * picture.numel() >= PIXELS:
+            yield names, torch.cat(inputs)
+            names, inputs = [], []
+        names.append(name)
+        inputs.append(picture)
+    if inputs:
+        yield names, torch.cat(inputs)
+
+
 @torch.no_grad()
-def _reconstruct(model: Autoencoder, picture: Path, path: Path) -> float:
+def _reconstruct(model: Autoencoder, original: Tensor, paths: list[Path]) -> list[float]:
     """Any size: padded to a multiple of the stride, and cropped back."""
-    original = read_input(model, picture)
     height, width = original.shape[-2:]
-    decoded = model.reconstruct(pad_to_multiple(original, model.multiple))[..., :height, :width]
+    inputs = pad_to_multiple(original.to(model.last_layer.device), model.multiple)
+    decoded = model.reconstruct(inputs)[..., :height, :width].cpu()
     if model.key == "segmentation":
         labels = decoded.argmax(dim=1)
-        images.save(Image.fromarray(labels[0].byte().numpy()), path)
-        return float((labels == original).float().mean())
-    images.save(decoded[0], path)
-    return float(images.psnr(decoded.clamp(-1, 1), original))
+        for one, path in zip(labels, paths):
+            images.save(Image.fromarray(one.byte().numpy()), path)
+        return (labels == original).float().mean(dim=(1, 2)).tolist()
+    for one, path in zip(decoded, paths):
+        images.save(one, path)
+    pairs = zip(decoded.clamp(-1, 1).split(1), original.split(1))
+    return [float(images.psnr(*pair)) for pair in pairs]
