@@ -120,7 +120,9 @@ class SelfAttention(nn.Module):
         parts = self.qkv(x).unflatten(-1, (3, self.heads, -1))
         q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)
         if hasattr(self, "norm_q"):
-            q, k = self.norm_q(q).to(v), self.norm_k(k).to(v)
+            # In the weights' precision: autocast leaves norms alone
+            full = self.norm_q.weight.dtype
+            q, k = self.norm_q(q.to(full)).to(v), self.norm_k(k.to(full)).to(v)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
         if cache is not None:
