@@ -56,7 +56,9 @@ class BlockOptions:
 BlockParameters = BlockOptions | dict[str, str | bool | float] | None
 """As a configuration has them."""
 MODERN = BlockOptions("rms", "relu2", qk_norm=True, rotary=True, zero_init=True, bias=False)
-"""What is best at equal time in short trainings (docs/sampling.md)."""
+"""The choice of public code for short trainings (modded-nanogpt); not compared here switch by
+switch.
+"""
 
 
 class Linear(nn.Linear):
