@@ -1,11 +1,11 @@
 # make demo: set up and run the main job on the embedded data set.
 # make test: set up and run the tests.      make slow: the tests that take minutes.
-# make lint: style, names and types.
+# make lint: style, names and types.      make docs: the site, into site/.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test slow lint
+.PHONY: demo test slow lint docs
 
 demo: $(STAMP)
 	$(BIN)/python main.py demo
@@ -21,6 +21,14 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
+
+docs: .venv/.docs
+	DISABLE_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "site/index.html"
+
+.venv/.docs: $(STAMP)
+	$(BIN)/pip install --disable-pip-version-check -q -e '.[docs]' -c constraints.txt
+	touch $@
 
 # The one install step of all. Plain pip, everything in one call: torch and torchvision are a
 # pair, and a second call could bring a second torch.
