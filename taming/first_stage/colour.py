@@ -50,13 +50,14 @@ class YCbCr(nn.Module):
         self.register_buffer("fitted", torch.tensor(mean is not None))
 
     def forward(self, image: Tensor) -> Tensor:
-        scale = self.matrix / self.deviation[:, None]
-        return _mapped(image, scale, -self.mean / self.deviation)
+        mean, deviation = self.mean.float(), self.deviation.float()
+        return _mapped(image, self.matrix.float() / deviation[:, None], -mean / deviation)
 
     def inverse(self, colours: Tensor) -> Tensor:
         """The image of what `forward` gives."""
-        inverse = torch.linalg.inv(self.matrix)
-        return _mapped(colours, inverse * self.deviation, (inverse * self.mean).sum(dim=1))
+        inverse = _inverse(self.matrix.float())
+        offset = (inverse * self.mean.float()).sum(dim=1)
+        return _mapped(colours, inverse * self.deviation.float(), offset)
 
     @torch.no_grad()
     def fit(self, images: Tensor) -> None:
@@ -66,6 +67,18 @@ class YCbCr(nn.Module):
         deviation = colours.std(dim=(0, 2, 3), correction=0)
         self.deviation.copy_(deviation.clamp(min=LEAST_DEVIATION))
         self.fitted.fill_(True)
+
+
+def _inverse(matrix: Tensor) -> Tensor:
+    """Of 3 x 3 numbers, by cofactors: what half precision and ONNX have, too."""
+    a, b, c = matrix.unbind()
+    columns = torch.stack([_cross(b, c), _cross(c, a), _cross(a, b)], dim=1)
+    return columns / (a * columns[:, 0]).sum()
+
+
+def _cross(u: Tensor, v: Tensor) -> Tensor:
+    (u0, u1, u2), (v0, v1, v2) = u.unbind(), v.unbind()
+    return torch.stack([u1 * v2 - u2 * v1, u2 * v0 - u0 * v2, u0 * v1 - u1 * v0])
 
 
 def _mapped(image: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from taming.first_stage import IBQ, VQGAN, MultiScaleQuantizer
+from taming.first_stage import colour as colour_module
+from taming.first_stage.colour import YCbCr
 from tests.first_stage.test_quantizers import QUANTIZERS as OTHERS
 
 QUANTIZERS = {
@@ -24,6 +26,17 @@ DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 def model_of(name: str) -> VQGAN:
     shape = {"blocks": 1, "latent_channels": 4, "attention": [1]}
     return VQGAN(8, [1, 2], QUANTIZERS[name](), **shape).eval()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_colours_in_every_precision(dtype):
+    """There and back is the same picture, to what the precision holds."""
+    colour, x = YCbCr([0.1, -0.2, 0.3], [0.5, 0.1, 0.05]), image(torch.float32).to(dtype)
+    expected = torch.linalg.inv(colour.matrix)
+    assert torch.allclose(colour_module._inverse(colour.matrix), expected, atol=1e-6)
+    back = colour.to(dtype).inverse(colour(x))
+    assert back.dtype == dtype
+    assert (back - x).abs().max() < {torch.bfloat16: 0.05, torch.float16: 0.01}.get(dtype, 1e-5)
 
 
 def image(dtype: torch.dtype, device: str = "cpu") -> torch.Tensor:
