@@ -121,6 +121,8 @@ def encode_set(
             pictures can't be used; a full disk ...
     """
     out, process = Path(out), share_of_process(share or "auto")
+    if out.is_file():
+        raise UserError(f"'{out}' is a file; codes go into a folder, or into NAME.npz")
     check_output(out, [source] if Path(source).exists() else [])
     model = load(checkpoint, config, allow=allow)
     if not isinstance(model, FirstStage | SecondStage):
