@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 
 from taming.config.experiment import Tuning
 from taming.errors import UserError, did_you_mean
-from taming.first_stage.interface import Autoencoder, Quantizer
+from taming.first_stage.interface import Autoencoder, FirstStage, Quantizer
 from taming.second_stage.model import SecondStage
 
 ORIGINAL = ".parametrizations.weight.original"
@@ -89,13 +89,19 @@ def has_updates(state: dict[str, Tensor]) -> bool:
 
 def frozen_quantizers(model: Autoencoder) -> list[Quantizer]:
     """Whose codebooks may not move, by moving averages either: the encoder before them is frozen,
-    and codes keep their meaning.
+    and codes keep their meaning. (A codebook that only averages move has no gradient at any time.)
     """
-    if all(parameter.requires_grad for parameter in model.parameters()):
+    if not isinstance(model, FirstStage):
         return []
-    quantizers = []
-    for name, module in model.named_modules():
-        parameters = [p for n, p in model.named_parameters() if n.startswith(f"{name}.")]
-        if isinstance(module, Quantizer) and not any(p.requires_grad for p in parameters):
-            quantizers.append(module)
-    return quantizers
+    named = {
+        name: module for name, module in model.named_modules() if isinstance(module, Quantizer)
+    }
+    inside = tuple(f"{name}." for name in named)
+    encoder = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if name.split(".")[0] not in model.decoding and not name.startswith(inside)
+    ]
+    if not encoder or any(parameter.requires_grad for parameter in encoder):
+        return []
+    return [*named.values()]

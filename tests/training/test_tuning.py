@@ -13,6 +13,7 @@ from taming.cli.main import main
 from taming.config.experiment import Tuning
 from taming.data.card import Card
 from taming.errors import UserError
+from taming.first_stage import VQVAE, EMAQuantizer
 from taming.formats.content import Content
 from taming.formats.load import load, read_checkpoint
 from taming.formats.ours import save_safetensors
@@ -179,3 +180,11 @@ def test_what_can_not_be_tuned_is_one_line(here, capsys):
     ):
         assert main(words) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_codebook_of_moving_averages_is_not_frozen_because_it_has_no_gradient():
+    quantizer = EMAQuantizer(num_codes=8, dim=4, restart=0.1)
+    first = VQVAE(8, 8, quantizer)
+    assert frozen_quantizers(first) == []
+    first.freeze_codes()
+    assert frozen_quantizers(first) == [quantizer]
