@@ -17,6 +17,7 @@ from torchmetrics.functional.image import (
 
 from taming import images
 from taming.errors import UserError
+from taming.evaluation import colour
 from taming.evaluation.features import FeatureNetwork
 from taming.evaluation.frechet import frechet, too_few
 from taming.evaluation.generation import names
@@ -51,6 +52,8 @@ def evaluate(session: Session) -> None:
         return
     # 2. means over pictures
     session.add(picture_figures(rows, seed), session.stamp())
+    for name, estimate in colour.figures(rows, seed).items():
+        session.figures.add(name, estimate, session.stamp(), colour.note(name))
     if "ms_ssim" not in rows:
         session.figures.missing.append(
             f"MS-SSIM: its five scales need pictures of at least {MS_SSIM_SIDE} pixels"
@@ -141,7 +144,7 @@ def measurer_of(
                 "reconstructions hold NaN or infinity: the weights of this model are broken; go"
                 " back to an earlier checkpoint (taming doctor RUN says more)"
             )
-        rows = compared(original, image, perceptual)
+        rows = compared(original, image, perceptual) | colour.measured(original, image)
         if network is not None:
             rows["features"], rows["original"] = (
                 network(part)["features"] for part in (image, original)
