@@ -82,7 +82,7 @@ class FirstStageTraining(Training):
         optimizers = self.optimizers()
         generator, *rest = optimizers if isinstance(optimizers, list) else [optimizers]
         discriminator = self.loss.discriminator
-        for quantizer in frozen_quantizers(self.model, self.experiment.tuning):
+        for quantizer in frozen_quantizers(self.model):
             quantizer.eval()
         # 1. the autoencoder
         for quantizer in self._quantizers():

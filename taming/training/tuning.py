@@ -87,15 +87,21 @@ def has_updates(state: dict[str, Tensor]) -> bool:
     return any(name.endswith(ORIGINAL) for name in state)
 
 
-def frozen_quantizers(model: Autoencoder, tuning: Tuning) -> list[Quantizer]:
+def frozen_quantizers(model: Autoencoder) -> list[Quantizer]:
     """Whose codebooks may not move, by moving averages either: the encoder before them is frozen,
-    and codes keep their meaning.
+    and codes keep their meaning. (A codebook that only averages move has no gradient at any time.)
     """
-    if not tuning.parts:
+    if not isinstance(model, FirstStage):
         return []
-    return [
-        module
-        for name, module in model.named_modules()
-        if isinstance(module, Quantizer)
-        and not any(name == part or name.startswith(f"{part}.") for part in tuning.parts)
+    named = {
+        name: module for name, module in model.named_modules() if isinstance(module, Quantizer)
+    }
+    inside = tuple(f"{name}." for name in named)
+    encoder = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if name.split(".")[0] not in model.decoding and not name.startswith(inside)
     ]
+    if not encoder or any(parameter.requires_grad for parameter in encoder):
+        return []
+    return [*named.values()]
