@@ -68,6 +68,8 @@ class Rows:
         self.model, self.size, self.edit, self.show = model, size, edit, show
         self.interval, self.rows = interval, 0
         self.grid: tuple[int, int] | None = None  # of the scene or level that is being drawn
+        box = None if edit is None else edit.region.getbbox()
+        self.begin = 0 if box is None else box[1]  # pixels above stay
         self.tokenizer = model.first_stage
         self.last, self.cost = time.monotonic(), 0.0
 
@@ -76,9 +78,12 @@ class Rows:
         if grid != self.grid:
             self.tokenizer = self._tokenizer()
             self.grid, self.rows = grid, 0
-        elif start - self.last < max(self.interval, self.cost / ROWS_SHARE) or rows <= self.rows:
-            return
         stride = self.tokenizer.stride
+        if rows * stride <= self.begin:
+            self.rows = rows
+        pause = max(self.interval, self.cost / ROWS_SHARE)
+        if rows <= self.rows or (self.rows and start - self.last < pause):
+            return
         whole = (grid[0] * stride, grid[1] * stride)
         is_last = whole[0] >= self.size[0] and whole[1] >= self.size[1]
         if (rows == grid[0] and is_last) or (self.edit is not None and not is_last):

@@ -57,6 +57,7 @@ class Painter:
         """Waits until so many are in the history."""
         self.page.wait_for_selector(f"#history li:nth-child({count})")
         self.page.wait_for_selector("#progress", state="hidden")
+        self.page.wait_for_selector("#stage", state="hidden")
 
     def save(self, button: str, path) -> None:
         with self.page.expect_download() as download:

@@ -66,9 +66,9 @@ def test_what_can_not_be_served_is_one_line(checkpoints, capsys):
     for words, message in (
         (["studio", model, "--port", port], "can't be served"),
         (["studio", model, "--port", "99999"], "a port from 0 to 65535"),
-        (["studio", model, "--host", "no.such.host.invalid"], "no address of this machine"),
+        (["studio", model, "--host", "a..b"], "no address of this machine"),
         (["paint", "nowhere.ckpt"], "does not exist"),
-        (["studio", model, "--segmenter", model], "a segmenter is needed"),
+        (["studio", model, "--segmenter", model], "a segmenter stage is needed"),
     ):
         assert main(words) == 2, words
         assert message in capsys.readouterr().err

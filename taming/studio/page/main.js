@@ -18,7 +18,7 @@ const state = {tool: "brush", selecting: false, label: 0, ground: 0, size: 10, m
 const layout = new Layout(64, 64);
 const pictures = {history: [], current: null, base: null};
 let model = null, settings = null, easels = null, inspector = null;
-let drawing = null, preview = null, previewTimer = 0, style = null;
+let drawing = null, preview = null, previewTimer = 0, previewNumber = 0, style = null;
 
 const connection = new Connection({
   welcome: (description) => { if (!model) start(description); else say(""); },
@@ -56,10 +56,13 @@ function start(description) {
   show("photograph-row", model.photographs);
   show("inspector", model.codes.length > 0);
   show("picture-easel", draws);
-  for (const id of ["draw", "vary", "redraw", "picture-row"]) show(id, draws);
+  show("picture-row", draws);
   document.querySelector("main").classList.toggle("no-layout", !paints);
   $("easels").classList.toggle("single", !(paints && draws));
   show("inspect-row", !(paints && !draws));
+  for (const part of document.querySelectorAll("[data-draws]")) part.hidden = !draws;
+  for (const part of document.querySelectorAll("[data-canvas]")) part.hidden = !(draws || paints);
+  $("inspector").open = !draws;
   buildTools();
   buildLabels();
   buildClasses();
@@ -260,6 +263,7 @@ async function uploadPicture(file) {
 
 function stopPreview() {
   clearTimeout(previewTimer);
+  previewNumber++; // what is still on its way is not shown
   if (preview !== null) connection.cancel(preview);
   preview = null;
 }
@@ -267,17 +271,18 @@ function stopPreview() {
 function askPreview() {
   stopPreview();
   if (model.kind !== "layout" || !$("live").checked || drawing) return;
+  const number = previewNumber;
   previewTimer = setTimeout(() => {
     const started = performance.now();
-    preview = connection.ask("preview", {...canvasSize(), seed: settings.seed, settings: settings.values},
+    const id = preview = connection.ask("preview", {...canvasSize(), seed: settings.seed, settings: settings.values},
       {layout: layout.labels.data}, {
         preview: async (answer, {png}) => {
-          if (drawing) return;
-          await drawRows($("picture"), answer, png);
+          const isWanted = () => number === previewNumber && !drawing;
+          if (!await drawRows($("picture"), answer, png, isWanted)) return;
           badge("preview");
           document.body.dataset.preview = `${answer.stage} ${Math.round(performance.now() - started)}`;
         },
-        ended: () => { preview = null; },
+        ended: () => { if (preview === id) preview = null; },
       });
   }, PREVIEW_DELAY);
 }
@@ -314,28 +319,31 @@ function draw({count = 1, region = null} = {}) {
   }
   const canvases = prepareCanvases(count, size, base);
   const details = {values: {...values, seed, number: header.number}, labels: blobs.layout ?? null, size};
-  drawing = connection.ask("draw", header, blobs, {
+  const number = drawing = connection.ask("draw", header, blobs, {
     queued: ({position}) => progress(0, `${position} before this one`),
     progress: ({share, seconds_left: left}) => progress(share, remaining(left)),
-    rows: (answer, {png}) => drawRows(canvases[answer.index], answer, png),
-    picture: ({index, number, seconds}, {png}) => {
-      const title = `seed ${seed}${number ? `, variation ${number}` : ""}`;
+    rows: (answer, {png}) =>
+      drawRows(canvases[answer.index], answer, png, () => drawing === number),
+    picture: ({index, number: variation, seconds}, {png}) => {
+      const title = `seed ${seed}${variation ? `, variation ${variation}` : ""}`;
       document.body.dataset.seconds = seconds;
-      const drawn = {...details, title, values: {...details.values, number}};
+      const drawn = {...details, title, values: {...details.values, number: variation}};
       takePicture(new Blob([png], {type: "image/png"}), drawn,
         count > 1 ? canvases[index] : null, count === 1);
     },
     ended: finish,
   });
-  progress(0, "");
+  if (number !== null) progress(0, "");
 }
 
 // Rows of a picture, which may be smaller than the canvas, as a cascade's first levels are
-async function drawRows(canvas, {top, width, height}, png) {
+async function drawRows(canvas, {top, height}, png, isWanted = () => true) {
   const bitmap = await createImageBitmap(new Blob([png], {type: "image/png"}));
+  if (!isWanted()) return false;
   const context = canvas.getContext("2d"), scale = canvas.height / height;
   context.imageSmoothingQuality = "high";
   context.drawImage(bitmap, 0, top * scale, canvas.width, bitmap.height * scale);
+  return true;
 }
 
 function remaining(seconds) {
@@ -398,6 +406,7 @@ function addToHistory(picture) {
 
 // Shown, and the one that is changed from now on
 function use(picture) {
+  stopPreview();
   pictures.current = pictures.base = picture;
   for (const {button} of pictures.history) button.removeAttribute("aria-current");
   picture.button?.setAttribute("aria-current", "true");

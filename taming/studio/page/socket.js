@@ -75,18 +75,18 @@ export class Connection {
     this.delay = Math.min(2 * this.delay, 15000);
   }
 
+  // The number of the request, for `cancel`; null where it could not be sent.
   ask(name, header, blobs, handlers) {
-    const id = ++this.number;
-    const frame = pack({do: name, id, ...header}, blobs);
+    const id = ++this.number, frame = pack({do: name, id, ...header}, blobs);
+    let problem = "";
     if (frame.length > this.limit) {
-      this.handlers.failed(`that is larger than the ${this.limit >> 20} MB that may be sent`);
-      handlers.ended?.("failed");
-      return id;
+      problem = `that is larger than the ${this.limit >> 20} MB that may be sent`;
+    } else if (this.socket.readyState !== WebSocket.OPEN) {
+      problem = "there is no connection to taming studio";
     }
-    if (this.socket.readyState !== WebSocket.OPEN) {
-      this.handlers.failed("there is no connection to taming studio");
-      handlers.ended?.("failed");
-      return id;
+    if (problem) {
+      this.handlers.failed(problem);
+      return null;
     }
     this.requests.set(id, handlers);
     this.socket.send(frame);
