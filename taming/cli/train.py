@@ -24,7 +24,7 @@ def train(words: list[str]) -> None:
         print(_fine_tune(arguments, overrides))
         return
     if arguments.decoder_only:
-        overrides.append("tuning.parts=[decoder, post_quant_conv]")
+        overrides.append("trainer.freeze_codes=true")
     folder = _folder(arguments, bases, overrides)
 
     from taming import config

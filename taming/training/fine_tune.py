@@ -24,7 +24,6 @@ from taming.formats.load import read_checkpoint
 from taming.formats.ours import save_safetensors
 from taming.formats.parts import base_content, first_stage_content, tokenizer_node
 from taming.training.run import train
-from taming.training.tuning import DECODER
 
 STAGES = ("first", "masks", "prior")
 FEW = 300  # pictures; a prior of full size would learn them by heart
@@ -279,18 +278,9 @@ def _experiment(
         adversary = {"perceptual": "stlpips", "adversarial": 0.0}
         plain["loss"] = {"target": "taming.first_stage.VQGANLoss", "params": adversary}
         if request.decoder_only or content.stage == "second":
-            plain["tuning"]["parts"] = _decoder(part)
+            plain["trainer"]["freeze_codes"] = True
     plain = merge(plain, overriding(request.overrides))
     return from_plain(plain, f"fine-tuning of '{request.start}' ({stage})", trusted=False), part
-
-
-def _decoder(part: Content) -> list[str]:
-    """What of a first stage its codes do not depend on."""
-    there = {name.split(".")[0] for name in part.weights}
-    parts = [name for name in DECODER if name in there]
-    if not parts:
-        raise UserError(f"--decoder-only: '{part.path}' has no part called {' or '.join(DECODER)}")
-    return parts
 
 
 def _trainer(count: int) -> dict[str, Any]:

@@ -15,8 +15,6 @@ from taming.second_stage.model import SecondStage
 
 ORIGINAL = ".parametrizations.weight.original"
 DOWN, UP = ".parametrizations.weight.0.down", ".parametrizations.weight.0.up"
-DECODER = ["decoder", "post_quant_conv"]
-"""Parts of a first stage that its codes do not depend on."""
 
 
 class LowRank(nn.Module):
