@@ -85,8 +85,9 @@ def as_mathml(formula: str, block: bool) -> str:
     made = convert(TAG.sub("", formula).strip(), display="block" if block else "inline")
     if not block:
         return made
-    number = f' id="equation-{tag[1]}"' if tag else ""
-    return f'<div class="formula"{number}>{made}{f" ({tag[1]})" if tag else ""}</div>'
+    if not tag:
+        return f'<div class="formula">{made}</div>'
+    return f'<div class="formula" id="equation-{tag[1]}">{made}<span>({tag[1]})</span></div>'
 
 
 # The reference

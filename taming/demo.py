@@ -29,7 +29,7 @@ QUICK = [
     "data.batch_size=2",
     "variables.count=12",
 ]
-TOP_K, GUIDANCE = 100, 2.0
+TOP_P, GUIDANCE = 0.9, 2.0
 
 
 def run(out: str | Path, quick: bool = False) -> Path:
@@ -149,17 +149,18 @@ def _held_out(key: str, count: int) -> torch.Tensor:
 
 def _samples(model: SecondStage, quick: bool) -> report.Section:
     batch = {"segmentation": _held_out("segmentation", 2 if quick else 12)}
-    layout = model.conditioner.picture(batch)
+    layout, legend = model.conditioner.picture(batch), model.card.legend(model.conditioner.labels)
     columns = [] if layout is None else [layout]
     for seed in (0, 1, 2):
-        columns.append(model.sample(batch, seed=seed, top_k=TOP_K, guidance=GUIDANCE))
+        columns.append(model.sample(batch, seed=seed, top_p=TOP_P, guidance=GUIDANCE))
     half = len(batch["segmentation"]) // 2
     columns = [column[:half] for column in columns] + [column[half:] for column in columns]
     return report.Section(
         "Samples",
         "Each layout, which no training saw, and three samples (guidance"
-        f" {GUIDANCE:g}, top-k {TOP_K}, seeds 0, 1, 2).",
+        f" {GUIDANCE:g}, top-p {TOP_P:g}, seeds 0, 1, 2).",
         [("layout, sample, sample, sample", images.montage(columns, scale=2))],
+        legend=list(zip(legend.names, legend.colours)) if legend else (),
     )
 
 

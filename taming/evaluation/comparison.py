@@ -16,6 +16,7 @@ from taming.evaluation import doctor, report
 from taming.evaluation.metrics import read_metrics
 from taming.evaluation.protocol import Figure, Figures, has_interval
 from taming.evaluation.report import Section
+from taming.evaluation.words import label
 from taming.files import folder_beside, write_atomically
 
 LARGEST = 4_900_000  # bytes of a page
@@ -55,8 +56,8 @@ PICTURES = {
     "codes.png": "What single codes decode to, the most frequent first",
 }
 EXPLANATION = (
-    "In brackets 95 % intervals; how they came about, and the protocol of each figure, stands at"
-    " the end."
+    "An arrow points to where better is. In brackets 95 % intervals; how they came about, and the"
+    " protocol of each figure, stands at the end."
 )
 STAR = " A star: the protocols differ, so that row is not to be compared from run to run."
 
@@ -148,9 +149,10 @@ def _figures(names: list[str], runs: list[Figures]) -> Section:
             for figures in runs
             if name in figures
         }
+        title = label(name)
         if len(protocols) > 1:
-            name, text = f"{name} *", EXPLANATION + STAR
-        rows.append((name, *cells))
+            title, text = f"{title} *", EXPLANATION + STAR
+        rows.append((title, *cells))
     warnings = []
     for name, figures in zip(names, runs):
         warnings += [f"{name}: {warning}" for warning in figures.warnings]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from taming import images
 from taming.evaluation.metrics import read_metrics
+from taming.evaluation.words import label
 from taming.files import write_atomically
 
 STYLE = """
@@ -32,6 +33,9 @@ figure { margin: 1rem 0 }
   body { margin: .5rem auto; font-size: 15px }
   td, th { font-size: 13px }
 }
+.legend span { margin-right: 1rem; white-space: nowrap }
+.legend i { display: inline-block; width: .9em; height: .9em; margin-right: .3rem;
+  border: 1px solid #888; vertical-align: -.1em }
 pre { background: #f5f5f5; padding: .8rem; overflow-x: auto; font-size: 13px }
 """
 HEAD = "<meta charset='utf-8'><meta name='viewport' content='width=device-width, initial-scale=1'>"
@@ -48,6 +52,7 @@ class Section:
         pictures: (caption, picture); a picture is (3, H, W) in [-1, 1], or a PNG or JPEG.
         rows: of a table; a row whose first cell is empty is its head.
         folded: (summary, text) that a click unfolds.
+        legend: of the layouts in the pictures: (name, colour), 0 to 255 each.
     """
 
     title: str
@@ -55,6 +60,7 @@ class Section:
     pictures: Sequence[tuple[str, Tensor | bytes]] = ()
     rows: Sequence[tuple[str, ...]] = ()
     folded: Sequence[tuple[str, str]] = field(default_factory=list)
+    legend: Sequence[tuple[str, Sequence[int]]] = ()
 
 
 def page(title: str, sections: Sequence[Section]) -> str:
@@ -92,7 +98,7 @@ def run_section(title: str, folder: Path, text: str, curves: Sequence[Sequence[s
         title,
         text,
         pictures,
-        [(name.removeprefix("validation/"), f"{value:.4g}") for name, value in last.items()],
+        [(label(name.removeprefix("validation/")), f"{value:.4g}") for name, value in last.items()],
         configuration(folder),
     )
 
@@ -151,6 +157,8 @@ def _section(section: Section) -> str:
         words = html.escape(caption)
         image = f"<img alt='{words}' src='{_address(picture)}'>"
         parts.append(f"<figure>{image}<figcaption>{words}</figcaption></figure>")
+    if section.legend:
+        parts.append(f"<p class='legend'>{''.join(map(_swatch, section.legend))}</p>")
     if section.rows:
         rows = "".join(map(_row, section.rows))
         parts.append(f"<div class='wide'><table>{rows}</table></div>")
@@ -158,6 +166,12 @@ def _section(section: Section) -> str:
         summary = f"<summary>{html.escape(name)}</summary>"
         parts.append(f"<details>{summary}<pre>{html.escape(text)}</pre></details>")
     return "\n".join(parts)
+
+
+def _swatch(entry: tuple[str, Sequence[int]]) -> str:
+    name, (red, green, blue) = entry
+    colour = f"<i style='background: rgb({red}, {green}, {blue})'></i>"
+    return f"<span>{colour}{html.escape(name)}</span> "
 
 
 def _row(cells: Sequence[str]) -> str:

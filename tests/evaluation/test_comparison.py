@@ -39,7 +39,8 @@ def test_a_page_has_both_runs_side_by_side_and_needs_no_other_file(runs, tmp_pat
         and "http" not in page.replace("https://", "http://").split("<details>")[0]
     )
     row = re.search(
-        r"<tr><th>psnr</th><td>([\d.]+) \(([\d.]+) to ([\d.]+)\)</td><td></td></tr>", page
+        r"<tr><th>psnr: [^<]+ dB ↑</th><td>([\d.]+) \(([\d.]+) to ([\d.]+)\)</td><td></td></tr>",
+        page,
     )
     assert row and float(row[2]) <= float(row[1]) <= float(row[3])
     assert re.search(
@@ -64,7 +65,7 @@ def test_figures_of_different_protocols_are_starred(runs, tmp_path):
     shutil.copytree(runs[1], fast)
     evaluate(fast / "figures.json", checkpoint=str(fast), only=("reconstruction",), pictures=2)
     page = comparison.write([runs[0], fast], tmp_path / "r.html").read_text()
-    assert "<th>psnr *</th>" in page and "A star: the protocols differ" in page
+    assert "dB ↑ *</th>" in page and "A star: the protocols differ" in page
 
 
 def test_samples_of_two_models_may_be_compared_and_other_photographs_not():
