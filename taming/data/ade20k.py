@@ -9,12 +9,11 @@ its readme.txt lays it out:
 
 from pathlib import Path
 
-from taming.data.folder import ViewParameters, find_pictures
+from taming.data.folder import find_pictures
 from taming.data.records import (
     Part,
+    PublishedSet,
     Record,
-    RecordSet,
-    Seed,
     check_masks,
     first_of,
     folder_of,
@@ -28,7 +27,7 @@ FOLDERS = {"train": "training", "validation": "validation"}
 LAYOUT = "ADEChallengeData2016: images/training, annotations/training, ..."
 
 
-class ADE20K(RecordSet):
+class ADE20K(PublishedSet):
     """Scenes with label maps of 151 labels: 0 for other objects, then the 150 of the list; with
     sceneCategories.txt also "class": int, the scene's place among all in alphabetical order.
 
@@ -39,13 +38,11 @@ class ADE20K(RecordSet):
         seed: of the views.
     """
 
-    def __init__(
-        self, root: str, view: ViewParameters = 256, split: Part = "train", seed: Seed = 0
-    ):
+    def read_records(self, root: Path, split: Part) -> list[Record]:
         images = folder_of(root, LAYOUT, f"images/{FOLDERS[split]}")
         masks = folder_of(root, LAYOUT, f"annotations/{FOLDERS[split]}")
-        self.classes = object_list(Path(root))
-        scenes = _scenes(Path(root))
+        self.classes = object_list(root)
+        scenes = _scenes(root)
         self.class_names = sorted(set(scenes.values()))
         places = {name: place for place, name in enumerate(self.class_names)}
         records = []
@@ -55,7 +52,7 @@ class ADE20K(RecordSet):
                 raise UserError(f"picture '{path}' has no line in sceneCategories.txt")
             records.append(Record(path, matching(path, images, masks, ".png"), label=label))
         check_masks(records)
-        super().__init__(root, records, view, seed)
+        return records
 
 
 def recognises(root: Path) -> bool:

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from taming.data.folder import ViewParameters, find_pictures
+from taming.data.folder import find_pictures
 from taming.data.reading import EXTENSIONS, CorruptImage, image_size, read_image
-from taming.data.records import Part, Record, RecordSet, Seed, first_of, folder_of, lines_of
+from taming.data.records import Part, PublishedSet, Record, first_of, folder_of, lines_of
 from taming.errors import UserError, first_line
 
 PICTURES = ("CelebA-HQ-img", "celeba_hq*", "data*", ".")
@@ -30,7 +30,7 @@ PARTS = (  # in the order in which they are painted: later ones cover earlier on
 FOLDER_SIZE = 2000  # pictures in one folder of masks
 
 
-class CelebAHQ(RecordSet):
+class CelebAHQ(PublishedSet):
     """Faces, as pictures or as arrays uint8 (1, 3, H, W) in .npy files.
 
     Args:
@@ -40,10 +40,8 @@ class CelebAHQ(RecordSet):
         seed: of the views.
     """
 
-    def __init__(
-        self, root: str, view: ViewParameters = 256, split: Part = "train", seed: Seed = 0
-    ):
-        super().__init__(root, celebahq_records(Path(root), split), view, seed)
+    def read_records(self, root: Path, split: Part) -> list[Record]:
+        return celebahq_records(root, split)
 
     def read_picture(self, record: Record) -> Image.Image:
         return read_face(record.path)
@@ -55,7 +53,7 @@ class CelebAHQ(RecordSet):
         return size
 
 
-class CelebAMaskHQ(RecordSet):
+class CelebAMaskHQ(PublishedSet):
     """Faces with label maps of 19 classes: background and 18 parts. A part that has no file is not
     seen.
 
@@ -68,16 +66,14 @@ class CelebAMaskHQ(RecordSet):
 
     classes = ("background", *PARTS)
 
-    def __init__(
-        self, root: str, view: ViewParameters = 256, split: Part = "train", seed: Seed = 0
-    ):
+    def read_records(self, root: Path, split: Part) -> list[Record]:
         masks = folder_of(root, f"CelebAMask-HQ: CelebA-HQ-img/ and {MASKS}/", MASKS)
         records = []
-        for record in celebahq_records(Path(root), split):
+        for record in celebahq_records(root, split):
             number = int(record.path.stem) if record.path.stem.isdigit() else -1
             place = masks / str(number // FOLDER_SIZE) / f"{number:05d}_skin.png"
             records.append(Record(record.path, place))
-        super().__init__(root, records, view, seed)
+        return records
 
     def files(self, index: int) -> list[Path]:
         return [self.paths[index], *(path for path, _ in self._parts(self.records[index]))]

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from taming.data.folder import ViewParameters, find_pictures
-from taming.data.records import Part, Record, RecordSet, Seed, check_masks, folder_of
+from taming.data.folder import find_pictures
+from taming.data.records import Part, PublishedSet, Record, check_masks, folder_of
 
 LAYOUT = "Cityscapes: leftImg8bit/train/CITY, gtFine/train/CITY"
 FOLDERS = {"train": "train", "validation": "val"}
@@ -40,7 +40,7 @@ TRAINED = {  # id -> name, in the order of trainId
 IDS = 34
 
 
-class Cityscapes(RecordSet):
+class Cityscapes(PublishedSet):
     """Street scenes with label maps of 20 labels: the 19 trainIds, then `unlabelled` for all other
     ids (and for 255, the licence plates' -1).
 
@@ -53,9 +53,7 @@ class Cityscapes(RecordSet):
 
     classes = (*TRAINED.values(), "unlabelled")
 
-    def __init__(
-        self, root: str, view: ViewParameters = 256, split: Part = "train", seed: Seed = 0
-    ):
+    def read_records(self, root: Path, split: Part) -> list[Record]:
         images = folder_of(root, LAYOUT, f"leftImg8bit/{FOLDERS[split]}")
         masks = folder_of(root, LAYOUT, f"gtFine/{FOLDERS[split]}")
         self.labels = train_ids()
@@ -64,7 +62,7 @@ class Cityscapes(RecordSet):
             name = path.name.replace("_leftImg8bit.png", "_gtFine_labelIds.png")
             records.append(Record(path, masks / path.parent.name / name))
         check_masks(records)
-        super().__init__(root, records, view, seed)
+        return records
 
 
 def recognises(root: Path) -> bool:

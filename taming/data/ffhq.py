@@ -9,14 +9,14 @@ the JSON is not there.
 
 from pathlib import Path
 
-from taming.data.folder import ViewParameters, find_pictures
-from taming.data.records import Part, Record, RecordSet, Seed, first_of, folder_of, read_json
+from taming.data.folder import find_pictures
+from taming.data.records import Part, PublishedSet, Record, first_of, folder_of, read_json
 
 FOLDERS = ("images1024x1024", "images*", "thumbnails128x128")
 TRAINING = 60_000
 
 
-class FFHQ(RecordSet):
+class FFHQ(PublishedSet):
     """Faces.
 
     Args:
@@ -26,10 +26,8 @@ class FFHQ(RecordSet):
         seed: of the views.
     """
 
-    def __init__(
-        self, root: str, view: ViewParameters = 256, split: Part = "train", seed: Seed = 0
-    ):
-        super().__init__(root, ffhq_records(Path(root), split), view, seed)
+    def read_records(self, root: Path, split: Part) -> list[Record]:
+        return ffhq_records(root, split)
 
 
 def recognises(root: Path) -> bool:

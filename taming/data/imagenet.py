@@ -11,8 +11,8 @@ synset that is), or Kaggle's LOC_val_solution.csv.
 
 from pathlib import Path
 
-from taming.data.folder import ViewParameters, find_pictures, is_data
-from taming.data.records import Part, Record, RecordSet, Seed, first_of, folder_of, lines_of
+from taming.data.folder import find_pictures, is_data
+from taming.data.records import Part, PublishedSet, Record, first_of, folder_of, lines_of
 from taming.data.records import read_rows as rows_of
 from taming.errors import UserError, first_line
 
@@ -32,7 +32,7 @@ KITS = ("", "ILSVRC2012_devkit_t12/data/", "devkit/data/", "data/", "*devkit*/da
 NAMES = ("LOC_synset_mapping.txt", "synset_words.txt", "*/synset_words.txt")
 
 
-class ImageNet(RecordSet):
+class ImageNet(PublishedSet):
     """Pictures with "class": int, the synset's place in alphabetical order, 0 to 999.
 
     Args:
@@ -42,13 +42,10 @@ class ImageNet(RecordSet):
         seed: of the views.
     """
 
-    def __init__(
-        self, root: str, view: ViewParameters = 256, split: Part = "train", seed: Seed = 0
-    ):
-        records, synsets = imagenet_records(Path(root), split)
-        self.synsets = synsets
-        self.class_names = class_names(Path(root), synsets)
-        super().__init__(root, records, view, seed)
+    def read_records(self, root: Path, split: Part) -> list[Record]:
+        records, self.synsets = imagenet_records(root, split)
+        self.class_names = class_names(root, self.synsets)
+        return records
 
 
 def recognises(root: Path) -> bool:

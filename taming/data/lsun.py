@@ -6,14 +6,14 @@ github.com/fyu/lsun unpacks it: a tree of .webp files, or a flat folder, for eac
 
 from pathlib import Path
 
-from taming.data.folder import ViewParameters, find_pictures, is_data
-from taming.data.records import Part, Record, RecordSet, Seed
+from taming.data.folder import find_pictures, is_data
+from taming.data.records import Part, PublishedSet, Record
 from taming.errors import UserError
 
 ENDINGS = {"train": "_train", "validation": "_val"}
 
 
-class LSUN(RecordSet):
+class LSUN(PublishedSet):
     """Scenes and objects with "class": int, the category's place in alphabetical order.
 
     Args:
@@ -23,16 +23,14 @@ class LSUN(RecordSet):
         seed: of the views.
     """
 
-    def __init__(
-        self, root: str, view: ViewParameters = 256, split: Part = "train", seed: Seed = 0
-    ):
-        folders = categories(Path(root), split)
+    def read_records(self, root: Path, split: Part) -> list[Record]:
+        folders = categories(root, split)
         if not folders:
             raise UserError(
                 f"'{root}' has no folders such as bedroom{ENDINGS[split]}; export LSUN's databases"
                 " there, one folder for each"
             )
-        everything = {name for part in ENDINGS for name in categories(Path(root), part)}
+        everything = {name for part in ENDINGS for name in categories(root, part)}
         self.class_names = sorted(everything)
         records = []
         for name, folder in folders.items():
@@ -43,7 +41,7 @@ class LSUN(RecordSet):
                 )
             label = self.class_names.index(name)
             records += [Record(path, label=label) for path in find_pictures(folder, folder)]
-        super().__init__(root, records, view, seed)
+        return records
 
 
 def recognises(root: Path) -> bool:

@@ -186,6 +186,26 @@ class RecordSet(ImageFolder):
         return read_depth(record.depth)
 
 
+class PublishedSet(RecordSet):
+    """A data set whose documentation says where everything lies.
+
+    Args:
+        root: the folder.
+        view: of each picture, see ImageFolder.
+        split: train or validation.
+        seed: of the views.
+    """
+
+    def __init__(
+        self, root: str, view: ViewParameters = 256, split: Part = "train", seed: Index = 0
+    ):
+        super().__init__(root, self.read_records(Path(root), split), view, seed)
+
+    def read_records(self, root: Path, split: Part) -> list[Record]:
+        """What the folder has of a part. Raises UserError."""
+        raise NotImplementedError(f"{type(self).__name__} reads nothing")
+
+
 def box_rows(objects: Sequence[Object], slots: int, flipped: bool) -> Tensor:
     """(slots, 6) rows (class, left, top, right, bottom, modifiers); the largest objects, in their
     order; -1 where there is none.
