@@ -266,6 +266,8 @@ class PlaceDecoder(SteppingDecoder):
             self.memory[i] = memory
         memory[0, :, :, position], memory[1, :, :, position] = k[:, :, 0], v[:, :, 0]
         keys, values = memory[:, :, :, : position + 1]
-        # GPUs refuse queries that are strided (float32, in evaluation)
-        attended = F.scaled_dot_product_attention(q.contiguous(), keys, values)
+        # A single query counts as contiguous whatever its strides, which GPUs refuse: a copy has
+        # ordinary ones
+        q = q.clone(memory_format=torch.contiguous_format)
+        attended = F.scaled_dot_product_attention(q, keys, values)
         return attended.transpose(2, 3).flatten(1, 2)[..., None]

@@ -1,5 +1,6 @@
 """The hub's habits: a local folder, and a hub of our own on loopback."""
 
+import hashlib
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -59,22 +60,31 @@ class Stub(BaseHTTPRequestHandler):
         self.do_GET(body=False)
 
     def do_GET(self, body=True):
+        if "me/it" not in self.path:
+            return self._answer("", 404, error="RepoNotFound")
+        if "/tree/" in self.path:
+            files = [(name, len(content)) for name, content in self.files.items()]
+            tree = [
+                {"type": "file", "path": name, "size": size, "oid": "c" * 40}
+                for name, size in files
+            ]
+            return self._answer(json.dumps(tree))
         if "/api/models/" in self.path:
             siblings = [{"rfilename": name} for name in self.files]
             return self._answer(json.dumps({"id": "me/it", "sha": "a" * 40, "siblings": siblings}))
         name = self.path.split("/")[-1].split("?")[0]
         if name not in self.files:
-            return self._answer("", 404)
+            return self._answer("", 404, error="EntryNotFound")
         self._answer(self.files[name], body=body)
 
-    def _answer(self, content, code=200, body=True):
+    def _answer(self, content, code=200, body=True, error=""):
         content = content.encode() if isinstance(content, str) else content
         self.send_response(code)
         self.send_header("Content-Length", str(len(content)))
-        self.send_header("ETag", '"' + "b" * 40 + '"')
+        self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')  # names what is cached
         self.send_header("X-Repo-Commit", "a" * 40)
-        if code == 404:
-            self.send_header("X-Error-Code", "EntryNotFound")
+        if error:
+            self.send_header("X-Error-Code", error)
         self.end_headers()
         if body:
             self.wfile.write(content)

@@ -53,11 +53,11 @@ MISSING = {
     "../pretrained/landscapes": "does not exist",
     "": "folder without",
     ".": "folder without",
-    "a\0b": "does not exist",
+    "a\0b": "does not exist|zero byte",
     "x" * 5000: "does not exist",
     "/dev/null": "does not exist",
-    None: "not by a NoneType",
-    7: "not by a int",
+    None: "not by a NoneType|None should be text",
+    7: "not by a int|7 should be text",
 }
 
 
