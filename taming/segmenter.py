@@ -1,13 +1,12 @@
 """A small U-Net (Ronneberger et al. 2015, arXiv 1505.04597) that labels the pixels of a picture."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from taming.config.ranges import Range
-from taming.data.card import Card
 
 GROUPS = 8  # of the normalisation; they divide the width
 
@@ -32,7 +31,7 @@ class Segmenter(nn.Module):
             raise ValueError(f"width {width} should be a multiple of {GROUPS}")
         if labels < 2 or depth < 1:
             raise ValueError(f"labels {labels} should be at least 2, depth {depth} at least 1")
-        self.card = Card()  # names and colours, where the checkpoint has some
+        self.card: Any = None  # a data.card.Card, where the checkpoint has one
         self.labels, self.multiple = labels, 2**depth
         widths = [width * min(2**i, 8) for i in range(depth + 1)]
         self.down = nn.ModuleList(_block(a, b) for a, b in zip([3, *widths], widths))

@@ -216,7 +216,7 @@ def _configuration(kind: str, names: dict[str, str]) -> str:
     vector = "{target: taming.first_stage.VectorQuantizer, params: {num_codes: 64, dim: 8}}"
     drawn = "{target: taming.data.DrawnLandscapes, params: {size: 32, count: 1000}}"
     if kind == "dataset":
-        own = mine.format(**names, params="{count: 256, size: 32}")
-        return FIRST.format(**names, quantizer=vector, train=own)
-    own = mine.format(**names, params="{num_codes: 64, dim: 8}")
-    return FIRST.format(**names, quantizer=own, train=drawn)
+        custom = mine.format(**names, params="{count: 256, size: 32}")
+        return FIRST.format(**names, quantizer=vector, train=custom)
+    custom = mine.format(**names, params="{num_codes: 64, dim: 8}")
+    return FIRST.format(**names, quantizer=custom, train=drawn)

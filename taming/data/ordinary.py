@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 from taming.data.interface import PictureSet
 from taming.data.layouts import read_layout
@@ -43,7 +43,8 @@ class OrdinaryDataset(PictureSet):
     """
 
     def __init__(self, dataset: Dataset, view: dict[str, Any] | int | None = None):
-        self._items: Any = _held(dataset) if not hasattr(dataset, "__getitem__") else dataset
+        in_order = isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__")
+        self._items: Any = _held(dataset) if in_order else dataset
         self._name = type(dataset).__name__
         self._view = None if view is None else View.of(view)
         classes = getattr(dataset, "classes", None)
@@ -91,6 +92,8 @@ class OrdinaryDataset(PictureSet):
             entries["segmentation"] = entries.pop("class")
         if "class" in entries and _kind(entries["class"]) != "class":
             del entries["class"]
+        if "image" in entries and not _is_picture(entries["image"]):
+            del entries["image"]
         if "image" not in entries and "segmentation" not in entries:
             kinds = ", ".join(type(value).__name__ for value in pairs) or type(item).__name__
             raise UserError(
@@ -180,6 +183,10 @@ def _kind(value: Any) -> str:
             return "class" if whole else ""
         return "segmentation" if whole and value.ndim >= 2 else ""
     return ""
+
+
+def _is_picture(value: Any) -> bool:
+    return isinstance(value, Image.Image) or getattr(value, "ndim", 0) >= 2
 
 
 def _is_8_bits(value: Any) -> bool:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from taming.data.card import Card
 from taming.data.layouts import Layout
 from taming.data.legend import Legend
 from taming.data.reading import read_image, to_tensor
@@ -109,7 +110,8 @@ def segment(model: Segmenter, images: Tensor) -> Tensor:
     training: a segmenter has seen no details of larger ones.
     """
     height, width = images.shape[-2:]
-    side = CLOSER * min(model.card.size or (height, width))
+    trained = model.card.size if isinstance(model.card, Card) else None
+    side = CLOSER * min(trained or (height, width))
     share = min(1.0, side / min(height, width))
     if share == 1:
         return model(images)
