@@ -55,6 +55,7 @@ class BlockOptions:
 
 BlockParameters = BlockOptions | dict[str, str | bool | float] | None
 """As a configuration has them."""
+ALONE = 0.25  # of the standard deviation of a code's row at the start: nothing but its own
 MODERN = BlockOptions("rms", "relu2", qk_norm=True, rotary=True, zero_init=True, bias=False)
 """The choice of public code for short trainings (modded-nanogpt); not compared here switch by
 switch.
@@ -254,6 +255,25 @@ def places_of(grid: tuple[int, int], over: tuple[int, int] | None = None) -> Ten
     over = over or grid
     rows, columns = ((torch.arange(n) + 0.5) * (m / n) - 0.5 for n, m in zip(grid, over))
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)
+
+
+@torch.no_grad()
+def start_alike(table: nn.Embedding | nn.Linear, codebook: Tensor, seed: int) -> None:
+    """Fills the first rows of a table of codes with a random linear map of their vectors, so that
+    what is learned of one code holds for those that look like it; a part stays the code's own.
+
+    Args:
+        table: (K or more, width), as `initialise` leaves it.
+        codebook: (K, D).
+        seed: of the map.
+    """
+    vectors = codebook.float() - codebook.float().mean(dim=0)
+    vectors = vectors / vectors.square().mean().sqrt().clamp(min=1e-6)
+    generator = torch.Generator(vectors.device).manual_seed(seed)
+    width, dim = table.weight.shape[1], vectors.shape[1]
+    random = torch.randn(dim, width, generator=generator, device=vectors.device) / dim**0.5
+    rows = table.weight[: len(vectors)]
+    rows.copy_((1 - ALONE**2) ** 0.5 * 0.02 * (vectors @ random).to(rows) + ALONE * rows)
 
 
 def initialise(layer: nn.Module) -> None:

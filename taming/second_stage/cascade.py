@@ -23,7 +23,7 @@ from taming.images import IGNORE
 from taming.second_stage.conditioners import entry_of
 from taming.second_stage.conditioners.label_map import label_shares
 from taming.second_stage.interface import Condition, Conditioner, Part, PartShape, Prior, describe
-from taming.second_stage.model import SecondStage, check_known, generators
+from taming.second_stage.model import SecondStage, check_known, generators, start_prior
 from taming.second_stage.sampling import sample
 from taming.second_stage.window import decode_tiled
 
@@ -150,6 +150,7 @@ class Cascade(SecondStage):
             grid = self.tokenizer.grids(window, window)[0]
             parts = self.doubling.parts((window, window))
             level.set_shape(self.tokenizer.num_codes[0], grid, parts)
+            start_prior(level, self.tokenizer)
 
     @property
     def tokenizer(self) -> FirstStage:

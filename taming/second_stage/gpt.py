@@ -24,6 +24,7 @@ from taming.second_stage.block import (
     make_norm,
     places_of,
     rotation_of,
+    start_alike,
 )
 from taming.second_stage.condition_map import AddedCondition
 from taming.second_stage.interface import (
@@ -60,6 +61,8 @@ class GPT(Prior):
         order: in which codes are read; see orders.py.
         block: {norm, mlp, qk_norm, rotary, zero_init, ...}, see block.BlockOptions.
         condition: read first, as a prefix, or added at each position.
+        alike: codes that stand for like vectors start alike, which short trainings of many codes
+            profit from.
         num_codes: K, of the level that it is the prior of.
         grid: height and width of the code grid trained on.
         parts: the shape of the condition, {vocabulary: V, grid: [h, w]} for a raster aligned with
@@ -75,6 +78,7 @@ class GPT(Prior):
         order: OrderName = "raster",
         block: BlockParameters = None,
         condition: Literal["prefix", "added"] = "prefix",
+        alike: bool = False,
         *,
         num_codes: NumCodes | None = None,
         grid: Grid | None = None,
@@ -86,6 +90,7 @@ class GPT(Prior):
         self.layers, self.heads, self.width = layers, heads, width
         self.dropout, self.order_name = dropout, order
         self.block_options, self.is_added = BlockOptions.of(block), condition == "added"
+        self.alike = alike
         if self.block_options.rotary and width // heads % 4:
             raise ValueError(
                 f"rotary positions need heads of a multiple of 4 numbers, not {width} / {heads}"
@@ -150,6 +155,11 @@ class GPT(Prior):
             starts[-1] = starts[-1][self.permutation]
         with torch.no_grad():
             self.pos_emb.copy_(torch.cat(starts)[None])
+
+    def start_from(self, codebook: Tensor) -> None:
+        if self.alike:
+            start_alike(self.tok_emb, codebook, seed=0)
+            start_alike(self.head, codebook, seed=1)
 
     def start_from_zero(self) -> None:
         """Where the options say so."""

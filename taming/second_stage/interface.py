@@ -333,6 +333,9 @@ class Prior(nn.Module):
         """Makes the weights for `shape`."""
         raise NotImplementedError(f"{type(self).__name__} has no weights")
 
+    def start_from(self, codebook: Tensor) -> None:
+        """Before a training: may let codes that stand for like vectors (K, D) start alike."""
+
     def order(self, grid: tuple[int, int]) -> Tensor | None:
         """The raster positions (h w,) in the order they are read; None for the raster itself."""
         return None

@@ -24,6 +24,7 @@ from taming.second_stage.block import (
     make_norm,
     places_of,
     rotation_of,
+    start_alike,
 )
 from taming.second_stage.condition_map import AddedCondition
 from taming.second_stage.gpt import sine_code
@@ -107,6 +108,10 @@ class MaskedPrior(Prior):
         for block in self.blocks if self.block_options.zero_init else ():
             assert isinstance(block, Block)
             block.start_from_zero()
+
+    def start_from(self, codebook: Tensor) -> None:
+        start_alike(self.tok_emb, codebook, seed=0)
+        start_alike(self.head, codebook, seed=1)
 
     def features(self, codes: Tensor, hidden: Tensor, added: list[Tensor]) -> Tensor:
         """(B, h w, width), from which the head makes logits.

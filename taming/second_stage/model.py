@@ -104,6 +104,7 @@ class SecondStage(nn.Module):
                     )
                 try:
                     prior.set_shape(num_codes, shapes[i].grid, shapes[i].parts)
+                    start_prior(prior, self.first_stage)
                 except ValueError as error:
                     raise UserError(f"{place}: {error}") from None
             if prior.num_codes != num_codes:
@@ -395,6 +396,12 @@ class SecondStage(nn.Module):
                 f" {size[0]}x{size[1]}; make them equal"
             )
         return pad_to_multiple(image, self.multiple)
+
+
+def start_prior(prior: Prior, first_stage: FirstStage) -> None:
+    """Tells a fresh prior what the codes of a first stage of one level stand for."""
+    if len(first_stage.num_codes) == 1 and first_stage.last_layer.device.type != "meta":
+        prior.start_from(first_stage.quantizer.codebook())
 
 
 def check_known(known: Any) -> tuple[Tensor, Tensor]:

@@ -142,11 +142,7 @@ def embeddings_of(first_stage: FirstStage) -> Tensor:
             "objective: regression and clusters are of one level of codes, and this first stage has"
             f" {len(first_stage.num_codes)}; leave them out"
         )
-    count = first_stage.num_codes[0]
-    device = first_stage.last_layer.device
-    side = first_stage.multiple // first_stage.stride
-    codes = torch.arange(count, device=device)[:, None, None].expand(-1, side, side)
-    return first_stage.embed((codes.contiguous(),))[:, :, 0, 0].float()
+    return first_stage.quantizer.codebook().detach().clone()
 
 
 def nearest_means(vectors: Tensor, count: int, seed: int) -> Tensor:

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from taming.errors import UserError
-from taming.second_stage import GPT, Part
+from taming.first_stage import VQGAN, VectorQuantizer
+from taming.second_stage import GPT, Part, SecondStage, Unconditional
 from taming.second_stage.block import (
     MODERN,
     Block,
@@ -13,7 +14,9 @@ from taming.second_stage.block import (
     places_of,
     rotate,
     rotation_of,
+    start_alike,
 )
+from taming.second_stage.condition_map import BESIDE_CODES
 
 PARTS = [{"vocabulary": 5, "grid": [2, 3]}, {"vocabulary": 4, "length": 1}]
 
@@ -129,3 +132,44 @@ def test_numbers_of_a_condition_count_at_their_place_and_vanish_with_it():
         assert torch.equal(prior(codes, (part.null(),)), prior(codes, (other.null(),)))
     assert torch.equal(part.crop((0, 1, 2, 1), (2, 2)).values, values[:, [1, 3]])
     assert part.join(other).shape == part.shape
+
+
+def test_codes_that_look_alike_start_alike():
+    """Rows of like vectors are nearer than those of others, no two are equal, and their size is
+    that of a table that knows nothing.
+    """
+    torch.manual_seed(0)
+    centres = torch.randn(8, 4)
+    codebook = centres.repeat_interleave(16, 0) + 0.05 * torch.randn(128, 4)
+    table = torch.nn.Embedding(129, 64).apply(initialise)
+    last = table.weight[128].clone()
+    start_alike(table, codebook, seed=0)
+    rows = table.weight.detach()
+    distances = torch.cdist(rows[:128], rows[:128]).view(8, 16, 8, 16)
+    within = torch.stack([distances[i, :, i] for i in range(8)])
+    assert within.sum() / (8 * 16 * 15) < 0.6 * distances.mean()
+    assert within[0, 0, 1] > 0 and torch.equal(rows[128], last)
+    assert 0.01 < rows[:128].std() < 0.04
+
+
+def test_a_prior_learns_of_the_codebook_when_it_gets_its_shape():
+    first = VQGAN(8, [1, 2, 2], VectorQuantizer(8, 4), blocks=1, latent_channels=8)
+    rows = []
+    for alike in (False, True):
+        torch.manual_seed(0)
+        model = SecondStage(first, Unconditional(), GPT(1, 2, 8, alike=alike), size=16)
+        rows.append(model.prior.tok_emb.weight.detach().clone())
+    assert not torch.equal(*rows)
+
+
+def test_an_added_condition_never_drowns_the_codes():
+    """However large its convolutions grow, it is as large as at the start beside the codes."""
+    prior = GPT(3, 2, 16, condition="added", num_codes=7, grid=[3, 4], parts=PARTS).eval()
+    conditioned, sizes = condition(1), []
+    for _ in range(2):
+        with torch.no_grad():
+            sizes.append(prior.added(conditioned, (3, 4))[0].square().mean().sqrt())
+            for parameter in prior.added.map.parameters():
+                parameter.mul_(30)
+    assert torch.allclose(sizes[0], sizes[1], rtol=0.2) and sizes[1] < 2 * BESIDE_CODES
+    assert sizes[1] > 0.5 * BESIDE_CODES
