@@ -92,9 +92,7 @@ def test_shares_of_machines_without_a_common_disk_make_what_one_makes(tmp_path):
         folder = tmp_path / str(number) / "work"
         shares = RowStore(folder, 4, shard=(number, 3))
         rows = measure("x", Numbered(), doubled, shares)
-        assert rows["twice"].shape == (11,), (
-            "figures can be computed, and are thrown away"
-        )
+        assert rows["twice"].shape == (11,), "figures can be computed, and are thrown away"
     measured: list[int] = []
 
     def noting(batch: dict) -> dict:
