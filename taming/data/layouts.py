@@ -486,9 +486,8 @@ def _strange(raw: _Raw, match: _Match, legend: Legend, counts: np.ndarray, name:
     for one in np.argsort(-numbers)[:5]:
         label = legend.labels[int(match.places[where][index[one]])]
         percent = 100 * numbers[one] / counts.sum()
-        texts.append(
-            f"{hexadecimal([*map(int, colours[one])])} {percent:.0f} % (nearest: {legend.names[label]})"
-        )
+        colour = hexadecimal([*map(int, colours[one])])
+        texts.append(f"{colour} {percent:.0f} % (nearest: {legend.names[label]})")
     more = f" and {len(colours) - 5} more" if len(colours) > 5 else ""
     photograph = "; is it a photograph?" if len(colours) > 1000 else ""
     return (
