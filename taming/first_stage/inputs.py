@@ -146,6 +146,11 @@ def check_divides(height: int, width: int, multiple: int) -> None:
         )
 
 
+def precise(device: torch.device) -> torch.dtype:
+    """float64, but on Apple's GPUs, which have none."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def _check_image_values(image: Tensor) -> None:
     low, high = _span(image)
     if not (math.isfinite(low) and math.isfinite(high)):

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from taming.errors import UserError
 from taming.first_stage.inputs import check_codes, check_divides, check_image, check_latent
+from taming.first_stage.inputs import precise as precise
 from taming.first_stage.likelihood import Likelihood
+from taming.first_stage.tiling import encode_tiled, is_large
 from taming.images import as_images
 
 Codes = tuple[Tensor, ...]
@@ -191,9 +193,17 @@ class FirstStage(Autoencoder):
 
     @torch.no_grad()
     def encode(self, image: Tensor | Any) -> Codes:
-        """The codes of images, without gradient, deterministic, dropout off. A PIL picture, an
-        8-bit array or a path is a batch of one.
+        """The codes of images, without gradient, deterministic, dropout off; large ones in tiles,
+        see tiling.py. A PIL picture, an 8-bit array or a path is a batch of one.
         """
+        image = as_images(image)
+        if is_large(self, image):
+            return encode_tiled(self, image)
+        return self.encode_piece(image)
+
+    @torch.no_grad()
+    def encode_piece(self, image: Tensor | Any) -> Codes:
+        """As `encode`, whatever the size."""
         with evaluating(self):
             return self._quantize(self._input(image)).codes
 

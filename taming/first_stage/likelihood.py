@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from taming.config.ranges import Positive
+from taming.first_stage.inputs import precise
 
 BIN = 1 / 255  # half the distance of two grey levels on [-1, 1]
 INSET = 0.1  # of logit-Laplace: pixels are mapped to [INSET, 1 - INSET]
@@ -68,8 +69,9 @@ class GaussianLikelihood(Likelihood):
         """Of the normal distribution's mass between the neighbouring levels' middles; all that lies
         beyond belongs to black and white.
         """
-        mean, log_variance = parameters.double().chunk(2, dim=1)
-        levels, scale = ((image.double() + 1) / (2 * BIN)).round(), (log_variance / 2).exp()
+        dtype = precise(parameters.device)
+        mean, log_variance = parameters.to(dtype).chunk(2, dim=1)
+        levels, scale = ((image.to(dtype) + 1) / (2 * BIN)).round(), (log_variance / 2).exp()
         upper = torch.where(levels == 255, torch.inf, ((levels + 0.5) * 2 * BIN - 1 - mean) / scale)
         lower = torch.where(levels == 0, -torch.inf, ((levels - 0.5) * 2 * BIN - 1 - mean) / scale)
         # Far in the upper tail, differences of numbers near 1 would be lost: look from the other

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from taming.config.sampling import Sampling
 from taming.errors import UserError
+from taming.first_stage.interface import precise
 from taming.second_stage.interface import Condition
 
 
@@ -61,7 +62,7 @@ def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
     """
     if sampling.temperature == 0:
         return logits.argmax(dim=-1)
-    probabilities = _filtered(logits, sampling).double().softmax(dim=-1)
+    probabilities = _filtered(logits, sampling).to(precise(logits.device)).softmax(dim=-1)
     cumulative = probabilities.cumsum(dim=-1)
     code = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)[:, 0]
     return code.clamp(max=logits.shape[-1] - 1)

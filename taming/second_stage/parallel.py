@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from taming.config.sampling import Sampling
+from taming.first_stage.interface import precise
 from taming.second_stage.filters import combined, draw, guiding
 from taming.second_stage.interface import Condition, Window
 from taming.second_stage.masked import MaskedPrior, check_steps, remaining
@@ -85,11 +86,11 @@ def sample_parallel(
         if on_step is not None:
             on_step(step, steps)
         canvas.progress = step / steps
-        uniform = _uniform(generators, grid).to(device)
+        uniform = _uniform(generators, grid).to(device, precise(device))
         if passes is not None:
             _draw_places(prior, canvas, canvas.hidden & (passes == step), sampling, step, uniform)
         else:
-            noise = _uniform(generators, grid).to(device)
+            noise = _uniform(generators, grid).to(device, precise(device))
             _draw_surest(prior, canvas, sampling, (step, steps), uniform, noise)
         if on_row is not None:
             on_row(canvas.codes, grid[0] * (step + 1) // steps)
@@ -133,7 +134,7 @@ def _draw_surest(
         if not inside.any():
             continue
         drawn = draw(logits, uniform[slices][inside], sampling)
-        sureness = logits.double().log_softmax(-1).gather(-1, drawn[:, None])[:, 0]
+        sureness = logits.to(precise(logits.device)).log_softmax(-1).gather(-1, drawn[:, None])[:, 0]
         share = remaining(10**6, steps)[step] / (remaining(10**6, steps)[step - 1] if step else 1e6)
         stay = len(drawn) - (int(len(drawn) * share) if step + 1 < steps else 0)
         surest = (sureness + gumbel[slices][inside]).topk(max(1, stay)).indices

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from taming.config.sampling import Sampling
 from taming.errors import UserError
-from taming.first_stage.interface import evaluating
+from taming.first_stage.interface import evaluating, precise
 from taming.second_stage.filters import combined, draw, filter_logits, guiding
 from taming.second_stage.gpt import GPT
 from taming.second_stage.interface import Condition, Conditioner, Decoder, Part, Prior, describe
@@ -83,7 +83,7 @@ def sample(
     generators = _check_generators(generators, count)
     uniform = torch.stack(
         [torch.rand(steps, generator=g, dtype=torch.float64) for g in generators]
-    ).to(device)
+    ).to(device, precise(device))
     # 2. with guidance, every picture is read again with the null condition
     compared = guiding(condition, sampling)
     codes = torch.zeros(count, steps, dtype=torch.int64, device=device)

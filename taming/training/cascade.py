@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from taming.config.experiment import Experiment
 from taming.data.interface import PictureSet
 from taming.errors import UserError
-from taming.first_stage.interface import evaluating
+from taming.first_stage.interface import evaluating, precise
 from taming.images import montage
 from taming.second_stage.cascade import Cascade, enlarged, halved
 from taming.second_stage.interface import Condition, Prior
@@ -89,8 +89,9 @@ class CascadeTraining(SecondStageTraining):
         batch, level = self.to_device(batch), self.evaluated().level
         codes, condition = self.window({**batch, "coarse": self.coarse(batch["image"], 1.0)})
         counts = torch.bincount(codes.flatten(), minlength=level.num_codes)
-        nll = -level.log_prob(codes, condition).double().sum()
-        return {"nll/0": nll, "codes/0": counts.double()}
+        dtype = precise(codes.device)
+        nll = -level.log_prob(codes, condition).to(dtype).sum()
+        return {"nll/0": nll, "codes/0": counts.to(dtype)}
 
     def evaluated(self) -> Cascade:
         return self.with_averaged(self.cascade, "level")

@@ -16,6 +16,7 @@ from taming.first_stage.interface import (
     Quantizer,
     Reconstruction,
     evaluating,
+    precise,
 )
 from taming.first_stage.losses import FirstStageLoss, VQGANLoss
 from taming.images import IGNORE, colour_labels, montage, psnr
@@ -156,7 +157,9 @@ class FirstStageTraining(Training):
         if bits is not None:
             sums["bits_per_dim"] = (bits.mean() + self._rate_per_dim(reconstruction, image)) * count
         for level, (codes, size) in enumerate(zip(reconstruction.codes, model.num_codes)):
-            sums[f"codes/{level}"] = torch.bincount(codes.flatten(), minlength=size).double()
+            sums[f"codes/{level}"] = torch.bincount(codes.flatten(), minlength=size).to(
+                precise(codes.device)
+            )
         return sums
 
     def _rate_per_dim(self, reconstruction: Reconstruction, image: Tensor) -> Tensor:
@@ -179,7 +182,7 @@ class FirstStageTraining(Training):
             if key.startswith("codes/"):
                 suffix = "" if key == "codes/0" else f"_{key.removeprefix('codes/')}"
                 entropy = torch.special.entr(value / value.sum()).sum()
-                figures[f"used{suffix}"] = float((value > 0).double().mean())
+                figures[f"used{suffix}"] = float((value > 0).float().mean())
                 figures[f"perplexity{suffix}"] = float(entropy.exp())
             elif key != "count":
                 figures[key.removeprefix("term/")] = float(value / sums["count"])

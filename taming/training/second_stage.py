@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from taming.config.experiment import Experiment
 from taming.errors import UserError
-from taming.first_stage.interface import Codes
+from taming.first_stage.interface import Codes, precise
 from taming.formats.pretrained import inlined
 from taming.images import montage
 from taming.second_stage.block import Block
@@ -133,8 +133,8 @@ class SecondStageTraining(Training):
         for level, (prior, target) in enumerate(zip(model.levels, codes)):
             log_prob = prior.log_prob(target, model.with_coarser(condition, codes[:level]))
             counts = torch.bincount(target.flatten(), minlength=prior.num_codes)
-            sums[f"nll/{level}"] = -log_prob.double().sum()
-            sums[f"codes/{level}"] = counts.double()
+            sums[f"nll/{level}"] = -log_prob.to(precise(log_prob.device)).sum()
+            sums[f"codes/{level}"] = counts.to(precise(counts.device))
         return sums
 
     def figures(self, sums: dict[str, Tensor]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from taming.data.interface import PictureSet
 from taming.errors import UserError
 from taming.evaluation.layout import accuracy, confusions, mean_iou
 from taming.first_stage.inputs import label_loss
+from taming.first_stage.interface import precise
 from taming.images import colour_labels, montage
 from taming.segmenter import Segmenter
 from taming.training.module import Training, adam
@@ -41,9 +42,10 @@ class SegmenterTraining(Training):
     def validation_sums(self, batch: dict) -> dict[str, Tensor]:
         logits, labels = self.evaluated()(batch["image"]), batch["segmentation"]
         confusion = confusions(labels, logits.argmax(dim=1), self.model.labels)
+        dtype = precise(logits.device)
         return {
-            "cross_entropy": label_loss(logits, labels).double() * confusion.sum(),
-            "confusion": confusion.sum(dim=0).double(),
+            "cross_entropy": label_loss(logits, labels).to(dtype) * confusion.sum(),
+            "confusion": confusion.sum(dim=0).to(dtype),
         }
 
     def figures(self, sums: dict[str, Tensor]) -> dict[str, float]:

@@ -2,14 +2,30 @@
 what goes in in one precision comes back in it, codes are int64, and a latent gets a gradient.
 """
 
+import ast
 import copy
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
 
-from taming.first_stage import IBQ, VQGAN, MultiScaleQuantizer
+from taming.first_stage import (
+    DVAE,
+    IBQ,
+    VAE,
+    VQGAN,
+    VQVAE,
+    VQVAE2,
+    GaussianLikelihood,
+    GumbelQuantizer,
+    LogitLaplaceLikelihood,
+    MaskGITVQGAN,
+    MaskVQGAN,
+    MultiScaleQuantizer,
+    VectorQuantizer,
+)
 from taming.first_stage import colour as colour_module
 from taming.first_stage.colour import YCbCr
 from tests.first_stage.test_quantizers import QUANTIZERS as OTHERS
@@ -19,6 +35,7 @@ QUANTIZERS = {
     "index": lambda: IBQ(16, 4),
     "multiscale": lambda: MultiScaleQuantizer(16, 4, [1, 2, 4, 8]),
 }
+ROOT = Path(__file__).resolve().parents[2]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 
@@ -58,6 +75,39 @@ def test_every_door(name, dtype, device):
     assert picture.dtype == dtype and picture.shape == x.shape
     picture.float().square().mean().backward()
     assert latent.grad.dtype == dtype and latent.grad.isfinite().all() and latent.grad.any()
+
+
+def quantizer() -> VectorQuantizer:
+    return VectorQuantizer(16, 4)
+
+
+STAGES = {
+    "vqvae": lambda: VQVAE(8, 8, quantizer()),
+    "vqvae2": lambda: VQVAE2(8, 8, [quantizer(), quantizer()]),
+    "gaussian vqvae": lambda: VQVAE(8, 8, quantizer(), likelihood=GaussianLikelihood()),
+    "dvae": lambda: DVAE(4, GumbelQuantizer(16, 32), LogitLaplaceLikelihood(), inset=True),
+    "maskgit": lambda: MaskGITVQGAN(8, [1, 2], quantizer()),
+    "vae": lambda: VAE(8, 8, 4, GaussianLikelihood()),
+    "masks": lambda: MaskVQGAN(3, 8, [1, 2], quantizer(), latent_channels=4),
+}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", STAGES)
+def test_every_first_stage(name, dtype, device):
+    model = STAGES[name]().eval().to(device, dtype)
+    x = image(dtype, device)
+    if name == "masks":
+        x = torch.randint(3, (1, 16, 16), device=device)
+    outputs = [model(x).image, model.reconstruct(x)]
+    if name != "vae":
+        codes = model.encode(x)
+        assert all(level.dtype == torch.int64 for level in codes)
+        outputs.append(model.decode(codes))
+    for output in outputs:
+        assert output.isfinite().all() and output.shape[-2:] == x.shape[-2:]
+        assert output.dtype == dtype or name == "masks"
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -110,6 +160,15 @@ def test_exported_to_a_graph():
     other = torch.randint(16, (3, 5, 6))
     with torch.no_grad():
         assert torch.allclose(program.module()(other), model.decode((other,)), atol=1e-5)
+
+
+@pytest.mark.parametrize("room", ["first_stage", "second_stage", "training"])
+def test_apples_gpus_get_no_float64(room):
+    """Tensors of a device become float64 by `precise` only, which knows where there is none."""
+    for path in (ROOT / "taming" / room).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                assert node.func.attr != "double", f"{path}:{node.lineno}"
 
 
 @pytest.mark.slow
