@@ -13,7 +13,9 @@ import torch
 
 from taming import config
 from taming.errors import UserError
+from taming.evaluation import path
 from taming.evaluation.metrics import read_metrics
+from taming.evaluation.protocol import Figures
 from taming.first_stage.losses import LARGEST
 from taming.formats.load import read_checkpoint
 
@@ -111,9 +113,21 @@ def diagnose(folder: str | Path, allow: Sequence[str] = ()) -> str:
     diagnoses = examine(folder, allow)
     if diagnoses:
         lines = [f"  {number}. {diagnosis}" for number, diagnosis in enumerate(diagnoses, start=1)]
-        return "\n".join([f"{folder}:", *lines])
-    titles = [(check.__doc__ or "").splitlines()[0].rstrip(".").lower() for check in CHECKS]
-    return f"{folder}: nothing wrong was found (looked for: {', '.join(titles)})"
+        lines = [f"{folder}:", *lines]
+    else:
+        titles = [(check.__doc__ or "").splitlines()[0].rstrip(".").lower() for check in CHECKS]
+        lines = [f"{folder}: nothing wrong was found (looked for: {', '.join(titles)})"]
+    return "\n".join([*lines, *(f"  {line}" for line in limits(Path(folder)))])
+
+
+def limits(folder: Path) -> list[str]:
+    """What limits the model, by the figures that taming evaluate wrote into the run, in words."""
+    if not (folder / "figures.json").is_file():
+        return []
+    try:
+        return path.verdict(Figures.read(folder / "figures.json"))
+    except UserError as error:
+        return [str(error)]
 
 
 def broken_weights(run: Run) -> Diagnosis | None:
@@ -136,7 +150,8 @@ def learning_rate(run: Run) -> Diagnosis | None:
     lowest, highest = LEARNING_RATES
     if lowest <= rate <= highest:
         return None
-    pictures = run.experiment.data.batch_size * trainer.accumulate_grad_batches * trainer.devices
+    parts = trainer.accumulate_grad_batches * trainer.devices * trainer.nodes
+    pictures = run.experiment.data.batch_size * parts
     where = "too high for Adam" if rate > highest else "too low to learn anything"
     return Diagnosis(
         f"The learning rate is {where}",

@@ -471,8 +471,8 @@ def _explained(error: Exception, experiment: Experiment, module: Training) -> st
             f"out of memory at batch {module.batches + 1}; lower {cure} (batch_size is {size};"
             " trainer.accumulate_grad_batches makes up for it)"
         )
-    if experiment.trainer.devices > 1 and any(
-        word in message for word in ("gloo", "nccl", "connection closed", "connection reset")
-    ):
+    words = ("gloo", "nccl", "connection closed", "connection reset", "timed out")
+    processes = experiment.trainer.devices * experiment.trainer.nodes
+    if processes > 1 and any(word in message for word in words):
         return "another process of this run has stopped; what it says comes first"
     return ""
