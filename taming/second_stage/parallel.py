@@ -134,7 +134,8 @@ def _draw_surest(
         if not inside.any():
             continue
         drawn = draw(logits, uniform[slices][inside], sampling)
-        sureness = logits.to(precise(logits.device)).log_softmax(-1).gather(-1, drawn[:, None])[:, 0]
+        log_p = logits.to(precise(logits.device)).log_softmax(-1)
+        sureness = log_p.gather(-1, drawn[:, None])[:, 0]
         share = remaining(10**6, steps)[step] / (remaining(10**6, steps)[step - 1] if step else 1e6)
         stay = len(drawn) - (int(len(drawn) * share) if step + 1 < steps else 0)
         surest = (sureness + gumbel[slices][inside]).topk(max(1, stay)).indices
