@@ -166,7 +166,14 @@ def model_card(content: Content) -> str:
     train = (content.config.get("data") or {}).get("train") or {}
     figures = [f"| {key} | {value:.5g} |" for key, value in content.figures.items()]
     table = ["| validation | value |", "| --- | --- |", *figures] if figures else []
-    data = train.get("target") or "not known"
+    card = content.card
+    data = card.data or train.get("target") or "data that are not known"
+    says = {
+        "size": "x".join(map(str, card.size)) if card.size else "",
+        "labels": ", ".join(card.labels),
+        "classes": ", ".join(card.classes),
+        "settings": ", ".join(f"{key} {value}" for key, value in card.sampling.items()),
+    }
     lines = [
         "---",
         "library_name: taming",
@@ -175,6 +182,8 @@ def model_card(content: Content) -> str:
         f"# {name}",
         "",
         f"A {content.stage} stage, trained for {content.batches} batches on {data}.",
+        "",
+        *(f"- {key}: {value}" for key, value in says.items() if value),
         "",
         "```python",
         "import taming",
