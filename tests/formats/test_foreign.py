@@ -324,6 +324,13 @@ def test_to_diffusers(name, tmp_path):
     assert relative(b.reconstruct(x), a.reconstruct(x)) < 1e-6
 
 
+def test_the_folder_of_a_pipeline_means_its_first_stage(tmp_path):
+    (tmp_path / "vqvae").mkdir()
+    (tmp_path / "model_index.json").write_text("{}")
+    save_diffusers(tmp_path / "vqvae", golden_of("diffusers")[0])
+    assert taming.load(tmp_path).num_codes == (64,)
+
+
 def test_a_stamp_knows_the_configuration(tmp_path):
     """The hash of a checkpoint of others covers what it was read with."""
     folder = save_diffusers(tmp_path, golden_of("diffusers")[0])
