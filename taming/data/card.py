@@ -87,6 +87,15 @@ class Card:
         return Sampling.of(**self.sampling)
 
 
+def classes_of(dataset: PictureSet | None) -> tuple[str, ...]:
+    """Names of the classes of pictures, as a data set has them; none where it has none."""
+    for name in ("class_names", "scenes", "folders"):
+        classes = getattr(dataset, name, None)
+        if classes:
+            return tuple(map(str, classes))
+    return ()
+
+
 def card_of(dataset: PictureSet | None, labels: int | None = None) -> Card:
     """What a data set says about its labels and classes.
 
@@ -96,18 +105,16 @@ def card_of(dataset: PictureSet | None, labels: int | None = None) -> Card:
     """
     dataset = getattr(dataset, "source", dataset)
     names = [*map(str, getattr(dataset, "classes", None) or ())]
-    classes = ()
-    for name in ("class_names", "scenes", "folders"):
-        classes = classes or getattr(dataset, name, None) or ()
+    classes = classes_of(dataset)
     objects = tuple(map(str, getattr(dataset, "object_names", None) or ()))
     if not labels:
-        return Card(classes=tuple(map(str, classes or names)), objects=objects)
+        return Card(classes=classes or tuple(names), objects=objects)
     legend = getattr(dataset, "legend", None)
     if not isinstance(legend, Legend):
         legend = Legend.of(names)
     colours = [*legend.label_colours(), *Legend.of(labels).colours[len(names) :]]
     names = [*legend.names, *(f"label {i}" for i in range(len(names), labels))]
-    return Card(tuple(names), tuple(colours), tuple(map(str, classes)), objects=objects)
+    return Card(tuple(names), tuple(colours), classes, objects=objects)
 
 
 def _is_text(value: Any) -> bool:

@@ -1,6 +1,7 @@
 """What a folder of data is, in words, numbers, a contact sheet and histograms."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from taming import data, images
+from taming.data.card import classes_of
 from taming.data.folder import ImageFolder
 from taming.data.interface import PictureSet
 from taming.data.reading import CorruptImage, image_size
@@ -22,6 +24,7 @@ from taming.files import make_writable, write_atomically
 HEADERS, ITEMS = 2000, 200  # of a part, looked at; evenly spaced
 CELLS, CELL = 24, 128  # on the sheet
 BARS = 12  # of a histogram in words
+LARGEST_CROP = 256
 VIEW = {"size": CELL, "flip": False, "upscale": True}
 
 
@@ -96,7 +99,7 @@ def _look_at_headers(dataset: PictureSet, result: Overview) -> None:
 def _look_at_items(dataset: PictureSet, result: Overview) -> None:
     indices = _evenly(len(dataset), ITEMS)
     for_sheet = set(indices[:: max(1, len(indices) // CELLS)][:CELLS])
-    labels, classes = getattr(dataset, "classes", ()), getattr(dataset, "class_names", ())
+    labels, classes = getattr(dataset, "classes", ()), classes_of(dataset)
     for index in indices:
         try:
             item = dataset[(index, None)]
@@ -165,13 +168,19 @@ def _bars(title: str, counter: Counter) -> list[str]:
     return lines
 
 
+def crop_of(overview: Overview) -> int:
+    """The largest power of two, up to 256, that all pictures are as large as."""
+    smallest = min((min(size) for size in overview.sizes), default=LARGEST_CROP)
+    return min(LARGEST_CROP, 2 ** int(math.log2(smallest)))
+
+
 def configuration_of(overview: Overview) -> str:
     """The lines for a YAML, or for the command line."""
-    recognition, lines = overview.recognition, ["data:"]
+    recognition, lines, size = overview.recognition, ["data:"], crop_of(overview)
     for part in ("train", "validation"):
-        params = {"root": str(overview.root), **getattr(recognition, part), "view": {"size": 256}}
+        params = {"root": str(overview.root), **getattr(recognition, part), "view": {"size": size}}
         if part == "validation":
-            params["view"] = {"size": 256, "flip": False}
+            params["view"] = {"size": size, "flip": False}
         if isinstance(overview.counts.get(part), int):
             node = f"{{target: taming.data.{recognition.target}, params: {_flow(params)}}}"
             lines.append(f"  {part}: {node}")

@@ -6,7 +6,7 @@ import torch
 from taming import config
 from taming.cli import main
 from taming.data import recognise
-from taming.data.overview import overview_of, words_of, write_pictures
+from taming.data.overview import crop_of, overview_of, words_of, write_pictures
 from taming.errors import UserError
 from tests.conftest import paint_pairs
 from tests.data import fakes
@@ -60,6 +60,7 @@ def test_the_configuration_that_is_printed_builds(tmp_path):
 
 def test_what_is_counted(tmp_path):
     overview = overview_of(fakes.ade20k(tmp_path))
+    assert crop_of(overview) == 16  # what pictures of 24x20 have room for
     assert overview.counts == {"train": 2, "validation": 2}
     assert overview.sizes == [(24, 20)] * 2
     shares = {name: n / overview.labels.total() for name, n in overview.labels.items()}
