@@ -377,15 +377,16 @@ def all_together():
     model, loss, image = gan()
     for step, weight in ((9, 0.0), (10, 0.8)):
         total, terms = loss.autoencoder(image, model(image), model.last_layer, step)
-        ours = model(image)
+        again = model(image)
         lam = terms["adaptive_weight"] if weight else torch.zeros(())
-        parts = loss.distance(image, ours.output)[0] + ours.quantizer_loss
-        plain = parts - weight * lam * loss.discriminator(ours.output).mean()
+        parts = loss.distance(image, again.output)[0] + again.quantizer_loss
+        plain = parts - weight * lam * loss.discriminator(again.output).mean()
         yield plain.detach().numpy(), total
         for name in ("decoder.conv_out.weight", "encoder.conv_in.weight"):
             parameter = model.get_parameter(name)
             code = torch.autograd.grad(total, parameter, retain_graph=True)[0]
-            yield torch.autograd.grad(plain, parameter, retain_graph=True)[0].numpy(), code
+            ours = torch.autograd.grad(plain, parameter, retain_graph=True)[0]
+            yield (ours / code.abs().max()).numpy(), code / code.abs().max()
 
 
 # Codebooks
@@ -393,7 +394,7 @@ def all_together():
 
 @equation("codebooks", 1)
 def perplexity():
-    codes = np.array([[0, 0, 0, 2, 0, 3, 3, 0]])
+    codes = np.array([[[0, 0], [0, 2]], [[0, 3], [3, 0]]])
     shares = [n / 8 for n in (5, 1, 2)]
     figures = usage(codes, 4, seed=0)
     yield math.exp(-sum(p * math.log(p) for p in shares)), figures["perplexity"].value
