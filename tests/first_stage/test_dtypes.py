@@ -147,6 +147,29 @@ def test_threads_share_a_model():
             assert torch.equal(picture, expected)
 
 
+class Encoded(torch.utils.data.Dataset):
+    """Encodes where it is read: in a worker."""
+
+    def __init__(self, model):
+        self.model, self.images = model, torch.rand(4, 3, 16, 16) * 2 - 1
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return self.model.encode(self.images[index : index + 1])[0][0]
+
+
+def test_workers_of_a_data_loader():
+    dataset, threads = Encoded(model_of("vector")), torch.get_num_threads()
+    torch.set_num_threads(1)  # a fork of many would hang in any library
+    try:
+        batches = list(torch.utils.data.DataLoader(dataset, batch_size=2, num_workers=1))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(torch.cat(batches), dataset.model.encode(dataset.images)[0])
+
+
 def test_exported_to_a_graph():
     """torch.export of the decoder, for any batch and size."""
     from taming.formats.onnx import ImagesOf

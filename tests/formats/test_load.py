@@ -1,7 +1,9 @@
 """Whose file is this, where does it lie, and does it fit: the facade in front of all formats."""
 
 import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from tests.conftest import full_disk, write_yaml
 from tests.formats.published import first_tree
 from tests.formats.samples import gpt_node, second_content, small_content, write_ckpt, write_small
 
+ROOT = Path(__file__).resolve().parents[2]
 LANDSCAPES = SHIPPED / "landscapes.safetensors"
 
 # Which file is meant
@@ -224,6 +227,18 @@ def test_only_a_shared_table_is_exported(here):
     with pytest.raises(UserError, match="GPT has no counterpart .* CompVisGPT has"):
         save_published(here / "out", content)
     assert not (here / "out").exists()
+
+
+# Memory
+
+
+@pytest.mark.slow
+def test_loading_takes_little_more_memory_than_the_file():
+    """At most 1.3 times a file of 1 GB, in each container (benchmarks/bench_loading.py)."""
+    words = [sys.executable, "benchmarks/bench_loading.py"]
+    output = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    rows = [line.split("|") for line in output.splitlines()[2:]]
+    assert len(rows) == 3 and all(float(row[4]) < 1.3 for row in rows), output
 
 
 # A full disk
