@@ -54,6 +54,13 @@ def check_members(part: Any, place: str) -> None:
         members = ", ".join(_signature(name, kind) for name in missing)
         start = f"; see: taming new {word} NAME" if word else ""
         raise UserError(f"{place}: {type(part).__name__} lacks {members}{start}")
+    parts = (*part._modules, *part._parameters, *part._buffers)
+    hidden = [name for name in parts if hasattr(type(part), name)]
+    if hidden:
+        raise UserError(
+            f"{place}: {type(part).__name__}.{hidden[0]} has the name of a method of"
+            f" {kind.__name__}, which hides it; call it otherwise"
+        )
     num_codes = getattr(part, "num_codes", ())
     if kind.__name__ == "Quantizer" and not isinstance(num_codes, tuple):
         raise UserError(

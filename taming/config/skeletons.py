@@ -58,13 +58,13 @@ class {name}(Quantizer):
     def __init__(self, num_codes: int = 64, dim: int = 8, commitment: float = 0.25):
         super().__init__()
         self.num_codes, self.dim, self.commitment = (num_codes,), dim, commitment
-        self.codebook = nn.Embedding(num_codes, dim)
+        self.table = nn.Embedding(num_codes, dim)
 
     def forward(self, latent: Tensor) -> Quantized:
         """(B, D, h, w), computed in float32 whatever autocast says."""
         with torch.autocast(latent.device.type, enabled=False):
             z = latent.float().permute(0, 2, 3, 1)
-            distances = torch.cdist(z.flatten(0, 2), self.codebook.weight.float())
+            distances = torch.cdist(z.flatten(0, 2), self.table.weight.float())
             codes = distances.argmin(dim=-1).view(z.shape[:3])
             nearest = self.embed((codes,))
             loss = (nearest - latent.detach().float()).square().mean()
@@ -73,7 +73,7 @@ class {name}(Quantizer):
         return Quantized(straight, (codes,), loss)
 
     def embed(self, codes: Codes) -> Tensor:
-        return self.codebook(codes[0]).permute(0, 3, 1, 2).float()
+        return self.table(codes[0]).permute(0, 3, 1, 2).float()
 '''
 CONDITION = '''"""A condition for taming's priors."""
 

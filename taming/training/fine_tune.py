@@ -269,7 +269,7 @@ def _experiment(
         plain["noise"] = content.config.get("noise", 0.0)
         plain["condition_dropout"] = content.config.get("condition_dropout", 0.0)
         plain["data"]["views"] = 4 if count <= 2000 else 1
-        if count <= FEW:
+        if count <= FEW and _is_wide(content):
             plain["tuning"]["lora"] = RANK
             plain["optimizer"] |= {"learning_rate": RATES["lora"], "weight_decay": 0.0}
     elif stage == "masks":
@@ -281,6 +281,12 @@ def _experiment(
             plain["trainer"]["freeze_codes"] = True
     plain = merge(plain, overriding(request.overrides))
     return from_plain(plain, f"fine-tuning of '{request.start}' ({stage})", trusted=False), part
+
+
+def _is_wide(content: Content) -> bool:
+    """Whether the prior has matrices much larger than an update of them."""
+    shapes = [t.shape for n, t in content.weights.items() if n.startswith("priors.")]
+    return any(len(shape) == 2 and min(shape) > 4 * RANK for shape in shapes)
 
 
 def _trainer(count: int) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def tune(model: nn.Module, tuning: Tuning) -> None:
 
 
 def _add_updates(module: nn.Module, rank: int) -> None:
-    layers = [layer for layer in module.modules() if type(layer) is nn.Linear]
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
     wide = [layer for layer in layers if min(layer.weight.shape) > 2 * rank]
     if not wide:
         raise UserError(

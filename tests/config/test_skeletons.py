@@ -89,3 +89,7 @@ def test_parts_of_a_seam_are_looked_for():
     with pytest.raises(UserError, match="num_codes is 512, but a tuple"):
         check_members(Single(), "quantizer")
     check_members(nn.Linear(2, 2), "anything")
+    hidden = Single()
+    hidden._modules["codebook"] = nn.Embedding(4, 4)  # as self.codebook = ... does
+    with pytest.raises(UserError, match="Single.codebook has the name of a method of Quantizer"):
+        check_members(hidden, "quantizer")
