@@ -46,11 +46,8 @@ class CelebAHQ(PublishedSet):
     def read_picture(self, record: Record) -> Image.Image:
         return read_face(record.path)
 
-    def _checked_size(self, index: int) -> tuple[int, int]:
-        path = self.paths[index]
-        size = read_face(path).size if path.suffix == ".npy" else image_size(path)
-        self.view.check_size(*size, str(path))
-        return size
+    def picture_size(self, record: Record) -> tuple[int, int]:
+        return face_size(record.path)
 
 
 class CelebAMaskHQ(PublishedSet):
@@ -136,6 +133,11 @@ def _training(mapping: Path) -> set[int]:
         if int(words[1]) < TRAINING:
             numbers.add(int(words[0]))
     return numbers
+
+
+def face_size(path: Path) -> tuple[int, int]:
+    """(width, height) of what `read_face` reads, without reading the pixels of a picture."""
+    return read_face(path).size if path.suffix == ".npy" else image_size(path)
 
 
 def read_face(path: Path) -> Image.Image:

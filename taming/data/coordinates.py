@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from taming.config.ranges import Count, Index, Size
+from taming.data.around import Around
 from taming.data.interface import PictureSet
 from taming.data.views import as_pair
 from taming.errors import UserError
@@ -30,7 +31,7 @@ def coordinates(size: tuple[int, int], crop: Sequence[float] = (0.0, 0.0, 1.0, 1
     return ((y[:, None].double() * columns + x) / (rows * columns)).float()[None]
 
 
-class CoordinateCrops(PictureSet):
+class CoordinateCrops(Around):
     """Crops of the pictures of another data set, with "coordinates" float (1, H, W) and "crop"
     (4,): random ones in random views, the middle in the fixed view. "image", "segmentation" and
     "depth" are cropped alike.
@@ -42,21 +43,12 @@ class CoordinateCrops(PictureSet):
     """
 
     def __init__(self, source: PictureSet, size: Size | tuple[Count, Count] | str, seed: Index = 0):
-        self.source, self.size, self.seed = source, as_pair(size), seed
-        self.classes = getattr(source, "classes", ())
-
-    def __repr__(self) -> str:
-        return f"CoordinateCrops({self.source!r}, {self.size}, {self.seed})"
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def name(self, index: int) -> str:
-        return self.source.name(index)
+        self.size, self.seed = as_pair(size), seed
+        super().__init__(source, self.size, seed)
 
     def __getitem__(self, key: int | tuple[int, int | None]) -> dict:
         index, view = key if isinstance(key, tuple) else (key, None)
-        item = dict(self.source[(index, view)])
+        item = self.item((index, view))
         height, width = item["image"].shape[-2:]
         rows, columns = self.size
         if rows > height or columns > width:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from taming.config.ranges import Range
+from taming.data.around import Around
 from taming.data.interface import PictureSet
 
 LUMA = (0.299, 0.587, 0.114)
@@ -54,7 +55,7 @@ def _filtered(image: Tensor, kernel: Tensor) -> Tensor:
     return F.conv2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), weight)
 
 
-class EdgeImages(PictureSet):
+class EdgeImages(Around):
     """The items of another data set with "edges" float (1, H, W) in {-1, 1}.
 
     Args:
@@ -64,18 +65,9 @@ class EdgeImages(PictureSet):
     """
 
     def __init__(self, source: PictureSet, threshold: Threshold = 0.1):
-        self.source, self.threshold = source, threshold
-        self.classes = getattr(source, "classes", ())
-
-    def __repr__(self) -> str:
-        return f"EdgeImages({self.source!r}, {self.threshold})"
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def name(self, index: int) -> str:
-        return self.source.name(index)
+        super().__init__(source, threshold)
+        self.threshold = threshold
 
     def __getitem__(self, key: int | tuple[int, int | None]) -> dict:
-        item = dict(self.source[key])
+        item = self.item(key)
         return {**item, "edges": edges_of(item["image"][None], self.threshold)[0]}

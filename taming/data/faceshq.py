@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from taming.data.celebahq import celebahq_records, read_face
+from taming.data.celebahq import celebahq_records, face_size, read_face
 from taming.data.ffhq import ffhq_records
 from taming.data.folder import ViewParameters
 from taming.data.records import Part, Record, RecordSet, Seed
@@ -40,3 +40,6 @@ class FacesHQ(RecordSet):
 
     def read_picture(self, record: Record) -> Image.Image:
         return read_face(record.path)
+
+    def picture_size(self, record: Record) -> tuple[int, int]:
+        return face_size(record.path)

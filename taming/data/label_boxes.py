@@ -6,12 +6,13 @@ import numpy as np
 from torch import Tensor
 
 from taming.config.ranges import Range, Share
+from taming.data.around import Around
 from taming.data.interface import PictureSet
 from taming.data.records import Object, box_rows
 from taming.errors import UserError
 
 
-class LabelBoxes(PictureSet):
+class LabelBoxes(Around):
     """The items of another data set with "boxes" float (objects, 6), see RecordSet: one around
     each connected piece of a label in "segmentation".
 
@@ -27,24 +28,16 @@ class LabelBoxes(PictureSet):
         objects: Annotated[int, Range(1, 4096)] = 30,
         smallest: Share = 0.01,
     ):
-        self.source, self.objects, self.smallest = source, objects, smallest
-        self.classes = self.object_names = getattr(source, "classes", ())
-
-    def __repr__(self) -> str:
-        return f"LabelBoxes({self.source!r}, {self.objects}, {self.smallest})"
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def name(self, index: int) -> str:
-        return self.source.name(index)
+        super().__init__(source, objects, smallest)
+        self.objects, self.smallest = objects, smallest
+        self.object_names = getattr(source, "classes", ())
 
     def __getitem__(self, key: int | tuple[int, int | None]) -> dict:
-        item = dict(self.source[key])
+        item = self.item(key)
         if "segmentation" not in item:
             raise UserError(
-                f"{type(self.source).__name__} has no label maps to draw boxes around; give a data"
-                " set whose items have 'segmentation'"
+                f"{type(self.pictures).__name__} has no label maps to draw boxes around; give a"
+                " data set whose items have 'segmentation'"
             )
         pieces = [one for one in pieces_of(item["segmentation"]) if one.area >= self.smallest]
         return {**item, "boxes": box_rows(pieces, self.objects, False)}

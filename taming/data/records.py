@@ -21,7 +21,7 @@ from taming.data.depth import depth_size, normalise_depth, read_depth
 from taming.data.folder import ImageFolder, ViewParameters
 from taming.data.layouts import mask_header, mask_to_tensor, read_mask
 from taming.data.ratio import Ratio
-from taming.data.reading import CorruptImage, read_image, to_tensor
+from taming.data.reading import CorruptImage, image_size, read_image, to_tensor
 from taming.data.views import Box, View
 from taming.errors import UserError, first_line
 from taming.files import read_text
@@ -107,7 +107,9 @@ class RecordSet(ImageFolder):
         return [path for path in (record.path, record.mask, record.depth) if path]
 
     def check(self, index: int) -> str | None:
-        record, size = self.records[index], self._checked_size(index)
+        record = self.records[index]
+        size = self.picture_size(record)
+        self.view.check_size(*size, str(record.path))
         if record.mask:
             self.ratio.check(size, self.mask_size(record), record.mask, record.path)
         if record.depth:
@@ -154,6 +156,10 @@ class RecordSet(ImageFolder):
 
     def read_picture(self, record: Record) -> Image.Image:
         return read_image(record.path)
+
+    def picture_size(self, record: Record) -> tuple[int, int]:
+        """(width, height), from the header."""
+        return image_size(record.path)
 
     def mask_size(self, record: Record) -> tuple[int, int]:
         """(width, height), from the header."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from taming.data.around import Around
 from taming.data.interface import PictureSet
 from taming.evaluation.intervals import average
 from taming.evaluation.likelihood import measurer_of
@@ -17,7 +18,7 @@ from taming.second_stage.interface import Conditioner
 from taming.second_stage.model import SecondStage
 
 
-class OtherConditions(PictureSet):
+class OtherConditions(Around):
     """Each picture with the condition of the next one, the last with that of the first.
 
     Args:
@@ -26,23 +27,15 @@ class OtherConditions(PictureSet):
     """
 
     def __init__(self, source: PictureSet, conditioner: Conditioner):
-        self.source, self.conditioner = source, conditioner
+        super().__init__(source)
+        self.conditioner = conditioner
         if hasattr(source, "paths"):
             self.paths = source.paths
 
-    def __repr__(self) -> str:
-        return f"OtherConditions({self.source!r})"
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def name(self, index: int) -> str:
-        return self.source.name(index)
-
     def __getitem__(self, key: Any) -> dict:
         index, view = key if isinstance(key, tuple) else (key, None)
-        item, other = dict(self.source[(index, view)]), ((index + 1) % len(self), view)
-        return item | condition_of_item(self.source[other], self.conditioner)
+        other = self.pictures[((index + 1) % len(self), view)]
+        return self.item((index, view)) | condition_of_item(other, self.conditioner)
 
 
 def condition_of_item(item: dict, conditioner: Conditioner) -> dict:
