@@ -1,0 +1,265 @@
+"""Pictures that are too large for the encoder in one piece: encoded in tiles, in memory that grows
+with the codes and no longer with every map of the encoder.
+
+A tile is seen with a margin as wide as what a code sees of the picture, and only codes inside the
+margin are taken, so convolutions are exact. Group normalisation and attention look at the whole
+picture: a first pass over all tiles gathers their statistics, keys and values, the next one uses
+them. What a pass gathers is exact where all that comes before used exact statistics; so each
+further pass makes one more layer exact, and as many passes as there are such layers give the codes
+of the whole picture. How far off two passes are: docs/measurements.md.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from taming.first_stage.resnet import Attention
+
+Codes = tuple[Tensor, ...]
+
+FLOAT = 4  # bytes
+LARGEST = 1 << 29  # bytes of one map of the encoder, up to which a picture is one piece
+MARGIN = 16  # codes; two blocks a scale, and the middle, see 14
+PASSES = 2
+POSITIONS = 1 << 16  # of attention over the whole picture; more look at their tile only
+
+
+class Pictured(Protocol):
+    """What tiling asks of an autoencoder, see interface.py, which imports this file."""
+
+    in_channels: int
+    stride: int
+
+    @property
+    def multiple(self) -> int: ...
+
+    def modules(self) -> Iterator[nn.Module]: ...
+
+
+class Tokenizer(Pictured, Protocol):
+    """And of a tokenizer."""
+
+    @property
+    def last_layer(self) -> nn.Parameter: ...
+
+    def grids(self, height: int, width: int) -> tuple[tuple[int, int], ...]: ...
+
+    def encode_piece(self, image: Any) -> Codes: ...
+
+
+def map_bytes(model: Pictured, height: int, width: int) -> int:
+    """Of the largest map that the encoder makes of one picture: the input, or the first
+    convolution's.
+    """
+    first = next((part for part in model.modules() if isinstance(part, nn.Conv2d)), None)
+    widths = [model.in_channels, *([first.out_channels] if first is not None else [])]
+    return FLOAT * max(widths) * height * width
+
+
+def is_large(model: Pictured, image: object) -> bool:
+    """Whether an image is encoded in tiles."""
+    if not isinstance(image, Tensor) or image.ndim < 3:
+        return False
+    height, width = image.shape[-2:]
+    return map_bytes(model, height, width) > LARGEST
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One axis of a tile in pixels: what is seen, and, within it, what is taken."""
+
+    start: int
+    end: int
+    inner: slice
+
+    def scaled(self, length: int) -> slice:
+        """`inner` on a map with `length` positions along what is seen."""
+        stride = (self.end - self.start) // length
+        return slice(self.inner.start // stride, self.inner.stop // stride)
+
+
+def tiles(size: int, inner: int, margin: int) -> list[Tile]:
+    """Tiles that take `inner` pixels each and see up to `margin` more on both sides."""
+    axis = []
+    for start in range(0, size, inner):
+        end = min(start + inner, size)
+        first = max(0, start - margin)
+        axis.append(Tile(first, min(size, end + margin), slice(start - first, end - first)))
+    return axis
+
+
+def tile_side(model: Pictured, margin: int) -> int:
+    """Pixels that a tile takes: its map with margins has a quarter of LARGEST, where that leaves
+    room for twice the margin.
+    """
+    side = math.isqrt(LARGEST // 4 // map_bytes(model, 1, 1)) - 2 * margin
+    return max(side, 2 * margin) // model.multiple * model.multiple
+
+
+@torch.no_grad()
+def encode_tiled(
+    model: Tokenizer,
+    image: Tensor,
+    passes: int | None = None,
+    tile: int | None = None,
+    margin: int | None = None,
+) -> Codes:
+    """The codes of images (B, C, H, W) or labels (B, H, W), in tiles.
+
+    Args:
+        model: whose codes.
+        image: sides are multiples of `model.multiple`.
+        passes: over all tiles; None: PASSES, or 1 where nothing looks at the whole picture.
+        tile: pixels that one takes, a multiple of `model.multiple`; None: see `tile_side`.
+        margin: codes around it that are seen too; None: MARGIN.
+    """
+    grids = model.grids(*image.shape[-2:])
+    margin = MARGIN if margin is None else margin
+    pixels = -(-margin * model.stride // model.multiple) * model.multiple
+    inner = tile or tile_side(model, pixels)
+    rows, columns = (tiles(size, inner, pixels) for size in image.shape[-2:])
+    codes: Codes = ()
+    with _shared(model, (image.shape[-2], image.shape[-1])) as shared:
+        count = passes or (PASSES if shared.layers else 1)
+        for _ in range(count):
+            codes = tuple(torch.empty(len(image), *grid, dtype=torch.int64) for grid in grids)
+            codes = tuple(level.to(model.last_layer.device) for level in codes)
+            for row in rows:
+                for column in columns:
+                    shared.tile = row, column
+                    piece = image[..., row.start : row.end, column.start : column.end]
+                    _place(codes, model.encode_piece(piece), row, column, image.shape[-2:])
+            shared.finish()
+    return codes
+
+
+def _place(codes: Codes, piece: Codes, row: Tile, column: Tile, size: Sequence[int]) -> None:
+    """Writes the inner codes of a tile where they belong."""
+    for level, part in zip(codes, piece):
+        places, inner = [], []
+        for axis, length, whole, tile in zip(part.shape[1:], level.shape[1:], size, (row, column)):
+            stride = whole // length
+            taken = tile.scaled(axis)
+            start = (tile.start + tile.inner.start) // stride
+            places.append(slice(start, start + taken.stop - taken.start))
+            inner.append(taken)
+        level[:, places[0], places[1]] = part[:, inner[0], inner[1]]
+
+
+@dataclass
+class _Shared:
+    """What all tiles of a picture share.
+
+    Args:
+        size: pixels of the whole picture.
+        tile: the one that is encoded at the moment.
+        layers: those that look at the whole picture, in the order of the model's modules.
+    """
+
+    size: tuple[int, int]
+    tile: tuple[Tile, Tile] | None = None
+    layers: list["_Norm | _Attention"] = field(default_factory=list)
+
+    def inner(self, x: Tensor) -> Tensor:
+        """What the tile takes of its map (B, C, h, w)."""
+        assert self.tile is not None
+        row, column = self.tile
+        return x[..., row.scaled(x.shape[-2]), column.scaled(x.shape[-1])]
+
+    def positions(self, x: Tensor) -> int:
+        """Of the whole picture, at the scale of the tile's map."""
+        assert self.tile is not None
+        seen = [tile.end - tile.start for tile in self.tile]
+        return math.prod(self.size) * x.shape[-2] * x.shape[-1] // math.prod(seen)
+
+    def finish(self) -> None:
+        """After a pass: the next uses what this one gathered."""
+        for layer in self.layers:
+            layer.finish()
+
+
+class _Norm:
+    """Group normalisation by the statistics of the whole picture, as the last pass found them."""
+
+    def __init__(self, module: nn.GroupNorm, shared: _Shared):
+        self.module, self.shared = module, shared
+        self.count, self.sums = 0, torch.zeros(())
+        self.scale = self.shift = torch.empty(0)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        module = self.module
+        inner = self.shared.inner(x).double().flatten(2)
+        groups = inner.view(len(x), module.num_groups, -1)
+        sums = torch.stack([groups.sum(dim=2), groups.square().sum(dim=2)])
+        self.count, self.sums = self.count + groups.shape[2], self.sums.to(sums) + sums
+        if not self.scale.numel():  # the first pass
+            return torch.group_norm(x, module.num_groups, module.weight, module.bias, module.eps)
+        return (x.float() * self.scale + self.shift).to(x.dtype)
+
+    def finish(self) -> None:
+        if not self.count:  # a layer of the decoder
+            return
+        mean, square = self.sums / self.count
+        spread = (square - mean.square()).clamp(min=0).add(self.module.eps).rsqrt()
+        each = self.module.num_channels // self.module.num_groups
+        mean, spread = (part.repeat_interleave(each, dim=1).float() for part in (mean, spread))
+        scale = spread * self.module.weight
+        self.shift = (self.module.bias - mean * scale)[:, :, None, None]
+        self.scale = scale[:, :, None, None]
+        self.count, self.sums = 0, torch.zeros(())
+
+
+class _Attention:
+    """Attention to the keys and values of the whole picture, as the last pass found them."""
+
+    def __init__(self, module: Attention, shared: _Shared):
+        self.module, self.shared = module, shared
+        self.pieces: list[tuple[Tensor, Tensor]] = []
+        self.whole: tuple[Tensor, Tensor] | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        module = self.module
+        h = module.norm(x)
+        query, key, value = (layer(h) for layer in (module.q, module.k, module.v))
+        whole = self.whole or (_positions(key), _positions(value))
+        if self.shared.positions(x) <= POSITIONS:
+            inner = [_positions(self.shared.inner(part)) for part in (key, value)]
+            self.pieces.append((inner[0], inner[1]))
+        seen = F.scaled_dot_product_attention(_positions(query), *whole)
+        back = seen[:, 0].transpose(1, 2).reshape(x.shape).contiguous()
+        return x + module.proj_out(back)
+
+    def finish(self) -> None:
+        if self.pieces:
+            keys, values = zip(*self.pieces)
+            self.whole = torch.cat(keys, dim=2), torch.cat(values, dim=2)
+            self.pieces = []
+
+
+def _positions(x: Tensor) -> Tensor:
+    """(B, C, h, w) -> (B, 1, h w, C), contiguous as attention wants it."""
+    return x.flatten(2).transpose(1, 2)[:, None].contiguous()
+
+
+@contextmanager
+def _shared(model: Pictured, size: tuple[int, int]) -> Iterator[_Shared]:
+    """While within, the model's layers that look at the whole picture share what they see."""
+    shared, replaced = _Shared(size), []
+    try:
+        for module in model.modules():
+            kind = _Norm if isinstance(module, nn.GroupNorm) else _Attention
+            if isinstance(module, nn.GroupNorm | Attention):
+                layer = kind(module, shared)  # pyright: ignore[reportArgumentType]
+                module.__dict__["forward"] = layer
+                shared.layers.append(layer)
+                replaced.append(module)
+        yield shared
+    finally:
+        for module in replaced:
+            del module.__dict__["forward"]
