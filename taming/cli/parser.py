@@ -132,9 +132,11 @@ def numbers_of(text: str) -> list[int]:
 
 def strengths_of(text: str) -> dict[str, float]:
     """An argparse type: sky:1.5,water:4 -> {"sky": 1.5, "water": 4.0}."""
+    pairs = [part.rpartition(":") for part in text.split(",") if part.strip()]
     try:
-        pairs = [part.rpartition(":") for part in text.split(",")]
-        return {name.strip(): float(number) for name, _, number in pairs if name.strip()}
+        if not all(name.strip() for name, _, _ in pairs):
+            raise ValueError
+        return {name.strip(): float(number) for name, _, number in pairs}
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}' is no list such as sky:1.5,water:4") from None
 

@@ -44,14 +44,14 @@ def test_probabilities_of_all_grids_sum_to_one(steps):
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_samples_follow_the_chain(steps):
-    """4,000 samples of 2 x 2 binary codes against the enumerated distribution, by chi-square."""
+    """1,500 samples of 2 x 2 binary codes against the enumerated distribution, by chi-square."""
     prior, grids = small(steps=4), every_grid(2, 2)
     with torch.no_grad():
         logits = prior(grids, class_of(len(grids)), steps)
         p = logits.log_softmax(-1).gather(-1, grids[..., None]).flatten(1).sum(1).exp()
-    drawn = sample(prior, class_of(4_000), (2, 2), steps=steps)
+    drawn = sample(prior, class_of(1_500), (2, 2), steps=steps)
     counts = torch.bincount((drawn.flatten(1) * torch.tensor([8, 4, 2, 1])).sum(1), minlength=16)
-    statistic = ((counts - 4_000 * p).square() / (4_000 * p)).sum()
+    statistic = ((counts - 1_500 * p).square() / (1_500 * p)).sum()
     assert statistic < 37.7  # 99.9 % of chi-square with 15 degrees of freedom
 
 
@@ -96,8 +96,8 @@ def test_the_bound_is_above_the_mean_over_orders():
             chains.append((one + other)[:, 0])
     mean = -torch.stack(chains).mean(0)
     mixture = -torch.stack(chains).exp().mean(0).log()
-    bound = prior.bound(grids, condition, draws=2_000)
-    assert (bound - mean).abs().max() < 0.1
+    bound = prior.bound(grids, condition, draws=600)
+    assert (bound - mean).abs().max() < 0.15
     assert (mean >= mixture - 1e-9).all()
 
 
@@ -175,14 +175,14 @@ def test_few_codes_come_first_and_every_pass_draws_some(count, steps):
 def test_it_learns_what_hides():
     """Codes that are all equal: one that is seen says what the others are."""
     prior = MaskedPrior(2, 2, 16, num_codes=4, grid=[2, 4], parts=CLASS)
-    optimizer = torch.optim.AdamW(prior.parameters(), lr=3e-3)
-    for _ in range(200):
+    optimizer = torch.optim.AdamW(prior.parameters(), lr=1e-2)
+    for _ in range(80):
         codes = torch.randint(0, 4, (32, 1, 1)).expand(32, 2, 4)
         optimizer.zero_grad()
         prior.loss(codes, codes, class_of(32)).backward()
         optimizer.step()
     drawn = sample(prior, class_of(64), (2, 4), steps=8)
-    assert (drawn == drawn[:, :1, :1]).float().mean() > 0.85
+    assert (drawn == drawn[:, :1, :1]).float().mean() > 0.8
     assert len(drawn.unique()) == 4
 
 
