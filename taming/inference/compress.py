@@ -28,6 +28,7 @@ from taming.errors import UserError
 from taming.files import check_ending, check_output, write_atomically
 from taming.first_stage.interface import Codes, pad_to_multiple
 from taming.formats.load import checkpoint_hash, find_checkpoint
+from taming.inference.memory import check_reconstruction
 from taming.inference.models import second_stage_of
 from taming.inference.share import using_threads
 from taming.second_stage.interface import Condition, Prior
@@ -175,6 +176,7 @@ def compress(model: SecondStage, image: Tensor) -> Compressed:
     else.
     """
     _check_image(image)
+    check_reconstruction(model.first_stage, image)
     codes = model.first_stage.encode(pad_to_multiple(image, model.multiple))
     encoder, models, symbols, bits = constriction.stream.queue.RangeEncoder(), [], [], 0.0
 

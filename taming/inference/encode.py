@@ -25,6 +25,7 @@ from taming.files import check_output, make_writable, size_and_date, write_atomi
 from taming.first_stage.interface import FirstStage, evaluating, pad_to_multiple
 from taming.formats.load import find_checkpoint, load
 from taming.inference.conditions import named
+from taming.inference.memory import check_reconstruction
 from taming.inference.models import first_stage_of, read_input
 from taming.inference.share import Share, share_of_process
 from taming.inference.sources import pictures_of
@@ -67,7 +68,9 @@ def encode_folder(
         raise UserError(f"'{checkpoint}' is a {type(model).__name__}, which has no codes")
     codes = {}
     for name, path in pictures:
-        levels = model.encode(pad_to_multiple(read_input(model, path), model.multiple))
+        picture = read_input(model, path)
+        check_reconstruction(model, picture)
+        levels = model.encode(pad_to_multiple(picture, model.multiple))
         for i, level in enumerate(levels):
             key = name if len(levels) == 1 else f"{name}/{i}"
             codes[key] = level[0].to(torch.int32).numpy()

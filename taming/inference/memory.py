@@ -1,12 +1,14 @@
-"""How much memory a sample needs, estimated before it is drawn."""
+"""How much memory a picture needs, estimated before it is drawn, encoded or decoded."""
 
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from taming.config.allocation import free_memory
 from taming.errors import UserError
+from taming.first_stage.interface import Autoencoder
+from taming.first_stage.tiling import LARGEST, map_bytes
 from taming.inference.animation import FRAMES
 from taming.second_stage.interface import Prior
 from taming.second_stage.model import SecondStage
@@ -14,6 +16,8 @@ from taming.second_stage.sampling import Sampling
 from taming.second_stage.window import CACHE_LIMIT, TILE, origin
 
 FLOAT = 4  # bytes
+MAPS = 5  # of the largest size that an encoder or a decoder holds at a time
+COPIES = 6  # of a picture: as read, padded, decoded, its weights, ...
 
 
 def check_memory(
@@ -22,10 +26,12 @@ def check_memory(
     sampling: Sampling,
     batch_size: int,
     animate: bool = False,
+    known: bool = False,
 ) -> None:
     """Raises UserError where a batch would need more than there is, before anything is drawn."""
     size = _size(model, batch, sampling)
-    needed, free = _needed(model, size, sampling, batch_size, animate), _free_memory()
+    needed = _needed(model, size, sampling, batch_size, animate, known)
+    free = _free_memory()
     if needed > free:
         raise UserError(
             f"size {size[0]}x{size[1]} in batches of {batch_size} needs about"
@@ -35,10 +41,15 @@ def check_memory(
 
 
 def _needed(
-    model: SecondStage, size: tuple[int, int], sampling: Sampling, batch_size: int, animate: bool
+    model: SecondStage,
+    size: tuple[int, int],
+    sampling: Sampling,
+    batch_size: int,
+    animate: bool,
+    known: bool,
 ) -> int:
     """Bytes: keys and values, pictures, and the largest maps of the networks that read the
-    condition in one piece and write the picture in tiles. Rather too many than too few.
+    condition and write the picture. Rather too many than too few.
     """
     (height, width), stride = size, model.first_stage.stride
     # 1. keys and values of every window that is open at a time
@@ -49,17 +60,44 @@ def _needed(
     windows = len({origin(j, columns, prior.grid[1]) for j in range(columns)})
     caches = max(window, min(windows * window, CACHE_LIMIT))
     # 2. the encoder of the condition
-    tokenizer, reading = model.conditioner.tokenizer, 0
-    first = getattr(getattr(tokenizer, "encoder", None), "conv_in", None)
-    if tokenizer is not None and isinstance(first, nn.Conv2d):
-        channels = tokenizer.in_channels + 4 * first.out_channels
-        reading = FLOAT * channels * height * width * batch_size
+    tokenizer = model.conditioner.tokenizer
+    reading = encoding_bytes(tokenizer, size, batch_size) if tokenizer is not None else 0
+    if known:
+        reading = max(reading, encoding_bytes(model.first_stage, size, batch_size))
     # 3. the decoder; transposed convolutions have inputs first
     tile = min(height, TILE * stride) * min(width, TILE * stride)
     writing = FLOAT * 6 * max(model.first_stage.last_layer.shape[:2]) * tile
     # 4. the pictures
     pictures = FLOAT * height * width * batch_size * 3 * (3 + (FRAMES if animate else 0))
     return caches + reading + writing + pictures
+
+
+def encoding_bytes(model: Autoencoder, size: tuple[int, int], batch_size: int = 1) -> int:
+    """That an encoder takes beside its pictures: MAPS of the largest map, of the picture or of a
+    tile of it.
+    """
+    whole = map_bytes(model, *size)
+    return MAPS * batch_size * min(whole, LARGEST)
+
+
+def check_reconstruction(model: Autoencoder, images: Tensor) -> None:
+    """Raises UserError where pictures (B, C, H, W), or masks (B, H, W), would need more than there
+    is to be encoded and decoded; nothing is computed.
+    """
+    height, width = images.shape[-2:]
+    count, place = len(images), f"{height}x{width}"
+    pixels = COPIES * model.in_channels * height * width
+    needed = encoding_bytes(model, (height, width), count) + FLOAT * count * pixels
+    refuse(needed, place, "cut the picture, or make it smaller")
+
+
+def refuse(needed: float, what: str, cure: str) -> None:
+    """Raises UserError where so many bytes are not free."""
+    free = _free_memory()
+    if needed > free:
+        raise UserError(
+            f"{what} needs about {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free; {cure}"
+        )
 
 
 def _free_memory() -> float:

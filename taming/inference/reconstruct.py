@@ -1,5 +1,6 @@
 """Folders of pictures, encoded and decoded."""
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,10 +12,14 @@ from taming import images
 from taming.data.folder import find_pictures
 from taming.errors import UserError
 from taming.files import check_output, make_writable
-from taming.first_stage.interface import Autoencoder, pad_to_multiple
+from taming.first_stage import tiling
+from taming.first_stage.interface import Autoencoder, Codes, FirstStage, pad_to_multiple
+from taming.first_stage.tiling import is_large
 from taming.formats.load import find_checkpoint
 from taming.inference.conditions import named
+from taming.inference.memory import check_reconstruction
 from taming.inference.models import first_stage_of, read_input
+from taming.second_stage.window import TILE, decode_tiled
 
 Pictures = Sequence[tuple[str, Path]]
 PIXELS = 3 << 20  # numbers of a batch, about: 16 pictures of 256 x 256
@@ -79,12 +84,28 @@ def _batches(model: Autoencoder, pictures: Pictures) -> Iterator[tuple[list[str]
         yield names, torch.cat(inputs)
 
 
+def _reconstructed(model: Autoencoder, inputs: Tensor) -> Tensor:
+    """In tiles where the picture is large; a VAE in one piece."""
+    check_reconstruction(model, inputs)
+    if isinstance(model, FirstStage) and is_large(model, inputs):
+        return decode_large(model, model.encode(inputs))
+    return model.reconstruct(inputs)
+
+
+def decode_large(model: FirstStage, codes: Codes) -> Tensor:
+    """The picture of codes, in tiles whose maps are no larger than those of encoding; one piece
+    where that is enough.
+    """
+    side = math.isqrt(tiling.LARGEST // tiling.map_bytes(model, 1, 1)) // model.stride
+    return decode_tiled(model, codes, max(side, TILE))
+
+
 @torch.no_grad()
 def _reconstruct(model: Autoencoder, original: Tensor, paths: list[Path]) -> list[float]:
     """Any size: padded to a multiple of the stride, and cropped back."""
     height, width = original.shape[-2:]
     inputs = pad_to_multiple(original.to(model.last_layer.device), model.multiple)
-    decoded = model.reconstruct(inputs)[..., :height, :width].cpu()
+    decoded = _reconstructed(model, inputs)[..., :height, :width].cpu()
     if model.key == "segmentation":
         labels = decoded.argmax(dim=1)
         for one, path in zip(labels, paths):

@@ -55,7 +55,7 @@ def sample_again(
     edit = Edit.from_plain(record.edit) if record.edit else None
     style = ColourStyle.from_plain(record.style) if record.style else None
     jobs = [Job(record.number, path, record.condition)] * record.batch
-    check_memory(model, {}, record.sampling, record.batch)
+    check_memory(model, {}, record.sampling, record.batch, known=part is not None)
     with using_threads(record.threads):
         batch = joined(model, jobs, record.sampling)
         known = part.tensors(batch, len(jobs)) if part else edit and edit.known

@@ -111,7 +111,7 @@ def sample(
     if part and not sampling.size:
         sampling = replace(sampling, size=part.size)
     if sampling.size:
-        check_memory(model, {}, sampling, 1, animate)
+        check_memory(model, {}, sampling, 1, animate, part is not None)
     if conditions is None:
         reading = Reading(legend, convention, part)
         conditions = conditions_of(model, out, sampling, masks, images, classes, reading, entries)
@@ -176,7 +176,8 @@ def _draw_all(
     batches = _batches(jobs, batch_size)
     for part in {layout_size(part[0].condition): part for part in batches}.values():
         first = batch_of(model, part[0].condition, sampling)
-        check_memory(model, first, sampling, min(batch_size, len(jobs)), animate)
+        together = min(batch_size, len(jobs))
+        check_memory(model, first, sampling, together, animate, known is not None)
     start = time.perf_counter()
     for part in batches:
         batch = joined(model, part, sampling)

@@ -1,0 +1,94 @@
+"""Pictures encoded in tiles: the codes of the whole picture, in bounded memory."""
+
+import pytest
+import torch
+from torch import nn
+
+from taming.errors import UserError
+from taming.first_stage import VQGAN, VQVAE, MaskVQGAN, VectorQuantizer, tiling
+
+
+def vqgan(kind=VQGAN, **params):
+    torch.manual_seed(0)
+    quantizer = VectorQuantizer(num_codes=64, dim=4)
+    shape = {"channels": 8, "multipliers": [1, 2], "blocks": 1, "latent_channels": 8}
+    return kind(quantizer=quantizer, **shape, **params).eval()
+
+
+def layers(model) -> int:
+    """Of the encoder that look at the whole picture."""
+    kinds = (nn.GroupNorm, tiling.Attention)
+    return sum(isinstance(part, kinds) for part in model.encoder.modules())
+
+
+def agreement(one, other) -> float:
+    return float((one[0] == other[0]).float().mean())
+
+
+@pytest.mark.parametrize("size", [(80, 64), (16, 96), (50, 34)])
+def test_as_many_passes_as_there_are_layers_give_the_codes_of_the_whole_picture(size):
+    model = vqgan(attention=[1])
+    image = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    whole = model.encode(image)
+    tiled = tiling.encode_tiled(model, image, passes=layers(model), tile=16)
+    assert agreement(whole, tiled) > 0.999, "but for sums in another order"
+
+
+def test_two_passes_are_nearer_than_tiles_by_themselves():
+    model = vqgan()
+    # Half of it is dark: what a tile alone takes for its mean is not that of the picture
+    image = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(2)) * 0.4
+    image[..., :48] -= 0.8
+    whole = model.encode(image)
+    alone, two = (
+        agreement(whole, tiling.encode_tiled(model, image, passes=n, tile=16)) for n in (1, 2)
+    )
+    assert two > alone
+
+
+def test_convolutions_alone_are_exact_in_one_pass():
+    model = VQVAE(
+        quantizer=VectorQuantizer(num_codes=32, dim=4), width=8, residual_width=4, blocks=1
+    ).eval()
+    image = torch.rand(1, 3, 64, 80) * 2 - 1
+    assert agreement(model.encode(image), tiling.encode_tiled(model, image, tile=16)) == 1
+
+
+def test_masks_are_encoded_in_tiles_too():
+    model = vqgan(MaskVQGAN, labels=5)
+    masks = torch.randint(5, (1, 64, 48), generator=torch.Generator().manual_seed(3))
+    tiled = tiling.encode_tiled(model, masks, passes=layers(model), tile=16)
+    assert agreement(model.encode(masks), tiled) > 0.999
+
+
+def test_a_large_picture_is_tiled_by_itself_and_no_map_is_larger_than_allowed(monkeypatch):
+    model = vqgan()
+    limit = tiling.map_bytes(model, 96, 96)
+    image = torch.rand(1, 3, 192, 256) * 2 - 1
+    whole, sizes = model.encode(image), []
+    monkeypatch.setattr(tiling, "LARGEST", limit)
+    monkeypatch.setattr(tiling, "MARGIN", 8)
+    model.encoder.conv_in.register_forward_hook(
+        lambda module, inputs, output: sizes.append(output.numel() * 4)
+    )
+    codes = model.encode(image)
+    assert len(sizes) > 2 and max(sizes) <= limit
+    assert codes[0].shape == whole[0].shape
+    assert tiling.is_large(model, image) and not tiling.is_large(model, image[..., :96, :96])
+
+
+def test_layers_are_their_own_again_also_after_an_error(monkeypatch):
+    model = vqgan()
+    image = torch.rand(1, 3, 32, 32)
+    expected = model.encode(image)
+    monkeypatch.setattr(model, "encode_piece", lambda piece: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        tiling.encode_tiled(model, image, tile=16)
+    monkeypatch.undo()
+    assert not any("forward" in vars(part) for part in model.modules())
+    assert torch.equal(model.encode(image)[0], expected[0])
+
+
+def test_sides_that_the_stride_does_not_divide_are_refused_as_ever():
+    with pytest.raises(UserError):
+        tiling.encode_tiled(vqgan(), torch.zeros(1, 3, 33, 32))
