@@ -24,6 +24,7 @@ def evaluate(words: list[str]) -> None:
     quiet_lightning()
     out = _figures_file(arguments)
 
+    from taming.evaluation import path
     from taming.evaluation.evaluate import evaluate as measure
     from taming.inference.share import share_of_process
 
@@ -43,6 +44,7 @@ def evaluate(words: list[str]) -> None:
         reference=arguments.reference,
         store_reference=arguments.store_reference,
         seed=arguments.seed,
+        precision=arguments.precision,
         shard=arguments.shard,
         merge=arguments.merge,
         batch_size=arguments.batch_size,
@@ -58,7 +60,7 @@ def evaluate(words: list[str]) -> None:
                 f" taming evaluate ... --merge {out} ..."
             )
         else:
-            print(figures.table())
+            print("\n\n".join(filter(None, (figures.table(), path.text(figures)))))
 
 
 def _evaluate_parser() -> Parser:
@@ -135,7 +137,7 @@ def _evaluate_parser() -> Parser:
     parser.add_argument(
         "--only",
         metavar="A,B",
-        help="some of reconstruction, codes, likelihood, condition, generation, layout",
+        help="some of reconstruction, codes, likelihood, condition, generation, layout, path",
     )
     # What is read and written
     parser.add_argument(
@@ -147,6 +149,12 @@ def _evaluate_parser() -> Parser:
         help="write the statistics of the real pictures' features (.npz)",
     )
     parser.add_argument("--batch-size", type=positive, default=32, help="changes no figure")
+    parser.add_argument(
+        "--precision",
+        choices=("32-true", "bf16-mixed", "auto"),
+        default="32-true",
+        help="auto: bfloat16 where the processor is faster at it; figures move a little",
+    )
     parser.add_argument(
         "--shard",
         metavar="i/n",

@@ -14,6 +14,7 @@ from PIL import Image
 from taming.errors import UserError
 from taming.evaluation import doctor, report
 from taming.evaluation.metrics import read_metrics
+from taming.evaluation.path import label_table, table, verdict
 from taming.evaluation.protocol import Figure, Figures, has_interval
 from taming.evaluation.report import Section
 from taming.evaluation.words import label
@@ -94,6 +95,7 @@ def write(
         plots = _plots(names, folders, beside)
     before = [
         _figures(names, figures),
+        *_paths(names, figures),
         Section("What taming doctor says", rows=_diagnoses(names, folders, allow)),
         Section("Curves", pictures=plots),
     ]
@@ -162,6 +164,21 @@ def _figures(names: list[str], runs: list[Figures]) -> Section:
         rows=[("", *names), *rows] if rows else [],
         folded=[("warnings", "\n".join(warnings))] if warnings else [],
     )
+
+
+def _paths(names: list[str], runs: list[Figures]) -> list[Section]:
+    """For each run what limits it: the figures of each step from photographs to samples."""
+    sections = []
+    for name, figures in zip(names, runs):
+        words = " ".join(verdict(figures))
+        for title, rows in (
+            ("From photographs to samples", table(figures)),
+            ("Labels that are found again (intersection over union)", label_table(figures)),
+        ):
+            if rows:
+                sections.append(Section(f"{title}: {name}", words, rows=rows))
+                words = ""
+    return sections
 
 
 def _cell(figure: Figure | None) -> str:

@@ -15,6 +15,7 @@ from taming.evaluation import (
     generation,
     layout,
     likelihood,
+    path,
     reconstruction,
     rows,
 )
@@ -29,6 +30,7 @@ EVALUATIONS = {
     "condition": condition.evaluate,
     "generation": generation.evaluate,
     "layout": layout.evaluate,
+    "path": path.evaluate,
 }
 
 

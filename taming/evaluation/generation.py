@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from taming import images
+from taming.data.interface import PictureSet
 from taming.errors import UserError
 from taming.evaluation.features import FeatureNetwork
 from taming.evaluation.frechet import (
@@ -68,11 +69,7 @@ def evaluate(session: Session) -> None:
         session.add(estimates, {**stamp, "reference": session.request.reference})
         return
     # 2. features of the real pictures: the training pictures, where there are some
-    data = _features(session, "features of pictures", session.data)
-    train, real, source, against = None, data, session.data, "the pictures"
-    if session.train is not None:
-        train = real = _features(session, "features of training pictures", session.train)
-        source, against = session.train, "the training pictures"
+    real, source, against = real_features(session)
     stamp |= {
         "against": against,
         "against_pictures": len(source),
@@ -86,11 +83,29 @@ def evaluate(session: Session) -> None:
     estimates, warnings = figures(real, fake, rows.get("logits"), network, seed)
     session.figures.warnings += warnings
     session.add(estimates, stamp, f"against {against}")
-    if train is not None:
-        _beside_training(session, samples, stamp, train, data, fake)
+    if session.train is not None:
+        _beside_training(session, samples, stamp, real, held_out_features(session), fake)
 
 
-def _features(session: Session, name: str, dataset) -> np.ndarray:
+def real_features(session: Session) -> tuple[np.ndarray, PictureSet, str]:
+    """(features (N, D), pictures, words for them) that others are measured against: the training
+    pictures, where there are some, else the pictures of the data.
+    """
+    if session.train is None:
+        return held_out_features(session), session.data, "the pictures"
+    features = _features(session, "features of training pictures", session.train)
+    return features, session.train, "the training pictures"
+
+
+def held_out_features(session: Session) -> np.ndarray:
+    """Of the pictures of the data; those beside reconstructions are the same."""
+    original = session.rows("reconstruction").get("original")
+    if original is not None:
+        return np.asarray(original)
+    return _features(session, "features of pictures", session.data)
+
+
+def _features(session: Session, name: str, dataset: PictureSet) -> np.ndarray:
     network = session.network
     assert network is not None
     rows = session.measure(

@@ -1,6 +1,6 @@
 """How faithful pictures are to the layout that they were drawn from, as a segmenter finds it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from taming.evaluation.rows import Measurer
 from taming.evaluation.session import Session
 from taming.first_stage.interface import Autoencoder
 from taming.images import IGNORE
+from taming.inference.models import labels_of
 
 Stamp = dict[str, Any]
 
@@ -28,14 +29,14 @@ def evaluate(session: Session) -> None:
             " configs/segmenter/...)"
         )
         return
-    judge = Judge(session.segmenter, _number_of_labels(session.segmenter, samples[0]["image"]))
+    judge = judge_of(session.segmenter, samples[0]["image"])
     stamp, seed = session.segmenter_stamp, session.request.seed
     # 1. the samples, beside what an unfaithful model would get
     if samples.layouts:
         rows = session.measure("layouts of samples", samples, judge.samples)
         sampled = session.stamp(dataset=samples, sampling=samples.protocol(), **stamp)
         session.add(
-            figures(rows["given"], "layout", seed),
+            judge.figures(rows["given"], "layout", seed),
             sampled,
             "the mask given against the mask found in the sample",
         )
@@ -59,12 +60,16 @@ def evaluate(session: Session) -> None:
         ("reconstructed", "layout_reconstructed", "the mask found in reconstructions"),
     ):
         if key in rows:
-            session.add(figures(rows[key], name, seed), session.stamp(**stamp), note)
+            session.add(judge.figures(rows[key], name, seed), session.stamp(**stamp), note)
 
 
-def _number_of_labels(segmenter: nn.Module, image: Tensor) -> int:
-    labels = getattr(segmenter, "labels", None)  # any module may be given
-    return labels if isinstance(labels, int) else int(segmenter(image[None]).shape[1])
+def judge_of(segmenter: nn.Module, image: Tensor) -> "Judge":
+    """By any module; `image` (3, H, W) is one that it reads."""
+    labels = getattr(segmenter, "labels", None)
+    if not isinstance(labels, int):
+        labels = int(segmenter(image[None]).shape[1])
+    legend = labels_of(segmenter)
+    return Judge(segmenter, labels, legend.names if legend else ())
 
 
 class Judge:
@@ -73,10 +78,12 @@ class Judge:
     Args:
         segmenter: pictures (B, 3, H, W) in [-1, 1] -> logits (B, labels, H, W).
         labels: how many.
+        names: of the labels, where they are known.
     """
 
-    def __init__(self, segmenter: nn.Module, labels: int):
+    def __init__(self, segmenter: nn.Module, labels: int, names: Sequence[str] = ()):
         self.segmenter, self.labels = segmenter, labels
+        self.names = names if len(names) == labels else [f"label {i}" for i in range(labels)]
 
     def confusion(self, masks: Tensor, images: Tensor) -> Tensor:
         return confusions(masks, self.segmenter(images).argmax(dim=1), self.labels)
@@ -103,6 +110,29 @@ class Judge:
             return rows
 
         return measured
+
+    def figures(self, confusion: np.ndarray, name: str, seed: int) -> dict[str, Estimate]:
+        """NAME_accuracy, NAME_iou, and NAME_iou_LABEL of each label that occurs."""
+        confusion = np.asarray(confusion)
+        total, estimates = confusion.sum(axis=0), figures(confusion, name, seed)
+        for index, label in enumerate(self.names):
+            if total[index].any():
+                iou = _label_iou(confusion, index)
+                estimates[f"{name}_iou_{label}"] = bootstrap(len(confusion), iou, seed)
+        return estimates
+
+
+def _label_iou(confusion: np.ndarray, label: int) -> Callable[[np.ndarray], float]:
+    """Of one label, for weighted pictures: pixels where mask and prediction say it, over those
+    where either does.
+    """
+    both = confusion[:, label, label]
+    either = confusion[:, label].sum(axis=1) + confusion[:, :, label].sum(axis=1) - both
+
+    def iou(weights: np.ndarray) -> float:
+        return float(weights @ both / max(weights @ either, 1))
+
+    return iou
 
 
 def figures(confusion: np.ndarray, name: str, seed: int) -> dict[str, Estimate]:

@@ -21,7 +21,7 @@ from taming.files import write_atomically
 
 PACKAGES = ("torch", "torchvision", "torchmetrics", "torch-fidelity", "numpy")
 # What two sets of features must share to be compared
-SAME = ("features_sha256", "layer", "resize", "feature_size", "size", "input")
+SAME = ("features_sha256", "layer", "resize", "feature_size", "size", "input", "precision")
 
 
 @dataclass

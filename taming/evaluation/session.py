@@ -29,15 +29,18 @@ from taming.evaluation.protocol import Figures, read_reference, stamp_id, stamp_
 from taming.evaluation.rows import Measurer, Rows, RowStore
 from taming.files import check_output, file_hash, is_stream, make_writable
 from taming.first_stage.interface import Autoencoder
+from taming.first_stage.tiling import map_bytes
 from taming.formats.content import Content
 from taming.formats.load import checkpoint_hash, find_checkpoint, load, read_checkpoint
 from taming.inference.conditions import metadata_of
+from taming.inference.memory import MAPS, refuse
 from taming.inference.sample import sample
 from taming.inference.share import shard_of
+from taming.precision import Precision, autocast, resolved
 from taming.second_stage.model import SecondStage
 from taming.second_stage.sampling import Sampling
 
-PARTS = ("reconstruction", "codes", "likelihood", "condition", "generation", "layout")
+PARTS = ("reconstruction", "codes", "likelihood", "condition", "generation", "layout", "path")
 FIRST = 16  # samples that the report shows
 # Of a request: what decides no number, or is in the stamps by its hash
 APART = (
@@ -75,6 +78,8 @@ class Request:
         store_reference: where to write the statistics of the real pictures (.npz).
         batch_size: changes no figure.
         seed: of the intervals.
+        precision: that networks compute in; auto: bfloat16 where the processor has hardware for
+            it, which moves figures (docs/evaluation.md says how far).
         shard: "i/n": measure only this share, where machines have no common disk.
         merge: the outputs (-o) of such shares; what none of them measured is measured here.
         config: the YAML that came with a published checkpoint.
@@ -97,6 +102,7 @@ class Request:
     store_reference: str | None = None
     batch_size: int = 32
     seed: int = 0
+    precision: Precision = "32-true"
     shard: str | None = None
     merge: Sequence[str] = ()
     config: str | None = None
@@ -238,6 +244,7 @@ class Session:
                 f"the model reads '{self.first.key}', but the pictures to measure on have none;"
                 " give --data DIR with images/ and segmentations/"
             )
+        self._refuse_too_large()
         # 3. the networks
         self.network = self._network()
         self._refuse_unused_reference()
@@ -275,9 +282,19 @@ class Session:
             )
         return size
 
+    def _refuse_too_large(self) -> None:
+        """Batches of these pictures must fit into memory, whole."""
+        if self.first is None:
+            return
+        height, width = self.data[0][self.first.key].shape[-2:]
+        count = min(self.request.batch_size, len(self.data))
+        needed = MAPS * count * map_bytes(self.first, height, width)
+        what = f"--batch-size {count} at {height}x{width}"
+        refuse(needed, what, "take a smaller --batch-size, or --size HxW")
+
     def _network(self) -> FeatureNetwork | None:
         request = self.request
-        needed = {"reconstruction", "generation"} & set(request.only)
+        needed = {"reconstruction", "generation", "path"} & set(request.only)
         if not needed or (self.first is not None and self.first.key == "segmentation"):
             return None
         try:
@@ -351,6 +368,8 @@ class Session:
             stamp["checkpoint_sha256"] = checkpoint_hash(
                 self.request.checkpoint, self.request.config
             )
+        if resolved(self.request.precision, "cpu") != "32-true":
+            stamp["precision"] = resolved(self.request.precision, "cpu")
         if features and self.network is not None:
             stamp |= self.network.stamp()
         return stamp_of(**stamp, **more)
@@ -359,8 +378,22 @@ class Session:
         """The rows of a part, see `rows.measure`; measured once."""
         if name not in self._rows:
             mark = self.hash(dataset)
-            self._rows[name] = rows.measure(name, dataset, measurer, self.store, mark)
+            within = self._in_precision(measurer)
+            self._rows[name] = rows.measure(name, dataset, within, self.store, mark)
         return self._rows[name]
+
+    def _in_precision(self, measurer: Measurer) -> Measurer:
+        """The same measurer, whose networks compute as requested; numbers are stored in float32 or
+        better.
+        """
+
+        def measured(batch: dict) -> dict[str, Tensor]:
+            with autocast(self.request.precision, "cpu"):
+                values = measurer(batch)
+            halves = (torch.bfloat16, torch.float16)
+            return {k: v.float() if v.dtype in halves else v for k, v in values.items()}
+
+        return measured
 
     def rows(self, name: str) -> Rows:
         """What is measured of a part already."""
