@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test slow lint docs
+.PHONY: demo test slow lint docs bench
 
 demo: $(STAMP)
 	$(BIN)/python main.py demo
@@ -26,9 +26,16 @@ docs: .venv/.docs
 	DISABLE_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict --quiet
 	@echo "site/index.html"
 
+# After a change of a notebook, or of the shipped model: run them, store what they show.
+notebooks: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python notebooks/store.py
+
 .venv/.docs: $(STAMP)
 	$(BIN)/pip install --disable-pip-version-check -q -e '.[docs]' -c constraints.txt
 	touch $@
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/ratios.py
 
 # The one install step of all. Plain pip, everything in one call: torch and torchvision are a
 # pair, and a second call could bring a second torch.

@@ -28,6 +28,7 @@ from taming.first_stage import VQGAN, VectorQuantizer, VQGANLoss
 from taming.first_stage.interface import Quantized
 from taming.first_stage.perceptual import VGG_BLOCKS
 from taming.first_stage.resnet import Attention
+from taming.precision import Precision, autocast
 from taming.second_stage import GPT, Part
 from taming.training.module import adam
 from taming.training.second_stage import decay_groups
@@ -74,8 +75,8 @@ def random_vgg(path: Path) -> str:
     return str(path)
 
 
-def first_stage(plain: bool, share: bool, vgg: str):
-    """A function that does one training step."""
+def first_stage(plain: bool, share: bool, vgg: str, precision: Precision = "32-true"):
+    """A function that does one training step; the published one in float32."""
     torch.manual_seed(0)
     quantizer = PlainQuantizer(1024, 256) if plain else VectorQuantizer(1024, 256, 0.25, 1.0)
     model = VQGAN(32, [1, 2, 4], quantizer)
@@ -96,19 +97,25 @@ def first_stage(plain: bool, share: bool, vgg: str):
         adam([{"params": list(m.parameters())}], OPTIMIZER, 3.6e-5)
         for m in (model, loss.discriminator)
     ]
-    return lambda: our_step(model, loss, image, *optimizers, share)
+    return lambda: our_step(model, loss, image, *optimizers, share, precision)
 
 
-def our_step(model, loss, image, generator, discriminator, share: bool) -> None:
-    reconstruction = model(image)
-    loss.autoencoder(image, reconstruction, model.last_layer, 0)[0].backward()
+def our_step(
+    model, loss, image, generator, discriminator, share: bool, precision: Precision = "32-true"
+) -> None:
+    with autocast(precision, "cpu"):
+        reconstruction = model(image)
+        total = loss.autoencoder(image, reconstruction, model.last_layer, 0)[0]
+    total.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     generator.step(), generator.zero_grad()
     output = reconstruction.output
-    if not share:
-        with torch.no_grad():
-            output = model(image).output
-    loss.adversary(image, output)[0].backward()
+    with autocast(precision, "cpu"):
+        if not share:
+            with torch.no_grad():
+                output = model(image).output
+        total = loss.adversary(image, output)[0]
+    total.backward()
     nn.utils.clip_grad_norm_(loss.discriminator.parameters(), 1.0)
     discriminator.step(), discriminator.zero_grad()
 
@@ -173,7 +180,7 @@ class PlainGPT(nn.Module):
         return self.head(self.ln_f(self.blocks(x)))
 
 
-def second_stage(plain: bool):
+def second_stage(plain: bool, precision: Precision = "32-true"):
     torch.manual_seed(0)
     tokens, codes = torch.randint(0, 1024, (2, 256)), torch.randint(0, 1024, (2, 16, 16))
     if plain:
@@ -196,7 +203,8 @@ def second_stage(plain: bool):
                 :, tokens.shape[1] - 1 :
             ]
         else:
-            logits = prior(codes, (Part(tokens, 1024, (16, 16)),)).flatten(1, 2)
+            with autocast(precision, "cpu"):
+                logits = prior(codes, (Part(tokens, 1024, (16, 16)),)).flatten(1, 2).float()
         F.cross_entropy(logits.flatten(0, 1), codes.flatten()).backward()
         optimizer.step(), optimizer.zero_grad()
 
@@ -240,12 +248,17 @@ def main() -> None:
             "plain": first_stage(True, False, vgg),
             "ours, two forwards": first_stage(False, False, vgg),
             "ours, shared forward": first_stage(False, True, vgg),
+            "the same, precision auto": first_stage(False, True, vgg, "auto"),
         }
         table(
             f"first-stage step, 64 px, {options.threads} threads, median of {options.rounds}",
             medians(steps, options.rounds),
         )
-    steps = {"plain": second_stage(True), "ours": second_stage(False)}
+    steps = {
+        "plain": second_stage(True),
+        "ours": second_stage(False),
+        "ours, precision auto": second_stage(False, "auto"),
+    }
     table(
         f"prior step, 12 layers, width 256, {options.threads} threads, median of {options.rounds}",
         medians(steps, options.rounds),
