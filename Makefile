@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test slow lint docs bench
+.PHONY: demo test slow lint docs notebooks bench
 
 demo: $(STAMP)
 	$(BIN)/python main.py demo
