@@ -25,6 +25,7 @@ WRAPPERS += ("module", "net", "params", "weights", "generator", "vae", "vqgan", 
 AVERAGES = WRAPPERS[:4]
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "vqgan.", "vae.")
 BESIDE = ("loss.", "discriminator.", "optimizer", "model_ema.", "ema.", "lpips.", "perceptual")
+OF_TRAINING = ("optim", "lr_", "sched", "disc", "loss", "scaler", "rng", "callback")
 DEPTH = 4  # of dictionaries in dictionaries
 
 
@@ -86,10 +87,17 @@ class Source:
         if not isinstance(node, dict) or not depth:
             return {}
         tensors = {k: v for k, v in node.items() if isinstance(k, str) and isinstance(v, Tensor)}
-        parts = {k: v for k, v in node.items() if isinstance(v, dict) and holds_tensors(v, depth)}
+        parts = {
+            k: v
+            for k, v in node.items()
+            if not str(k).startswith(OF_TRAINING) and holds_tensors(v, depth)
+        }
         named = next((name for name in WRAPPERS if name in parts), None)
         if tensors and named is None and len(tensors) > len(parts):
             return tensors  # with numbers of their training beside them
+        if named is None and len(parts) > 1:  # a dictionary for each module
+            modules = {k: self._unwrapped(v, depth - 1) for k, v in parts.items()}
+            return {f"{k}.{n}": t for k, module in modules.items() for n, t in module.items()}
         if named is None:
             return self._unwrapped(next(iter(parts.values())), depth - 1) if parts else {}
         for name in node.keys() - {named}:

@@ -67,6 +67,19 @@ WRAPPED = {
     },
     "nested": lambda state: {"model": {"state_dict": state}, "args": {"lr": 1.0}},
     "ema first": lambda state: {"model": noise(state), "ema": state},
+    "an unknown wrapper": lambda state: {
+        "optimizer": {"state": noise(state)},
+        "netG": state,
+        "epoch": 1,
+    },
+    "a dictionary for each module": lambda state: {
+        part: {
+            name.removeprefix(f"{part}."): tensor
+            for name, tensor in state.items()
+            if name.startswith(f"{part}.")
+        }
+        for part in ("encoder", "decoder", "quantize", "quant_conv", "post_quant_conv")
+    },
     "numbers beside": lambda state: {**state, "step": 7},
     "half": lambda state: {name: tensor.half().float() for name, tensor in state.items()},
 }
