@@ -99,8 +99,8 @@ def encode_set(
     allow: Sequence[str] = (),
 ) -> str:
     """Writes the codes of a data set into a folder that `taming.data.Codes` reads: one file for
-    each of its shards. Any number of processes, on machines that see one disk, share the files; what
-    a killed one had in hand, another makes.
+    each of its shards. Any number of processes, on machines that see one disk, share the files;
+    what a killed one had in hand, another makes.
 
     Args:
         checkpoint: a first stage; or a second stage, for the tokens of its condition, too.

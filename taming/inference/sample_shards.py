@@ -21,7 +21,7 @@ from taming.inference.share import Share
 from taming.inference.work import Claims, shared_parts
 
 Form = Literal["png", "shards", "uint8"]
-"""A file for each picture; tars of PNG; tars of PPM, which are numbers of 8 bits, not compressed."""
+"""A file for each picture; tars of PNG; tars of PPM: numbers of 8 bits, not compressed."""
 
 SAMPLES = 250  # in each tar, and lost where a process dies
 ABOUT = "samples.json"

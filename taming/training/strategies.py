@@ -1,5 +1,5 @@
-"""Which processes train together, and what each holds: all weights (DDP) or a shard of them (FSDP2);
-activations that are computed again instead of held, and compiled networks.
+"""Which processes train together, and what each holds: all weights (DDP) or a share of them
+(FSDP2); activations that are computed again instead of held.
 """
 
 import os
@@ -41,8 +41,8 @@ def adopt_processes(experiment: Experiment) -> None:
     if (trainer.devices, trainer.nodes) not in ((1, 1), (here, world // here)):
         if environment.get("RANK") == "0":
             print(
-                f"torchrun started {here} processes on each of {world // here} nodes; trainer.devices"
-                f" {trainer.devices} and trainer.nodes {trainer.nodes} give way",
+                f"torchrun started {here} processes on each of {world // here} nodes;"
+                f" trainer.devices {trainer.devices} and trainer.nodes {trainer.nodes} give way",
                 file=sys.stderr,
             )
     trainer.devices, trainer.nodes = here, world // here

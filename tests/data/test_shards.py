@@ -93,7 +93,9 @@ def test_captions_in_a_parquet_file_beside_each_shard(tmp_path):
     files = write_shards(tmp_path, shards=2, samples=3)
     for number in range(2):
         keys = [f"{k:05d}" for k in range(number * 3, number * 3 + 3 - number)]
-        table = pyarrow.table({"key": keys, "caption": [f"lake {key}" for key in keys], "url": keys})
+        table = pyarrow.table(
+            {"key": keys, "caption": [f"lake {key}" for key in keys], "url": keys}
+        )
         parquet.write_table(table, tmp_path / f"{number:03d}.parquet")
     data = pickle.loads(pickle.dumps(Shards(files, 16, captions="parquet")))
     assert [data[k]["caption"] for k in (4, 0)] == ["lake 00004", "lake 00000"]
