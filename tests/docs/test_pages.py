@@ -20,7 +20,9 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 LINK = re.compile(r"\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^()\s]+)\)|^\[\w+\]: (\S+)$", re.MULTILINE)
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-FETCHED = re.compile(r'(?:src|href)="(https?://[^"]+\.(?:js|css|woff2?|png|svg))"')
+FETCHED = re.compile(
+    r'<(?:script|img|iframe)[^>]+src="https?:[^"]+"|<link[^>]+stylesheet[^>]+https?:'
+)
 SYNOPSIS = re.compile(r" \[(-|key=)|\.\.\.|\|")  # a line that says what may be there
 
 
