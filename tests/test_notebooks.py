@@ -2,8 +2,11 @@
 outputs, pictures that are alike.
 """
 
+import ast
 import base64
+import importlib
 import io
+from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
@@ -40,12 +43,24 @@ def test_outputs_are_stored(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_what_is_imported_exists(path):
+    """All else is for the slow test, which runs the cells."""
+    cells = code_cells(nbformat.read(path, as_version=4))
+    for node in ast.walk(ast.parse("\n".join(cell.source for cell in cells))):
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(str(node.module))
+            for alias in node.names:
+                assert hasattr(module, alias.name) or find_spec(f"{node.module}.{alias.name}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_runs_and_shows_what_it_showed(path):
     stored = code_cells(nbformat.read(path, as_version=4))
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(
         notebook,
-        timeout=200,
+        timeout=600,
         kernel_name="python3",
         resources={"metadata": {"path": str(path.parent)}},
     ).execute()
