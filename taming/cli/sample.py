@@ -145,7 +145,10 @@ def _parser() -> Parser:
 def classes_of(text: str) -> list[int | str]:
     """An argparse type: 0,lake -> [0, "lake"]."""
     words = [word.strip() for word in text.split(",") if word.strip()]
-    return [int(word) if word.isascii() and word.isdigit() else word for word in words]
+    for word in words:
+        if word.lstrip("-").isdigit() and not (word.isascii() and 0 <= int(word) < 2**31):
+            raise argparse.ArgumentTypeError(f"'{word}' is no number of a class")
+    return [int(word) if word.isdigit() else word for word in words]
 
 
 def _check_combinations(arguments: argparse.Namespace, parser: Parser) -> None:

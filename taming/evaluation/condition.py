@@ -34,8 +34,9 @@ class OtherConditions(Around):
 
     def __getitem__(self, key: Any) -> dict:
         index, view = key if isinstance(key, tuple) else (key, None)
-        other = self.pictures[((index + 1) % len(self), view)]
-        return self.item((index, view)) | condition_of_item(other, self.conditioner)
+        keys = [index, (index + 1) % len(self)]
+        item, other = (dict(self.pictures[one if view is None else (one, view)]) for one in keys)
+        return item | condition_of_item(other, self.conditioner)
 
 
 def condition_of_item(item: dict, conditioner: Conditioner) -> dict:

@@ -99,7 +99,7 @@ def check_flags(conditioner: Conditioner, entries: Sequence[str]) -> None:
     flags = [FLAGS.get(key, "--images DIR") for key in needed]
     what = f"is conditioned on {' and '.join(map(repr, conditioner.keys))}"
     if not conditioner.keys:
-        what, flags = "has no condition", ["no flag for one"]
+        what, flags = "has no condition", ["no --masks, --images or --classes"]
     raise UserError(
         f"this prior {what}, so it takes {' and '.join(flags)}; this command has"
         f" {' and '.join(FLAGS.get(key, key) for key in entries) or 'no condition'}"
@@ -130,6 +130,8 @@ def entry_conditions(
 
 def combined(groups: Sequence[Named]) -> Named:
     """Every condition of one entry with every one of the other."""
+    if not groups:
+        return [("sample", {})]
     result = []
     for pairs in itertools.product(*groups):
         condition: Condition = {}
@@ -139,7 +141,7 @@ def combined(groups: Sequence[Named]) -> Named:
             if pictures:
                 condition["pictures"] = pictures
         result.append(("-".join(name for name, _ in pairs), condition))
-    return result or [("sample", {})]
+    return result
 
 
 def numbered(classes: Sequence[int | str], names: Sequence[str]) -> list[int]:

@@ -58,6 +58,7 @@ PARAMS: dict[str, dict] = {
     "Cascade": {"base": SECOND_STAGE, "level": MASKED, "window": 16},
     "CoordinateCrops": {"source": node("data.DrawnLandscapes", size=16), "size": 16},
     "DVAE": {"width": 4, "quantizer": {**QUANTIZER, "params": {"num_codes": 8, "dim": 32}}},
+    "DrawnDepth": {"size": 16},
     "DrawnLandscapes": {"size": 16},
     "EncodedImage": {"first_stage": VQVAE},
     "GPT": {"layers": 1, "heads": 2, "width": 16, **SHAPE},

@@ -88,6 +88,7 @@ def test_a_second_stage_has_figures_of_every_kind_and_a_stamp_on_each(models, tm
         "nll",
         "bits",
         "nll_train",
+        "nll_other_condition",
     }
     kinds |= {
         "code_bits_per_dim",
