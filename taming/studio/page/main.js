@@ -211,7 +211,7 @@ async function grow(side) {
     context.drawImage(bitmap, 0, 0, labels.width, labels.height); // behind what is not drawn yet
     context.drawImage(bitmap, sides.left ?? 0, sides.top ?? 0);
     const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
-    pictures.base = {...base, blob, width: labels.width, height: labels.height,
+    pictures.base = {...base, blob, bytes: await bytesOf(blob), width: labels.width, height: labels.height,
       labels: base.labels ? labels.data.slice() : null};
     setCanvas(labels, region);
     return paintBlob(blob);
