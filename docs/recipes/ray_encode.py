@@ -51,7 +51,8 @@ def main() -> None:
     print(f"{len(there)} of {len(paths)} pictures are encoded already")
     if not rest:
         return
-    ray.init(num_cpus=arguments.actors, include_dashboard=False, log_to_driver=False)
+    # One more than there are actors, for reading and writing
+    ray.init(num_cpus=arguments.actors + 1, include_dashboard=False, log_to_driver=False)
     # Small blocks: each is a file of its own, and a crash costs the unfinished ones only
     data = ray.data.from_items(rest, override_num_blocks=-(-len(rest) // arguments.batch))
     data.map_batches(
@@ -59,7 +60,7 @@ def main() -> None:
         fn_constructor_args=(arguments.checkpoint, arguments.size),
         batch_size=arguments.batch,
         concurrency=arguments.actors,
-    ).write_parquet(str(arguments.out), mode="append")
+    ).write_parquet(str(arguments.out))
 
 
 if __name__ == "__main__":

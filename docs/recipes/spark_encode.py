@@ -16,9 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
-from taming.inference.engine import BatchEncoder
-
-ENCODERS: dict = {}  # one in each of Spark's Python workers, for all of its tasks
+from taming.inference.engine import encoder_of
 
 
 def encode_partition(number: int, rows: Iterator, options: argparse.Namespace) -> Iterator[int]:
@@ -26,10 +24,8 @@ def encode_partition(number: int, rows: Iterator, options: argparse.Namespace) -
     file = os.path.join(options.out, f"{number:05d}.parquet")
     paths = [row["path"] for row in rows]
     if paths and not os.path.isfile(file):
-        encoder = ENCODERS.setdefault(
-            options.checkpoint, BatchEncoder(options.checkpoint, options.size, threads=1)
-        )
-        result = encoder(paths)
+        # Once in each of Spark's Python workers, which are used again
+        result = encoder_of(options.checkpoint, options.size)(paths)
         codes = pa.array(list(result["codes"]), pa.list_(pa.uint16()))
         table = pa.table({"path": paths, "codes": codes, "problem": result["problem"]})
         temporary = f"{file}.{os.getpid()}.tmp"

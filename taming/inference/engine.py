@@ -3,6 +3,7 @@ their workers. Recipes: docs/engines.md.
 """
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,12 @@ class BatchEncoder:
 
     def __getstate__(self) -> dict:
         return {**vars(self), "model": None}
+
+
+@cache
+def encoder_of(checkpoint: str, size: int) -> BatchEncoder:
+    """The same one at each call of a process, for engines whose tasks are functions."""
+    return BatchEncoder(checkpoint, size, threads=1)
 
 
 def _kind(model: FirstStage) -> type:
