@@ -90,7 +90,7 @@ class AddedCondition(nn.Module):
 
     def forward(self, condition: Condition, grid: tuple[int, int]) -> list[Tensor]:
         """(B, width, h, w) for each of `places`."""
-        map = self.map(condition, grid).float()
+        map = self.map(condition, grid).to(self.gain)  # also under autocast
         map = map * torch.rsqrt(map.square().mean(dim=1, keepdim=True) + 1e-6)
         return [self.gain * map, *(layer(map) for layer in self.again)]
 
