@@ -230,20 +230,22 @@ class FirstStage(Autoencoder):
         return Reconstruction(self._picture(output), output, codes, loss, self.likelihood)
 
     def reconstruct(self, image: Tensor) -> Tensor:
-        decoded = self.decode(self.encode(image))
-        return decoded.to(image.dtype) if image.is_floating_point() else decoded
+        return in_dtype_of(image, self.decode(self.encode(image)))
 
     def latent(self, image: Tensor) -> Tensor:
-        """(B, D, h, w) before it is quantized: what latent diffusion works on."""
-        return self._run_encoder(self._input(image))
+        """(B, D, h, w) before it is quantized, in the dtype of the image: what latent diffusion
+        works on.
+        """
+        latent = self._run_encoder(self._input(image))
+        return latent.to(image.dtype) if image.is_floating_point() else latent
 
     def decode_latent(self, latent: Tensor) -> Tensor:
         """The image (B, C, H, W) of a latent (B, D, h, w), which is quantized first;
-        differentiable in the latent.
+        differentiable in the latent; in the latent's dtype.
         """
-        latent = check_latent(latent, self.quantizer.dim, self.last_layer)
+        checked = check_latent(latent, self.quantizer.dim, self.last_layer)
         with evaluating(self):
-            return self._decode(self.quantizer(latent).latent)
+            return self._decode(self.quantizer(checked).latent).to(latent.dtype)
 
     def embed(self, codes: Codes) -> Tensor:
         """The latent (B, D, h, w) that codes stand for."""
@@ -273,6 +275,12 @@ class FirstStage(Autoencoder):
             raise UserError(
                 f"the levels' grids of codes have shapes {shapes}, but {expected} are expected"
             )
+
+
+def in_dtype_of(image: object, decoded: Tensor) -> Tensor:
+    """A reconstruction in the dtype of what it is of, where that is a tensor of floats."""
+    floats = isinstance(image, Tensor) and image.is_floating_point()
+    return decoded.to(image.dtype) if floats else decoded
 
 
 def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from taming.first_stage.inputs import precise
 from taming.first_stage.resnet import Attention
 
 Codes = tuple[Tensor, ...]
@@ -64,7 +65,7 @@ def map_bytes(model: Pictured, height: int, width: int) -> int:
 
 def is_large(model: Pictured, image: object) -> bool:
     """Whether an image is encoded in tiles."""
-    if not isinstance(image, Tensor) or image.ndim < 3:
+    if not isinstance(image, Tensor) or image.is_nested or image.ndim < 3:
         return False
     height, width = image.shape[-2:]
     return map_bytes(model, height, width) > LARGEST
@@ -194,7 +195,7 @@ class _Norm:
 
     def __call__(self, x: Tensor) -> Tensor:
         module = self.module
-        inner = self.shared.inner(x).double().flatten(2)
+        inner = self.shared.inner(x).to(precise(x.device)).flatten(2)
         groups = inner.view(len(x), module.num_groups, -1)
         sums = torch.stack([groups.sum(dim=2), groups.square().sum(dim=2)])
         self.count, self.sums = self.count + groups.shape[2], self.sums.to(sums) + sums

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from taming.first_stage.inputs import check_latent
-from taming.first_stage.interface import Autoencoder, Reconstruction, evaluating
+from taming.first_stage.interface import Autoencoder, Reconstruction, evaluating, in_dtype_of
 from taming.first_stage.likelihood import Likelihood
 from taming.first_stage.ranges import Blocks, Channels, Halvings, Width
 from taming.first_stage.strided import Decoder, Encoder
@@ -85,14 +85,16 @@ class VAE(Autoencoder):
         """In evaluation too the latent is random, as the ELBO has it, but with fixed noise."""
         posterior = self.encode(image)
         latent = posterior.sample(None if self.training else torch.Generator().manual_seed(0))
-        output, kl = self._output(latent), posterior.kl().mean() / image[0].numel()
-        return Reconstruction(self._picture(output), output, (), kl, self.likelihood)
+        output = self._output(latent)
+        picture = self._picture(output)
+        kl = posterior.kl().mean() / picture[0].numel()
+        return Reconstruction(picture, output, (), kl, self.likelihood)
 
     @torch.no_grad()
     def reconstruct(self, image: Tensor) -> Tensor:
         with evaluating(self):
             posterior = self.encode(image)
-        return self.decode(posterior.mean).to(image.dtype)
+        return in_dtype_of(image, self.decode(posterior.mean))
 
     @torch.no_grad()
     def sample(self, count: int, size: tuple[int, int], seed: int = 0) -> Tensor:

@@ -49,8 +49,8 @@ def refused(act, words):
 
 
 BAD_IMAGES = {
-    "numpy": (lambda: images().numpy(), "should be a tensor .* not a numpy.ndarray"),
-    "PIL": (lambda: Image.new("RGB", (16, 16)), "should be a tensor .* not a PIL"),
+    "numpy": (lambda: images(2, 4, 16, 16).numpy(), r"shape \(2, 4, 16, 16\)"),
+    "PIL": (lambda: Image.new("RGBA", (16, 16)), "mode RGBA: read it with taming.read_image"),
     "list": (lambda: [images()], "should be a tensor .* not a builtins.list"),
     "none": (lambda: None, "should be a tensor"),
     "sparse": (lambda: images().to_sparse(), "nested or sparse"),
@@ -77,6 +77,28 @@ def test_what_is_no_image_batch_is_refused_at_each_door(name, door):
     value, words = BAD_IMAGES[name]
     for model in MODELS.values():
         refused(lambda: getattr(model().eval(), door)(value()), words)  # noqa: B023
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_picture_or_an_array_is_a_batch_at_each_door(door):
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    image = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 127.5 - 1
+    for model in MODELS.values():
+        act = getattr(model().eval(), door)
+        torch.manual_seed(0)
+        expected = as_tensors(act(image))
+        for value in (pixels, Image.fromarray(pixels), image.numpy()):
+            torch.manual_seed(0)
+            assert all(map(torch.equal, as_tensors(act(value)), expected))
+
+
+def as_tensors(result) -> list[torch.Tensor]:
+    """Of a reconstruction, codes or a posterior."""
+    if isinstance(result, torch.Tensor):
+        return [result]
+    if isinstance(result, tuple):
+        return list(result)
+    return [result.image] if hasattr(result, "image") else [result.mean]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -134,7 +156,7 @@ def test_labels_of_any_integer_type_are_taken(dtype):
 @pytest.mark.parametrize(
     "labels, words",
     [
-        (lambda: LABELS.numpy(), "should be a tensor"),
+        (lambda: LABELS.numpy() + 0.5, "int64 labels"),
         (lambda: LABELS.tolist(), "should be a tensor"),
         (lambda: LABELS + 0.5, "int64 labels"),
         (lambda: LABELS.float(), "int64 labels"),
