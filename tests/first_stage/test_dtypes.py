@@ -116,6 +116,8 @@ def test_inputs_of_another_precision_come_back_in_their_own(name, dtype):
     model = model_of(name)
     assert model.reconstruct(image(dtype)).dtype == dtype
     assert model.bfloat16().reconstruct(image(dtype)).dtype == dtype
+    latent = model.latent(image(dtype))
+    assert latent.dtype == dtype and model.decode_latent(latent).dtype == dtype
 
 
 @pytest.mark.parametrize("name", QUANTIZERS)
