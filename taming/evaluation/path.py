@@ -162,7 +162,7 @@ def table(figures: Figures) -> list[tuple[str, ...]]:
     """A row for each step, under a head whose first cell is empty; [] where nothing was measured of
     reconstructions.
     """
-    columns = [name for name in _columns(figures) if f"{name}_reconstructed" in figures]
+    columns = [name for name in _columns(figures) if _name(name, "_reconstructed") in figures]
     if not columns:
         return []
     rows = [("", *columns)]

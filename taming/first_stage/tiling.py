@@ -5,8 +5,8 @@ A tile is seen with a margin as wide as what a code sees of the picture, and onl
 margin are taken, so convolutions are exact. Group normalisation and attention look at the whole
 picture: a first pass over all tiles gathers their statistics, keys and values, the next one uses
 them. What a pass gathers is exact where all that comes before used exact statistics; so each
-further pass makes one more layer exact, and as many passes as there are such layers give the codes
-of the whole picture. How far off two passes are: docs/measurements.md.
+further pass makes one more layer exact, and one pass more than there are such layers gives the
+codes of the whole picture. How far off two passes are: docs/measurements.md.
 """
 
 import math
@@ -58,7 +58,8 @@ def map_bytes(model: Pictured, height: int, width: int) -> int:
     """Of the largest map that the encoder makes of one picture: the input, or the first
     convolution's.
     """
-    first = next((part for part in model.modules() if isinstance(part, nn.Conv2d)), None)
+    encoder = getattr(model, "encoder", model)  # a quantizer may have convolutions of its own
+    first = next((part for part in encoder.modules() if isinstance(part, nn.Conv2d)), None)
     widths = [model.in_channels, *([first.out_channels] if first is not None else [])]
     return FLOAT * max(widths) * height * width
 
@@ -196,7 +197,7 @@ class _Norm:
     def __call__(self, x: Tensor) -> Tensor:
         module = self.module
         inner = self.shared.inner(x).to(precise(x.device)).flatten(2)
-        groups = inner.view(len(x), module.num_groups, -1)
+        groups = inner.reshape(len(x), module.num_groups, -1)
         sums = torch.stack([groups.sum(dim=2), groups.square().sum(dim=2)])
         self.count, self.sums = self.count + groups.shape[2], self.sums.to(sums) + sums
         if not self.scale.numel():  # the first pass
@@ -254,12 +255,15 @@ def _shared(model: Pictured, size: tuple[int, int]) -> Iterator[_Shared]:
     shared, replaced = _Shared(size), []
     try:
         for module in model.modules():
-            kind = _Norm if isinstance(module, nn.GroupNorm) else _Attention
-            if isinstance(module, nn.GroupNorm | Attention):
-                layer = kind(module, shared)  # pyright: ignore[reportArgumentType]
-                module.__dict__["forward"] = layer
-                shared.layers.append(layer)
-                replaced.append(module)
+            if isinstance(module, nn.GroupNorm):
+                layer = _Norm(module, shared)
+            elif isinstance(module, Attention):
+                layer = _Attention(module, shared)
+            else:
+                continue
+            module.__dict__["forward"] = layer
+            shared.layers.append(layer)
+            replaced.append(module)
         yield shared
     finally:
         for module in replaced:
