@@ -182,8 +182,7 @@ def test_the_canvas_grows_and_what_is_new_is_selected(painter):
     painter.pictures(count + 1)
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width, theme", [(1280, "light"), (390, "dark")])
 def test_everybody_can_read_and_reach_it(painter, width, theme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     page = painter.page

@@ -325,7 +325,7 @@ function draw({count = 1, region = null} = {}) {
     rows: (answer, {png}) =>
       drawRows(canvases[answer.index], answer, png, () => drawing === number),
     picture: ({index, number: variation, seconds}, {png}) => {
-      const title = `seed ${seed}${variation ? `, variation ${variation}` : ""}`;
+      const title = `seed ${seed}${count > 1 || variation ? `, variation ${variation + 1}` : ""}`;
       document.body.dataset.seconds = seconds;
       const drawn = {...details, title, values: {...details.values, number: variation}};
       takePicture(new Blob([png], {type: "image/png"}), drawn,
