@@ -7,6 +7,7 @@ import argparse
 import html
 import inspect
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,8 @@ def commands_page(_: str | None = None) -> str:
 
 def command_entry(name: str, parser: argparse.ArgumentParser) -> str:
     """A verb: how it is called, what it does, its arguments."""
-    usage = " ".join(parser.format_usage().removeprefix("usage: ").split())
+    words = " ".join(parser.format_usage().removeprefix("usage: ").split())
+    usage = textwrap.fill(words, 72, subsequent_indent="    ", break_on_hyphens=False)
     rows = ["| argument | default | meaning |", "| --- | --- | --- |"]
     for action in parser._actions:
         if action.dest == "help" or action.help == argparse.SUPPRESS:
