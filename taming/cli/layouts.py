@@ -14,11 +14,13 @@ def template(words: list[str]) -> None:
         metavar="HxW",
         help="of the layout in pixels; default: twice what the model was trained on",
     )
+    add_allow(parser)
     arguments = parser.parse(words)
 
     from taming.inference.template import write_template
 
-    for path in write_template(arguments.checkpoint, arguments.out, arguments.size):
+    out, size, allow = arguments.out, arguments.size, arguments.allow
+    for path in write_template(arguments.checkpoint, out, size, allow):
         print(path)
 
 

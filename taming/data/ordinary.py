@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
+from taming.data.folder import ViewParameters
 from taming.data.interface import PictureSet
 from taming.data.layouts import read_layout
 from taming.data.reading import CorruptImage, to_tensor
@@ -42,7 +43,7 @@ class OrdinaryDataset(PictureSet):
             stay as they are, so that all need one size.
     """
 
-    def __init__(self, dataset: Dataset, view: dict[str, Any] | int | None = None):
+    def __init__(self, dataset: Dataset, view: ViewParameters | None = None):
         in_order = isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__")
         self._items: Any = _held(dataset) if in_order else dataset
         self._name = type(dataset).__name__

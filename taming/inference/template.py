@@ -3,6 +3,7 @@ programs.
 """
 
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -18,7 +19,10 @@ LARGEST = 16384
 
 
 def write_template(
-    checkpoint: str | Path, out: str | Path, size: tuple[int, int] | None = None
+    checkpoint: str | Path,
+    out: str | Path,
+    size: tuple[int, int] | None = None,
+    allow: Sequence[str] = (),
 ) -> list[Path]:
     """Writes layout.png, legend.png, legend.txt, palette.gpl (GIMP, Krita) and palette.aco
     (Photoshop).
@@ -27,6 +31,7 @@ def write_template(
         checkpoint: a model that reads or makes masks.
         out: the folder, made where it is missing.
         size: height and width of the layout; default: twice what the model was trained on.
+        allow: packages whose classes the file may name.
 
     Returns:
         The files.
@@ -34,7 +39,8 @@ def write_template(
     Raises:
         UserError: the model has no labels, or OUT holds other files of these names.
     """
-    legend, card = legend_for(checkpoint), read_checkpoint(checkpoint).card
+    legend = legend_for(checkpoint, allow)
+    card = read_checkpoint(checkpoint, allow=allow).card
     if legend is None:
         raise UserError(
             f"'{checkpoint}' reads no layouts; give a model that was trained with masks"

@@ -343,7 +343,7 @@ def test_demo_writes_a_page_that_needs_no_network(tmp_path, monkeypatch, capsys)
             ["sample", "runs/prior", "--masks", "pairs/segmentations", "--temperature", "-1"],
             ["temperature -1"],
         ),
-        (["sample", "runs/prior", "--masks", "pairs/images"], ["mode RGB", "8-bit labels"]),
+        (["sample", "runs/prior", "--masks", "pairs/images"], ["that the legend does not have"]),
         (["reconstruct", "runs/first", "nowhere"], ["nowhere"]),
         (["reconstruct", "first.yaml", "pairs/images"], ["first.yaml", "checkpoint"]),
         (["inspect", "first.yaml"], ["first.yaml"]),
@@ -354,11 +354,12 @@ def test_refused(here, capsys, arguments, words):
     refused(arguments, capsys, *words)
 
 
-def test_a_prior_where_a_first_stage_is_wanted(here, capsys):
-    write_yaml(second_stage_plain(here / "runs/prior"), here / "wrong.yaml")
-    refused(
-        ["train", "-b", "wrong.yaml"], capsys, "second-stage checkpoint", "first stage is needed"
-    )
+def test_the_first_stage_of_a_prior_stands_for_one(here, capsys):
+    write_yaml(second_stage_plain(here / "runs/prior"), here / "over.yaml")
+    assert main(["train", "-b", "over.yaml", "trainer.max_steps=1"]) == 0
+    source = load("runs/prior").first_stage.state_dict()
+    for name, value in load("runs/over").first_stage.state_dict().items():
+        assert torch.equal(value, source[name])
 
 
 def test_a_prior_of_another_codebook_size(here, capsys):

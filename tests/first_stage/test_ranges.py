@@ -96,7 +96,7 @@ BAD = {
         "in_channels": [0],
         "width": [0],
         "layers": [0, -1, 99],
-        "normalization": ["group", None],
+        "normalization": ["layer", None],
     },
 }
 
