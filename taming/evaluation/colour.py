@@ -20,12 +20,15 @@ CHANNELS = ("y", "cb", "cr")
 MOMENTS = 6  # of a channel: x, y, x^2, y^2, x y, |x - y|
 SATURATED = 48  # grey levels between the largest and the smallest of red, green and blue
 TURN = 30  # degrees that a hue may turn and still be called the same
-HUES = {"hue": None, "hue_red": 0, "hue_green": 120}  # degrees in the middle of 60; None: all
+CLEAR = 20  # grey levels by which a channel exceeds both others in a clearly red or green pixel
+HUES = {"hue": None, "hue_red": 0, "hue_green": 1}  # the channel that is the largest; None: any
 NOTES = {
     "correlation": "over pixels, of {} (BT.601)",
     "error": "grey levels, mean over pixels, of {} (BT.601)",
     "hue": f"share of pixels with {SATURATED} grey levels between their channels that keep their"
     f" hue to {TURN} degrees, and half of these levels",
+    "hue_red": f"share of pixels with red {CLEAR} levels above the others where it stays on top",
+    "hue_green": f"share of pixels with green {CLEAR} levels above the others where it stays on top",
     "border": "grey levels, mean over the outermost pixels",
     "corner": "grey levels, mean over the four corner pixels",
     "inside": "grey levels, mean over all other pixels",
@@ -57,12 +60,19 @@ def _hues(x: Tensor, y: Tensor) -> Tensor:
     (hue, chroma), (hue_after, chroma_after) = hue_and_chroma(x), hue_and_chroma(y)
     survives = (_turn(hue, hue_after) <= TURN) & (chroma_after >= SATURATED / 2)
     counts = []
-    for middle in HUES.values():
-        chosen = chroma >= SATURATED
-        if middle is not None:
-            chosen &= _turn(hue, torch.full_like(hue, middle)) <= 30
-        counts.append(torch.stack([chosen, chosen & survives], dim=1).sum(dim=(2, 3)))
+    for channel in HUES.values():
+        if channel is None:
+            chosen, stays = chroma >= SATURATED, survives
+        else:
+            chosen, stays = (_lead(part, channel) >= least for part, least in ((x, CLEAR), (y, 1)))
+        counts.append(torch.stack([chosen, chosen & stays], dim=1).sum(dim=(2, 3)))
     return torch.stack(counts, dim=1)
+
+
+def _lead(image: Tensor, channel: int) -> Tensor:
+    """Grey levels by which a channel exceeds both others, (B, H, W)."""
+    others = [index for index in range(3) if index != channel]
+    return image[:, channel] - image[:, others].amax(dim=1)
 
 
 def hue_and_chroma(image: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,4 +151,4 @@ def _share(counts: np.ndarray) -> float:
 def note(name: str) -> str:
     """What a figure is over, in words."""
     kind, _, channel = name.partition("_")
-    return NOTES[kind].format(channel.capitalize())
+    return NOTES.get(name, NOTES[kind]).format(channel.capitalize())
