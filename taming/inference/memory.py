@@ -53,12 +53,13 @@ def _needed(
     """
     (height, width), stride = size, model.first_stage.stride
     # 1. keys and values of every window that is open at a time
-    prior, columns = model.priors[-1], -(-width // stride)
+    prior, columns = model.priors[-1], -(-model.scene(size)[1] // stride)
     assert isinstance(prior, Prior)
     passes = batch_size * sampling.passes
     window = prior.cache_bytes(passes, prior.grid)
     windows = len({origin(j, columns, prior.grid[1]) for j in range(columns)})
     caches = max(window, min(windows * window, CACHE_LIMIT))
+    caches += batch_size * model.level_bytes(size)
     # 2. the encoder of the condition
     tokenizer = model.conditioner.tokenizer
     reading = encoding_bytes(tokenizer, size, batch_size) if tokenizer is not None else 0

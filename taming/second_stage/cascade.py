@@ -31,6 +31,8 @@ SCENE = 1.75
 """How many times longer than the base's trained size the long side of a scene may be."""
 SMALLEST = 0.5
 """Of the base's trained size: the short side of a scene is no shorter."""
+MAPS = 6
+"""Of the width of the level, over all codes, that are in memory at once."""
 CODE_COST = 32
 """Time of a code of the base, in that of a code in one pass of a level."""
 
@@ -180,6 +182,20 @@ class Cascade(SecondStage):
             short, long, number = short / 2, long / 2, number + 1
         return number
 
+    def scene(self, size: tuple[int, int]) -> tuple[int, int]:
+        number = self.doublings(size)
+        if not number:
+            return size
+        multiple = max(self.multiple, -(-self.tokenizer.stride // 2))
+        rows, columns = (-(-side // (multiple << number)) * multiple for side in size)
+        return rows, columns
+
+    def level_bytes(self, size: tuple[int, int]) -> int:
+        """Maps of the condition over all codes of the last level, float32."""
+        width = getattr(self.level, "width", 0)
+        codes = size[0] * size[1] // self.tokenizer.stride**2
+        return MAPS * 4 * width * codes if self.doublings(size) else 0
+
     def _sample(
         self,
         batch: dict,
@@ -194,9 +210,7 @@ class Cascade(SecondStage):
         number = self.doublings(size)
         if not number:
             return super()._sample(batch, sampling, known, first, on_row, on_step)
-        multiple = max(self.multiple, -(-self.tokenizer.stride // 2))
-        rows, columns = (-(-side // (multiple << number)) * multiple for side in size)
-        scene = (rows, columns)
+        scene = self.scene(size)
         full = (scene[0] << number, scene[1] << number)
         # 2. layout and known pictures, continued to the last level's size
         batch = self._continued(batch, size, full)
@@ -212,11 +226,12 @@ class Cascade(SecondStage):
             on_row,
             progress.base,
         )
-        # 4. level by level
+        # 4. level by level; the coarser picture says more than guidance could
+        unguided = replace(sampling, guidance=1.0, guidance_second=None, guidance_labels=None)
         for k in range(1, number + 1):
             streams = generators((sampling.seed or 0) ^ (0x5EED00 + k), first, len(picture))
             picture, codes = self.enlarge(
-                picture, batch, replace(sampling, guidance=1.0), known, streams, progress.level(k)
+                picture, batch, unguided, known, streams, progress.level(k)
             )
             if on_row is not None:
                 on_row((codes,), codes.shape[1])

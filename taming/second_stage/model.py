@@ -154,6 +154,14 @@ class SecondStage(nn.Module):
         """Sides of a picture that code grid and condition fit are multiples of this many pixels."""
         return math.lcm(self.first_stage.multiple, self.conditioner.multiple)
 
+    def scene(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The size that the priors draw, code after code, for a picture of this size."""
+        return size
+
+    def level_bytes(self, size: tuple[int, int]) -> int:
+        """Memory for what is drawn in parallel on top of it, for each picture."""
+        return 0
+
     def size_of(self, batch: dict) -> tuple[int, int]:
         """Height and width of the picture to draw where nothing else is said: the condition's, else
         what the prior was trained on.

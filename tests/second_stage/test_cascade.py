@@ -34,6 +34,13 @@ def test_a_scene_is_as_large_as_the_base_sees(size, doublings):
     assert small().doublings(size) == doublings
 
 
+def test_memory_is_estimated_for_the_scene_and_the_last_level():
+    model = small()
+    assert model.scene((64, 96)) == (16, 24) and model.scene((12, 28)) == (12, 28)
+    assert model.level_bytes((16, 16)) == 0
+    assert model.level_bytes((64, 96)) == 4 * model.level_bytes((32, 48)) > 0
+
+
 @pytest.mark.parametrize("size", [(16, 16), (32, 32), (40, 52), (37, 66)])
 def test_pictures_of_any_size(size):
     model = small()

@@ -157,8 +157,8 @@ def test_alignment_prefers_the_own_condition():
     "objective",
     [
         {"regression": 0.5, "cluster_weight": 0.2, "clusters": 4, "random_order": 1.0},
-        {"noise_end": 0.3},
-        {"alignment": 0.1},
+        pytest.param({"noise_end": 0.3}, marks=pytest.mark.slow),
+        pytest.param({"alignment": 0.1}, marks=pytest.mark.slow),
     ],
 )
 def test_a_run_resumes_bit_identical(trained, objective, tmp_path, monkeypatch):
