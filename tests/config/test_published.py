@@ -60,7 +60,14 @@ def built(name: str) -> torch.nn.Module:
         return config.build(experiment.model, experiment.allow)
 
 
-@pytest.mark.parametrize("name", PRIORS)
+def quick(names, few):
+    """Of networks of one kind a few are built each time, all of them in the slow tests."""
+    return [pytest.param(n, marks=() if n in few else pytest.mark.slow) for n in names]
+
+
+@pytest.mark.parametrize(
+    "name", quick(PRIORS, {"cin_imagenet_256", "ffhq_256", "coco_scenes_256", "sflckr_256"})
+)
 def test_a_prior_has_the_published_parameters(name):
     layers, width, vocabulary, length = PRIORS[name]
     block = 12 * width**2 + 13 * width  # attention 4 d^2 + 4 d, MLP 8 d^2 + 5 d, norms 4 d
@@ -68,7 +75,10 @@ def test_a_prior_has_the_published_parameters(name):
     assert count(built(name).priors) == expected
 
 
-@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize(
+    "name",
+    quick(TOKENIZERS, {"vqgan_imagenet_f16_1024", "vqgan_edges_f16_1024", "masks_coco_f16_1024"}),
+)
 def test_a_tokenizer_has_the_published_parameters(name):
     model, (channels, codes) = built(name), TOKENIZERS[name]
     kernel = 9 * 128  # of the first and the last convolution
@@ -150,9 +160,7 @@ QUICK = {"coco_scenes_256", "faceshq_256"}
 NAMES = [*PRIORS, *TOKENIZERS, "vqgan_openimages_f8_8192"]
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in NAMES]
-)
+@pytest.mark.parametrize("name", quick(NAMES, QUICK))
 def test_two_batches_on_tiny_fakes(name, root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     plain = config.to_plain(config.load(name))
