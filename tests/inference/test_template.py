@@ -84,7 +84,10 @@ def test_masks_of_photographs_have_the_pictures_size_and_the_models_numbers(phot
         ([*words, "-o", "own"], "exists; choose another folder"),
         ([*words, "-o", "photographs/masks"], "would be confused"),
         ([*words, "-o", "c", "--for", "classes.safetensors"], "reads no masks"),
-        (["segment", "photographs", "-o", "d", "--segmenter", "masks.safetensors"], "a segmenter stage is needed"),
+        (
+            ["segment", "photographs", "-o", "d", "--segmenter", "masks.safetensors"],
+            "a segmenter stage is needed",
+        ),
     ):
         assert main(wrong) == 2
         assert message in capsys.readouterr().err
