@@ -80,6 +80,6 @@ def painting(address: str, **options) -> Iterator[Painter]:
             )
             painter = Painter(context.new_page(), address)
             yield painter
-            assert painter.complaints == []
+            assert not painter.complaints, painter.complaints
         finally:
             browser.close()

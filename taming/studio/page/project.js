@@ -1,6 +1,6 @@
 // A project is one JSON file: layout, settings, and every picture with its layout.
 
-import {bytesOf, element} from "./dom.js";
+import {bytesOf} from "./dom.js";
 
 const FORMAT = "taming-studio", VERSION = 1, MOST = 2000;
 
@@ -108,22 +108,25 @@ function plainSettings(settings) {
   return plain;
 }
 
+const STYLE = "body{font:15px sans-serif;max-width:72rem;margin:1rem auto;padding:0 1rem}"
+  + "figure{display:inline-block;margin:.5rem}img{max-width:100%}figcaption{font-size:.85rem}";
+
+function escaped(text) {
+  return String(text).replace(/[&<>"']/g, (letter) => `&#${letter.charCodeAt(0)};`);
+}
+
 // One HTML file with every picture inside it, and no link to anywhere.
 export async function historyPage(history, model) {
-  const page = document.implementation.createHTMLDocument(`taming studio: ${model}`);
-  page.documentElement.lang = "en";
-  page.head.append(element("meta", {name: "viewport", content: "width=device-width"}));
-  page.head.append(element("style", {textContent:
-    "body{font:15px sans-serif;max-width:72rem;margin:1rem auto;padding:0 1rem}"
-    + "figure{display:inline-block;margin:.5rem}img{max-width:100%}figcaption{font-size:.85rem}"}));
-  page.body.append(element("h1", {textContent: `taming studio: ${model}`}));
+  const title = escaped(`taming studio: ${model}`), figures = [];
   for (const picture of history) {
     const source = `data:image/png;base64,${base64(await bytesOf(picture.blob))}`;
     const words = Object.entries(picture.settings).filter(([, value]) => value !== null)
       .map(([name, value]) => `${name.replaceAll("_", "-")} ${value}`).join(", ");
-    page.body.append(element("figure", {},
-      element("img", {src: source, alt: picture.title}),
-      element("figcaption", {textContent: `${picture.title}; ${words}`})));
+    const name = escaped(picture.title);
+    figures.push(`<figure><img src="${source}" alt="${name}">`
+      + `<figcaption>${name}; ${escaped(words)}</figcaption></figure>\n`);
   }
-  return new Blob(["<!doctype html>\n", page.documentElement.outerHTML], {type: "text/html"});
+  return new Blob([`<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>${title}`
+    + `</title><style>${STYLE}</style></head><body><h1>${title}</h1>\n`, ...figures,
+    "</body></html>\n"], {type: "text/html"});
 }
