@@ -157,9 +157,8 @@ class GPT(Prior):
             self.pos_emb.copy_(torch.cat(starts)[None])
 
     def start_from(self, codebook: Tensor) -> None:
-        if self.alike:
-            start_alike(self.tok_emb, codebook, seed=0)
-            start_alike(self.head, codebook, seed=1)
+        start_alike(self.tok_emb, codebook, seed=0)
+        start_alike(self.head, codebook, seed=1)
 
     def start_from_zero(self) -> None:
         """Where the options say so."""

@@ -274,6 +274,8 @@ class Prior(nn.Module):
 
     knows_null: bool = True
     """Whether the null condition has a token, so that guidance and condition_dropout make sense."""
+    alike: bool = False
+    """Whether a fresh prior is told the codebook (`start_from`)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -334,7 +336,7 @@ class Prior(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no weights")
 
     def start_from(self, codebook: Tensor) -> None:
-        """Before a training: may let codes that stand for like vectors (K, D) start alike."""
+        """Before a training, where `alike`: codes that stand for like vectors (K, D) start so."""
 
     def order(self, grid: tuple[int, int]) -> Tensor | None:
         """The raster positions (h w,) in the order they are read; None for the raster itself."""

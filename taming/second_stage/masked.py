@@ -65,7 +65,7 @@ class MaskedPrior(Prior):
             else {vocabulary: V, length: M}.
     """
 
-    parallel = True
+    alike = True
 
     def __init__(
         self,

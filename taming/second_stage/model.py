@@ -408,7 +408,8 @@ class SecondStage(nn.Module):
 
 def start_prior(prior: Prior, first_stage: FirstStage) -> None:
     """Tells a fresh prior what the codes of a first stage of one level stand for."""
-    if len(first_stage.num_codes) == 1 and first_stage.last_layer.device.type != "meta":
+    has_weights = first_stage.last_layer.device.type != "meta"
+    if prior.alike and has_weights and len(first_stage.num_codes) == 1:
         prior.start_from(first_stage.quantizer.codebook())
 
 
