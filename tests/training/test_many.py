@@ -312,6 +312,7 @@ def test_the_slurm_script_starts_saves_and_gets_in_line_again(first, tmp_path):
 # In one process
 
 
+@pytest.mark.slow
 def test_recomputed_activations_give_the_same_gradients(first):
     model = load(first / "runs" / "adam")
     prior = model.prior.train()
@@ -338,6 +339,7 @@ def test_a_state_comes_back_from_its_parts():
     assert again["b"][1][3] is None and torch.equal(again["a"], tree["a"]) and len(tensors) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change, words",
     [
