@@ -27,8 +27,8 @@ NOTES = {
     "error": "grey levels, mean over pixels, of {} (BT.601)",
     "hue": f"share of pixels with {SATURATED} grey levels between their channels that keep their"
     f" hue to {TURN} degrees, and half of these levels",
-    "hue_red": f"share of pixels with red {CLEAR} levels above the others where it stays on top",
-    "hue_green": f"share of pixels with green {CLEAR} levels above the others where it stays on top",
+    "hue_red": f"share of pixels, red {CLEAR} levels above the others where it stays on top",
+    "hue_green": f"share of pixels, green {CLEAR} levels above the others where it stays on top",
     "border": "grey levels, mean over the outermost pixels",
     "corner": "grey levels, mean over the four corner pixels",
     "inside": "grey levels, mean over all other pixels",

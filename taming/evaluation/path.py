@@ -111,15 +111,16 @@ def neighbours(model: FirstStage) -> Tensor:
     if not 2 <= count <= MOST:
         raise UserError(f"the nearest others are sought of 2 to {MOST:,} codes, not of {count:,}")
     device = model.last_layer.device
-    latents = model.embed((torch.arange(count, device=device)[:, None, None],)).flatten(1).float()
+    latents = model.embed((torch.arange(count, device=device)[:, None, None],)).flatten(1)
+    latents = latents.cpu().double()  # near codes are told apart
     rows = []
     piece = max(1, 2**24 // count)
     for start in range(0, count, piece):
         distances = torch.cdist(latents[start : start + piece], latents)
-        places = torch.arange(len(distances), device=device)
+        places = torch.arange(len(distances))
         distances[places, start + places] = torch.inf
         rows.append(distances.topk(min(NEAREST, count - 1), largest=False).indices)
-    return torch.cat(rows)
+    return torch.cat(rows).to(device)
 
 
 def perturbed(codes: Tensor, table: Tensor, share: float, seed: int) -> Tensor:

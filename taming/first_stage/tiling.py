@@ -3,10 +3,10 @@ with the codes and no longer with every map of the encoder.
 
 A tile is seen with a margin as wide as what a code sees of the picture, and only codes inside the
 margin are taken, so convolutions are exact. Group normalisation and attention look at the whole
-picture: a first pass over all tiles gathers their statistics, keys and values, the next one uses
-them. What a pass gathers is exact where all that comes before used exact statistics; so each
-further pass makes one more layer exact, and one pass more than there are such layers gives the
-codes of the whole picture. How far off two passes are: docs/measurements.md.
+picture: their statistics, keys and values come from the picture reduced to the size of a tile, and,
+with several passes over the tiles, from the pass before. What a pass gathers is exact where all
+that comes before used exact statistics; so each pass makes one more layer exact, and one pass more
+than there are such layers gives the codes of the whole picture.
 """
 
 import math
@@ -27,7 +27,6 @@ Codes = tuple[Tensor, ...]
 FLOAT = 4  # bytes
 LARGEST = 1 << 29  # bytes of one map of the encoder, up to which a picture is one piece
 MARGIN = 16  # codes; two blocks a scale, and the middle, see 14
-PASSES = 2
 POSITIONS = 1 << 16  # of attention over the whole picture; more look at their tile only
 
 
@@ -108,7 +107,7 @@ def tile_side(model: Pictured, margin: int) -> int:
 def encode_tiled(
     model: Tokenizer,
     image: Tensor,
-    passes: int | None = None,
+    passes: int = 1,
     tile: int | None = None,
     margin: int | None = None,
 ) -> Codes:
@@ -117,7 +116,7 @@ def encode_tiled(
     Args:
         model: whose codes.
         image: sides are multiples of `model.multiple`.
-        passes: over all tiles; None: PASSES, or 1 where nothing looks at the whole picture.
+        passes: over all tiles.
         tile: pixels that one takes, a multiple of `model.multiple`; None: see `tile_side`.
         margin: codes around it that are seen too; None: MARGIN.
     """
@@ -128,8 +127,13 @@ def encode_tiled(
     rows, columns = (tiles(size, inner, pixels) for size in image.shape[-2:])
     codes: Codes = ()
     with _shared(model, (image.shape[-2], image.shape[-1])) as shared:
-        count = passes or (PASSES if shared.layers else 1)
-        for _ in range(count):
+        if shared.layers:
+            reduced = _reduced(image, inner + 2 * pixels, model.multiple)
+            sides = [Tile(0, side, slice(0, side)) for side in reduced.shape[-2:]]
+            shared.tile = sides[0], sides[1]
+            model.encode_piece(reduced)
+            shared.finish()
+        for _ in range(passes):
             codes = tuple(torch.empty(len(image), *grid, dtype=torch.int64) for grid in grids)
             codes = tuple(level.to(model.last_layer.device) for level in codes)
             for row in rows:
@@ -139,6 +143,19 @@ def encode_tiled(
                     _place(codes, model.encode_piece(piece), row, column, image.shape[-2:])
             shared.finish()
     return codes
+
+
+def _reduced(image: Tensor, largest: int, multiple: int) -> Tensor:
+    """An image or labels whose longer side is about `largest` at most."""
+    size = image.shape[-2:]
+    scale = min(1.0, largest / max(size))
+    sides = [max(1, round(side * scale / multiple)) * multiple for side in size]
+    if image.ndim == 4:
+        return F.interpolate(image, sides, mode="area")
+    rows, columns = (
+        torch.arange(side, device=image.device) * whole // side for side, whole in zip(sides, size)
+    )
+    return image[..., rows, :][..., columns]
 
 
 def _place(codes: Codes, piece: Codes, row: Tile, column: Tile, size: Sequence[int]) -> None:
@@ -175,7 +192,7 @@ class _Shared:
         return x[..., row.scaled(x.shape[-2]), column.scaled(x.shape[-1])]
 
     def positions(self, x: Tensor) -> int:
-        """Of the whole picture, at the scale of the tile's map."""
+        """Of the whole picture, at the scale of the tile's map; of a reduced one too."""
         assert self.tile is not None
         seen = [tile.end - tile.start for tile in self.tile]
         return math.prod(self.size) * x.shape[-2] * x.shape[-1] // math.prod(seen)
@@ -187,7 +204,7 @@ class _Shared:
 
 
 class _Norm:
-    """Group normalisation by the statistics of the whole picture, as the last pass found them."""
+    """Group normalisation by the statistics of the whole picture, as the last pass gathered."""
 
     def __init__(self, module: nn.GroupNorm, shared: _Shared):
         self.module, self.shared = module, shared
@@ -200,7 +217,7 @@ class _Norm:
         groups = inner.reshape(len(x), module.num_groups, -1)
         sums = torch.stack([groups.sum(dim=2), groups.square().sum(dim=2)])
         self.count, self.sums = self.count + groups.shape[2], self.sums.to(sums) + sums
-        if not self.scale.numel():  # the first pass
+        if not self.scale.numel():  # of the reduced picture
             return torch.group_norm(x, module.num_groups, module.weight, module.bias, module.eps)
         return (x.float() * self.scale + self.shift).to(x.dtype)
 

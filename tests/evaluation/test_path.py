@@ -31,7 +31,7 @@ def tokenizer(num_codes: int = 300) -> VQVAE:
 def test_neighbours_are_the_nearest_other_codes_by_brute_force():
     model = tokenizer()
     table = path.neighbours(model)
-    vectors = model.quantizer.embedding.weight.detach()
+    vectors = model.quantizer.embedding.weight.detach().double()
     distances = (vectors[:, None] - vectors).square().sum(dim=2)
     distances.fill_diagonal_(torch.inf)
     assert table.shape == (300, path.NEAREST)

@@ -34,16 +34,15 @@ def test_one_pass_more_than_there_are_layers_gives_the_codes_of_the_whole_pictur
     assert agreement(whole, tiled) > 0.999, "but for sums in another order"
 
 
-def test_two_passes_are_nearer_than_tiles_by_themselves():
+def test_one_pass_is_nearer_than_tiles_by_themselves():
+    """Half of it is dark: what a tile alone takes for its mean is not that of the picture."""
     model = vqgan()
-    # Half of it is dark: what a tile alone takes for its mean is not that of the picture
-    image = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(2)) * 0.4
-    image[..., :48] -= 0.8
-    whole = model.encode(image)
-    alone, two = (
-        agreement(whole, tiling.encode_tiled(model, image, passes=n, tile=16)) for n in (1, 2)
-    )
-    assert two > alone
+    image = torch.rand(1, 3, 192, 192, generator=torch.Generator().manual_seed(2)) * 0.4
+    image[..., :96] -= 0.8
+    whole = model.encode(image)[0]
+    tiled = tiling.encode_tiled(model, image, tile=16, margin=12)[0]
+    alone = torch.cat([model.encode(part)[0] for part in image.split(96, dim=3)], dim=2)
+    assert (tiled == whole).float().mean() > (alone == whole).float().mean()
 
 
 def test_convolutions_alone_are_exact_in_one_pass():
