@@ -9,9 +9,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from taming.config import from_plain, to_plain
 from taming.errors import UserError
 from taming.formats.content import Content, check_tensors
+from taming.formats.source import Source, tokenizer_content
 from taming.formats.unpickler import read_modules
 
 NAME = "DALL-E"
@@ -74,17 +74,8 @@ def read_dalle(path: Path, allow: Iterable[str] = ()) -> Content:
             weights["quantizer.embedding.weight"] = _codebook(state, file)
     params = _params(sizes, str(path))
     model = {"target": "taming.first_stage.DVAE", "params": params}
-    return Content(
-        stage="first",
-        config=to_plain(from_plain({"model": model, "variables": {"size": SIZE}})),
-        weights=weights,
-        batches=0,
-        figures={},
-        unknown=unknown,
-        source=NAME,
-        path=str(path),
-        allow=tuple(allow),
-    )
+    source = Source(path, {})
+    return tokenizer_content(source, NAME, model, weights, unknown, size=SIZE, allow=allow)
 
 
 def _codebook(state: dict[str, Tensor], file: Path) -> Tensor:

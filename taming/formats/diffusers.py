@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from taming.config import build, from_plain, to_plain
+from taming.config import build, from_plain
 from taming.errors import UserError
 from taming.files import make_writable, write_atomically
 from taming.first_stage.quantizers import EMAQuantizer, SimVQ, VectorQuantizer
@@ -23,7 +23,7 @@ from taming.formats.building import filled_model
 from taming.formats.compvis.first_stage import CODEBOOK_WEIGHT
 from taming.formats.content import Content, brief
 from taming.formats.fitting import count
-from taming.formats.source import Source
+from taming.formats.source import Source, tokenizer_content
 
 NAME = "diffusers"
 CLASS = "VQModel"
@@ -64,7 +64,7 @@ def read(source: Source, allow: Iterable[str] = ()) -> Content:
             " or give it by --config"
         )
     model = _model_node(card, path)
-    experiment = from_plain({"model": model, "variables": {"size": card.get("sample_size", 256)}})
+    from_plain({"model": model}, path)
     weights = {_newer(name): tensor for name, tensor in source.weights.items()}
     with torch.device("meta"):
         expected = build(model).state_dict()
@@ -72,19 +72,10 @@ def read(source: Source, allow: Iterable[str] = ()) -> Content:
     missing = names.keys() - weights.keys()
     if missing:
         raise UserError(f"'{path}' lacks {count(missing, 'tensor')}; download it again")
-    return Content(
-        stage="first",
-        config=to_plain(experiment),
-        weights={names[k]: _convolution(names[k], weights[k]) for k in names},
-        batches=0,
-        figures={},
-        unused=dict(source.unused),
-        notes=list(source.notes),
-        unknown=sorted(weights.keys() - names.keys()),
-        source=NAME,
-        path=path,
-        allow=tuple(allow),
-    )
+    renamed = {names[k]: _convolution(names[k], weights[k]) for k in names}
+    unknown, size = weights.keys() - names.keys(), card.get("sample_size", 256)
+    size = size if isinstance(size, int) else 256
+    return tokenizer_content(source, NAME, model, renamed, unknown, size=size, allow=allow)
 
 
 def write(folder: str | Path, content: Content) -> Path:

@@ -9,12 +9,11 @@ from typing import Any
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from taming.config import from_plain, to_plain
 from taming.errors import UserError
 from taming.formats.compvis.config import configs_beside, translate
 from taming.formats.compvis.weights import rename_weights
 from taming.formats.content import Content
-from taming.formats.source import Source
+from taming.formats.source import Source, tokenizer_content
 
 NAME = "SEED-Voken"
 READS_CARD = False
@@ -47,20 +46,17 @@ def read(source: Source, allow: Iterable[str] = ()) -> Content:
     model = translated.config["model"]
     model["params"]["quantizer"] = _quantizer(params)
     renamed = rename_weights(state, path, False, translated.config)
-    yamls = _yamls(source)
-    return Content(
-        stage="first",
-        config=to_plain(from_plain(translated.plain, str(yamls[-1]))),
-        weights=renamed.weights,
-        batches=0,
-        figures={},
-        unused=source.unused | renamed.unused,
-        notes=source.notes + translated.notes,
-        unknown=renamed.unknown,
-        source=NAME,
-        configs=tuple(map(str, yamls)),
-        path=str(path),
-        allow=tuple(allow),
+    source.unused |= renamed.unused
+    source.notes += translated.notes
+    return tokenizer_content(
+        source,
+        NAME,
+        model,
+        renamed.weights,
+        renamed.unknown,
+        size=translated.config["variables"]["size"],
+        configs=tuple(map(str, _yamls(source))),
+        allow=allow,
     )
 
 

@@ -8,10 +8,9 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from taming.config import from_plain, to_plain
 from taming.formats.architecture import autoencoder_params, codebook_size
 from taming.formats.content import Content
-from taming.formats.source import Source
+from taming.formats.source import Source, tokenizer_content
 
 NAME = "LlamaGen"
 READS_CARD = False
@@ -31,13 +30,13 @@ def read(source: Source, allow: Iterable[str] = ()) -> Content:
     Raises:
         UserError: a tensor is missing that tells the architecture.
     """
-    path, unused, unknown = str(source.path), dict(source.unused), []
+    path, unknown = str(source.path), []
     weights: dict[str, Tensor] = {}
     levels = 1 + max(_level(name) for name in source.weights)
     for name, tensor in source.weights.items():
         ours = our_name(name, levels)
         if name in UNUSED:
-            unused[name] = UNUSED[name]
+            source.unused[name] = UNUSED[name]
         elif ours is None:
             unknown.append(name)
         else:
@@ -56,19 +55,7 @@ def read(source: Source, allow: Iterable[str] = ()) -> Content:
         "quantizer": {"target": "taming.first_stage.VectorQuantizer", "params": quantizer},
     }
     model = {"target": "taming.first_stage.VQGAN", "params": params}
-    return Content(
-        stage="first",
-        config=to_plain(from_plain({"model": model, "variables": {"size": SIZE}})),
-        weights=weights,
-        batches=0,
-        figures={},
-        unused=unused,
-        notes=list(source.notes),
-        unknown=unknown,
-        source=NAME,
-        path=path,
-        allow=tuple(allow),
-    )
+    return tokenizer_content(source, NAME, model, weights, unknown, size=SIZE, allow=allow)
 
 
 def our_name(name: str, levels: int) -> str | None:

@@ -6,11 +6,10 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from taming.config import from_plain, to_plain
 from taming.errors import UserError
 from taming.formats.architecture import codebook_size, scale_params
 from taming.formats.content import Content
-from taming.formats.source import Source
+from taming.formats.source import Source, tokenizer_content
 
 NAME = "MaskGIT"
 READS_CARD = False
@@ -58,16 +57,4 @@ def read(source: Source, allow: Iterable[str] = ()) -> Content:
         "quantizer": {"target": "taming.first_stage.VectorQuantizer", "params": quantizer},
     }
     model = {"target": "taming.first_stage.MaskGITVQGAN", "params": params}
-    return Content(
-        stage="first",
-        config=to_plain(from_plain({"model": model, "variables": {"size": SIZE}})),
-        weights=weights,
-        batches=0,
-        figures={},
-        unused=dict(source.unused),
-        notes=list(source.notes),
-        unknown=unknown,
-        source=NAME,
-        path=path,
-        allow=tuple(allow),
-    )
+    return tokenizer_content(source, NAME, model, weights, unknown, size=SIZE, allow=allow)

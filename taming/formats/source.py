@@ -11,8 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
+from taming.config import from_plain, to_plain
 from taming.errors import UserError
-from taming.formats.content import check_tensors
+from taming.formats.content import Content, check_tensors
 from taming.formats.fitting import count
 from taming.formats.unpickler import read_restricted
 from taming.weights import is_safetensors, is_tensors, read_safetensors
@@ -106,6 +107,46 @@ class Source:
         if named in AVERAGES:
             self.notes.append(f"the averaged weights are taken ('{named}')")
         return self._unwrapped(parts[named], depth - 1)
+
+
+def tokenizer_content(
+    source: Source,
+    name: str,
+    model: dict[str, Any],
+    weights: dict[str, Tensor],
+    unknown: Iterable[str] = (),
+    *,
+    size: int = 256,
+    configs: tuple[str, ...] = (),
+    allow: Iterable[str] = (),
+) -> Content:
+    """Somebody else's tokenizer as the content of a first stage of ours.
+
+    Args:
+        source: the file; its notes and what is unused of it are taken over.
+        name: of the format.
+        model: the target and the parameters of ours.
+        weights: under our names.
+        unknown: tensors that no model of theirs has.
+        size: side of the images that it was trained on.
+        configs: files that its configuration was read from.
+        allow: see Content.
+    """
+    plain = {"model": model, "variables": {"size": size}}
+    return Content(
+        stage="first",
+        config=to_plain(from_plain(plain, str(source.path))),
+        weights=weights,
+        batches=0,
+        figures={},
+        unused=dict(source.unused),
+        notes=list(source.notes),
+        unknown=sorted(unknown),
+        source=name,
+        configs=configs,
+        path=str(source.path),
+        allow=tuple(allow),
+    )
 
 
 def holds_tensors(node: Any, depth: int) -> bool:

@@ -5,11 +5,10 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from taming.config import from_plain, to_plain
 from taming.errors import UserError
 from taming.formats.architecture import autoencoder_params, codebook_size
 from taming.formats.content import Content
-from taming.formats.source import Source
+from taming.formats.source import Source, tokenizer_content
 
 NAME = "VAR"
 READS_CARD = False
@@ -36,12 +35,12 @@ def read(source: Source, allow: Iterable[str] = ()) -> Content:
             f"'{path}' is VAR's Transformer, a prior over all scales at once, which is not"
             " supported; its tokenizer (vae_ch160v4096z32.pth) is"
         )
-    unused, unknown = dict(source.unused), []
+    unknown = []
     weights: dict[str, Tensor] = {}
     for name, tensor in source.weights.items():
         named = _our_tensors(name, tensor)
         if name in UNUSED:
-            unused[name] = UNUSED[name]
+            source.unused[name] = UNUSED[name]
         elif not named:
             unknown.append(name)
         weights |= named
@@ -63,19 +62,8 @@ def read(source: Source, allow: Iterable[str] = ()) -> Content:
         "quantizer": {"target": "taming.first_stage.MultiScaleQuantizer", "params": quantizer},
     }
     model = {"target": "taming.first_stage.VQGAN", "params": params}
-    return Content(
-        stage="first",
-        config=to_plain(from_plain({"model": model, "variables": {"size": SIZE}})),
-        weights=weights,
-        batches=0,
-        figures={},
-        unused=unused,
-        notes=[*source.notes, f"scales of {SIZE} px: {', '.join(map(str, SCALES))}"],
-        unknown=unknown,
-        source=NAME,
-        path=path,
-        allow=tuple(allow),
-    )
+    source.notes.append(f"scales of {SIZE} px: {', '.join(map(str, SCALES))}")
+    return tokenizer_content(source, NAME, model, weights, unknown, size=SIZE, allow=allow)
 
 
 def _our_tensors(name: str, tensor: Tensor) -> dict[str, Tensor]:
