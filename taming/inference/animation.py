@@ -38,7 +38,10 @@ class Frames:
     def write(self, paths: Sequence[Path], size: tuple[int, int]) -> None:
         """A GIF for each picture of the batch, cropped to (height, width)."""
         height, width = size
+        # Levels of a cascade come smaller
+        largest = max(tuple(frame.shape[-2:]) for frame in self.frames)
+        frames = [torch.nn.functional.interpolate(frame, largest) for frame in self.frames]
         for row, path in enumerate(paths):
             images.save_film(
-                [images.to_pil(frame[row, :, :height, :width]) for frame in self.frames], path
+                [images.to_pil(frame[row, :, :height, :width]) for frame in frames], path
             )
