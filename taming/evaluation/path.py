@@ -235,6 +235,9 @@ def _of_distance(figures: Figures, distance: str) -> list[str]:
     if distance not in figures:
         if name not in figures:
             return []
+        near = _overlap(figures, f"{distance}_reconstructed", f"{distance}_real")
+        if near and _overlap(figures, name, f"{distance}_reconstructed"):
+            return [f"Reconstructions are as near as photographs, {WITHIN} ({distance})."]
         if frail > max(again - real, 0.0):
             return [
                 f"The decoder is not robust: {words} move reconstructions {frail:.4g} further from"

@@ -68,6 +68,8 @@ def test_what_limits_is_said_in_words():
     alone = {"fd_real": 100, "fd_reconstructed": 150}
     assert first_word(**alone, fd_perturbed=400).startswith("The decoder is not robust")
     assert first_word(**alone, fd_perturbed=160).startswith("The tokenizer limits")
+    same = {"fd_real": 100, "fd_reconstructed": 101, "fd_perturbed": 102}
+    assert first_word(**same).startswith("Reconstructions are as near as photographs")
     assert path.verdict(figures_of(psnr=24)) == []
 
 

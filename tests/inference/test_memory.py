@@ -19,7 +19,7 @@ def model() -> VQGAN:
 
 def test_what_does_not_fit_is_refused_in_one_line_that_says_how_much(model, monkeypatch):
     monkeypatch.setattr(memory, "_free_memory", lambda: 1e6)
-    with pytest.raises(UserError, match=r"512x512 needs about 0\.0\d GB.*are free"):
+    with pytest.raises(UserError, match=r"512x512 needs about 0\.\d GB.*are free"):
         memory.check_reconstruction(model, torch.zeros(1, 3, 1, 1).expand(1, 3, 512, 512))
     memory.check_reconstruction(model, torch.zeros(1, 3, 32, 32))
 
