@@ -4,8 +4,8 @@ learns from.
 
 import torch
 
-from taming.data.segmentation import SegmentedImages
 from taming.data.reading import image_size
+from taming.data.segmentation import SegmentedImages
 
 
 class ScenePieces(SegmentedImages):

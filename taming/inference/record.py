@@ -10,7 +10,7 @@ import torch
 from taming import __version__, images
 from taming.errors import UserError
 from taming.files import file_hash
-from taming.formats.load import config_beside, find_checkpoint
+from taming.formats.load import SHIPPED, config_beside, find_checkpoint
 from taming.inference.paste import WIDEST
 from taming.second_stage.sampling import Sampling
 
@@ -76,9 +76,19 @@ class Record:
                 del plain[name]
         return {**plain, **condition}
 
+    def checkpoint_file(self) -> Path:
+        """The file of `checkpoint`; where a shipped model of that name was replaced since, the
+        shipped one with the same content.
+        """
+        path = find_checkpoint(self.checkpoint)
+        if path.parent == SHIPPED and file_hash(path) != self.sha256:
+            others = sorted(SHIPPED.glob("*.safetensors"))
+            return next((file for file in others if file_hash(file) == self.sha256), path)
+        return path
+
     def files(self) -> list[FileHash]:
         """What must be as it was, to draw the picture once more."""
-        named = [(str(find_checkpoint(self.checkpoint)), self.sha256), self.config]
+        named = [(str(self.checkpoint_file()), self.sha256), self.config]
         named += [(name.removeprefix("not:"), digest) for name, digest in self.known or ()]
         named += [self.condition.get("image"), *self.condition.get("pictures", {}).values()]
         return [file for file in named if file and file[1]]

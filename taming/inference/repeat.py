@@ -49,7 +49,7 @@ def sample_again(
 
     # 2. the same batch, of which one row is the picture
     config = record.config[0] if record.config else None
-    model = second_stage_of(record.checkpoint, config, allow).to(record.device)
+    model = second_stage_of(record.checkpoint_file(), config, allow).to(record.device)
     _check_condition(record, model, png)
     part = _known_part(record, model)
     edit = Edit.from_plain(record.edit) if record.edit else None
