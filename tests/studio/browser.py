@@ -36,6 +36,7 @@ class Painter:
 
     def drag(self, canvas: str, *places: tuple[float, float]) -> None:
         """With the mouse, from place to place, relative to the canvas."""
+        self.page.locator(canvas).scroll_into_view_if_needed()
         box = self.page.locator(canvas).bounding_box()
         points = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in places]
         self.page.mouse.move(*points[0])
