@@ -6,7 +6,9 @@ margin are taken, so convolutions are exact. Group normalisation and attention l
 picture: their statistics, keys and values come from the picture reduced to the size of a tile, and,
 with several passes over the tiles, from the pass before. What a pass gathers is exact where all
 that comes before used exact statistics; so each pass makes one more layer exact, and one pass more
-than there are such layers gives the codes of the whole picture.
+than there are such layers gives the codes of the whole picture. Nothing less is the default: with
+one pass 32 % of the codes of a photograph were others (192x256, tiles of 64, `landscapes`), where
+its halves by themselves had 10 % others: a reduced picture has other statistics.
 """
 
 import math
@@ -107,7 +109,7 @@ def tile_side(model: Pictured, margin: int) -> int:
 def encode_tiled(
     model: Tokenizer,
     image: Tensor,
-    passes: int = 1,
+    passes: int | None = None,
     tile: int | None = None,
     margin: int | None = None,
 ) -> Codes:
@@ -116,7 +118,7 @@ def encode_tiled(
     Args:
         model: whose codes.
         image: sides are multiples of `model.multiple`.
-        passes: over all tiles.
+        passes: over all tiles; None: as many as give the codes of the whole picture.
         tile: pixels that one takes, a multiple of `model.multiple`; None: see `tile_side`.
         margin: codes around it that are seen too; None: MARGIN.
     """
@@ -133,7 +135,8 @@ def encode_tiled(
             shared.tile = sides[0], sides[1]
             model.encode_piece(reduced)
             shared.finish()
-        for _ in range(passes):
+        count = shared.used() + 1 if passes is None else passes
+        for _ in range(count):
             codes = tuple(torch.empty(len(image), *grid, dtype=torch.int64) for grid in grids)
             codes = tuple(level.to(model.last_layer.device) for level in codes)
             for row in rows:
@@ -197,6 +200,10 @@ class _Shared:
         seen = [tile.end - tile.start for tile in self.tile]
         return math.prod(self.size) * x.shape[-2] * x.shape[-1] // math.prod(seen)
 
+    def used(self) -> int:
+        """How many of the layers belong to the encoder."""
+        return sum(layer.used for layer in self.layers)
+
     def finish(self) -> None:
         """After a pass: the next uses what this one gathered."""
         for layer in self.layers:
@@ -208,6 +215,7 @@ class _Norm:
 
     def __init__(self, module: nn.GroupNorm, shared: _Shared):
         self.module, self.shared = module, shared
+        self.used = False
         self.count, self.sums = 0, torch.zeros(())
         self.scale = self.shift = torch.empty(0)
 
@@ -224,6 +232,7 @@ class _Norm:
     def finish(self) -> None:
         if not self.count:  # a layer of the decoder
             return
+        self.used = True
         mean, square = self.sums / self.count
         spread = (square - mean.square()).clamp(min=0).add(self.module.eps).rsqrt()
         each = self.module.num_channels // self.module.num_groups
@@ -238,12 +247,12 @@ class _Attention:
     """Attention to the keys and values of the whole picture, as the last pass found them."""
 
     def __init__(self, module: Attention, shared: _Shared):
-        self.module, self.shared = module, shared
+        self.module, self.shared, self.used = module, shared, False
         self.pieces: list[tuple[Tensor, Tensor]] = []
         self.whole: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        module = self.module
+        module, self.used = self.module, True
         h = module.norm(x)
         query, key, value = (layer(h) for layer in (module.q, module.k, module.v))
         whole = self.whole or (_positions(key), _positions(value))

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch import nn
 
 from taming.errors import UserError
 from taming.first_stage import VQGAN, VQVAE, MaskVQGAN, VectorQuantizer, tiling
@@ -15,35 +14,17 @@ def vqgan(kind=VQGAN, **params):
     return kind(quantizer=quantizer, **shape, **params).eval()
 
 
-def layers(model) -> int:
-    """Of the encoder that look at the whole picture."""
-    kinds = (nn.GroupNorm, tiling.Attention)
-    return sum(isinstance(part, kinds) for part in model.encoder.modules())
-
-
 def agreement(one, other) -> float:
     return float((one[0] == other[0]).float().mean())
 
 
-@pytest.mark.parametrize("size", [(80, 64), (16, 96), (50, 34)])
-def test_one_pass_more_than_there_are_layers_gives_the_codes_of_the_whole_picture(size):
+@pytest.mark.parametrize("size", [(48, 32), (16, 96), (50, 34)])
+def test_codes_are_those_of_the_whole_picture(size):
     model = vqgan(attention=[1])
     image = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(1)) * 2 - 1
     whole = model.encode(image)
-    tiled = tiling.encode_tiled(model, image, passes=layers(model) + 1, tile=16)
+    tiled = tiling.encode_tiled(model, image, tile=16)
     assert agreement(whole, tiled) > 0.999, "but for sums in another order"
-
-
-def test_one_pass_is_nearer_than_tiles_by_themselves():
-    """Half of it is dark: what a tile alone takes for its mean is not that of the picture."""
-    model = vqgan()
-    coarse = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(2)) * 0.4
-    image = nn.functional.interpolate(coarse, scale_factor=16, mode="bilinear")
-    image[..., :96] -= 0.8
-    whole = model.encode(image)[0]
-    tiled = tiling.encode_tiled(model, image, tile=16, margin=12)[0]
-    alone = torch.cat([model.encode(part)[0] for part in image.split(96, dim=3)], dim=2)
-    assert (tiled == whole).float().mean() > (alone == whole).float().mean()
 
 
 def test_convolutions_alone_are_exact_in_one_pass():
@@ -57,23 +38,23 @@ def test_convolutions_alone_are_exact_in_one_pass():
 def test_masks_are_encoded_in_tiles_too():
     model = vqgan(MaskVQGAN, labels=5)
     masks = torch.randint(5, (1, 64, 48), generator=torch.Generator().manual_seed(3))
-    tiled = tiling.encode_tiled(model, masks, passes=layers(model) + 1, tile=16)
+    tiled = tiling.encode_tiled(model, masks, tile=16)
     assert agreement(model.encode(masks), tiled) > 0.999
 
 
 def test_a_large_picture_is_tiled_by_itself_and_no_map_is_larger_than_allowed(monkeypatch):
     model = vqgan()
     limit = tiling.map_bytes(model, 96, 96)
-    image = torch.rand(1, 3, 192, 256) * 2 - 1
+    image = torch.rand(1, 3, 112, 128) * 2 - 1
     whole, sizes = model.encode(image), []
     monkeypatch.setattr(tiling, "LARGEST", limit)
-    monkeypatch.setattr(tiling, "MARGIN", 8)
+    monkeypatch.setattr(tiling, "MARGIN", 12)
     model.encoder.conv_in.register_forward_hook(
         lambda module, inputs, output: sizes.append(output.numel() * 4)
     )
     codes = model.encode(image)
     assert len(sizes) > 2 and max(sizes) <= limit
-    assert codes[0].shape == whole[0].shape
+    assert agreement(codes, whole) > 0.999
     assert tiling.is_large(model, image) and not tiling.is_large(model, image[..., :96, :96])
 
 
