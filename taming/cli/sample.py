@@ -185,7 +185,8 @@ def _check_combinations(arguments: argparse.Namespace, parser: Parser) -> None:
     if arguments.format != "png" and (arguments.animate or arguments.overwrite):
         flag = "--animate" if arguments.animate else "--overwrite"
         raise UserError(
-            f"{flag} is for single files, and --format {arguments.format} writes tars; leave one out"
+            f"{flag} is for single files, and --format {arguments.format} writes tars; leave one"
+            " out"
         )
     if arguments.from_png:
         _check_nothing_else(arguments, parser)

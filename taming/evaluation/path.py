@@ -6,6 +6,8 @@ Codes perturbed as a prior errs (a share of them replaced by one of the 100 near
 there limits every prior.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -78,12 +80,9 @@ def _add_features(session: Session, ending: str, features: np.ndarray, note: str
     network = session.network
     assert network is not None
     real, source, against = generation.real_features(session)
-    stamp = session.stamp(
-        features=True,
-        against=against,
-        against_sha256=session.hash(source),
-        **({"perturbed_share": SHARE} if note else {}),
-    )
+    more: dict[str, Any] = {"perturbed_share": SHARE} if note else {}
+    more |= {"against": against, "against_sha256": session.hash(source)}
+    stamp = session.stamp(features=True, **more)
     fake, seed = np.asarray(features), session.request.seed
     figures: dict[str, Estimate] = {generation.names(network)["fd"]: frechet(real, fake, seed)}
     if min(len(real), len(fake)) >= generation.MANIFOLD:
