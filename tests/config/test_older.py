@@ -21,7 +21,7 @@ def shapes(experiment: config.Experiment) -> dict:
 
 @pytest.fixture(scope="module")
 def landscapes():
-    return load("landscapes")
+    return load("intel_landscapes")  # what `landscapes` was in the first version
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)

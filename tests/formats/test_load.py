@@ -51,7 +51,7 @@ def test_a_run_folder_means_its_last_checkpoint(here, place):
 
 
 MISSING = {
-    "nope": "'nope' does not exist; known: landscapes",
+    "nope": "'nope' does not exist; known: intel_landscapes, landscapes",
     "landscape": "did you mean 'landscapes'",
     "../pretrained/landscapes": "does not exist",
     "": "folder without",
@@ -194,7 +194,7 @@ def test_a_pretrained_part_becomes_the_tree_of_its_model(here, name):
 
 
 def test_the_shipped_model_loads():
-    assert taming.load("landscapes").first_stage.num_codes == (1024,)
+    assert taming.load("landscapes").first_stage.num_codes == (2048,)
     assert read_checkpoint("landscapes").config["allow"] == []
 
 
