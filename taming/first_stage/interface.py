@@ -128,11 +128,15 @@ class Autoencoder(nn.Module):
         """The weight that the adaptive weight of the adversarial loss compares gradients at."""
         raise NotImplementedError(f"{type(self).__name__} has no last layer")
 
+    def _batch(self, image: Any) -> Any:
+        """A picture, an array or a path as a batch of one."""
+        return as_images(image)
+
     def _input(self, image: Tensor) -> Tensor:
         """What the encoder reads, checked. Values are not looked at in training: a step should not
         wait for a GPU, and data sets are checked before.
         """
-        image = check_image(as_images(image), self.in_channels, self.last_layer, not self.training)
+        image = check_image(self._batch(image), self.in_channels, self.last_layer, not self.training)
         self.grids(*image.shape[-2:])
         return image
 
@@ -196,7 +200,7 @@ class FirstStage(Autoencoder):
         """The codes of images, without gradient, deterministic, dropout off; large ones in tiles,
         see tiling.py. A PIL picture, an 8-bit array or a path is a batch of one.
         """
-        image = as_images(image)
+        image = self._batch(image)
         if is_large(self, image):
             return encode_tiled(self, image)
         return self.encode_piece(image)

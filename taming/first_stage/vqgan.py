@@ -3,7 +3,7 @@ and decoder around a codebook; and the same on label maps.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from torch import Tensor, nn
 
@@ -141,10 +141,13 @@ class MaskVQGAN(VQGAN):
         )
         self.labels = labels
 
+    def _batch(self, image: Any) -> Any:
+        return as_labels(image)
+
     def _input(self, image: Tensor) -> Tensor:
         # On a CPU a look costs nothing, and a label out of range is told from all other errors
         values = not self.training or self.last_layer.device.type == "cpu"
-        labels = check_labels(as_labels(image), self.in_channels, self.last_layer, values)
+        labels = check_labels(self._batch(image), self.in_channels, self.last_layer, values)
         self.grids(*labels.shape[-2:])
         return one_hot(labels, self.in_channels).to(self.last_layer.dtype)
 

@@ -82,7 +82,7 @@ PLACES = {
     "sample layouts.safetensors -o out --masks @": [*FOLDERS, *PICTURES, "pairs/images/p0.png"],
     "sample free.safetensors -o out --known @ --known-mask top": PICTURES,
     "sample free.safetensors -o out --known pairs/images/p0.png --known-mask @": [
-        *PICTURES, "top:2", "top:x", "top:nan", "left:-1", "bottom", "up:0.5"],
+        *PICTURES, "top:2", "top:x", "top:nan", "left:-1", "up:0.5"],
     "sample --from-png @ -o out": [*PICTURES, "pairs/images/p0.png", "pairs/segmentations/p0.png"],
     "sample free.safetensors -o out --config @": CONFIGS,
     "reconstruct @ pairs/images -o out": CHECKPOINTS,
