@@ -136,7 +136,8 @@ class Autoencoder(nn.Module):
         """What the encoder reads, checked. Values are not looked at in training: a step should not
         wait for a GPU, and data sets are checked before.
         """
-        image = check_image(self._batch(image), self.in_channels, self.last_layer, not self.training)
+        image = self._batch(image)
+        image = check_image(image, self.in_channels, self.last_layer, not self.training)
         self.grids(*image.shape[-2:])
         return image
 
