@@ -56,7 +56,8 @@ def write_onnx(model: nn.Module, folder: str | Path) -> Path:
             " a first stage of images"
         )
     try:
-        import onnxscript as onnxscript  # what torch writes ONNX with
+        # What torch writes ONNX with, and only `interop` installs
+        import onnxscript as onnxscript  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UserError("ONNX needs onnx and onnxscript; pip install 'taming[interop]'") from None
     folder, model = Path(folder), model.float().eval()
