@@ -257,7 +257,7 @@ def test_ctrl_c_while_sampling(tmp_path, times):
 def test_a_disk_that_fills_up_while_sampling(tmp_path):
     """One line, no halves, and the same command resumes; here the limit on a file's size is met."""
     Image.new("L", (64, 64)).save(tmp_path / "m.png")
-    words = "-m taming sample landscapes --masks m.png --size 24x24 -n 2 -o out"
+    words = "-m taming sample landscapes --masks m.png --size 48x48 -n 2 -o out"
     command = f"ulimit -f 1; exec {sys.executable} {words}"
     done = subprocess.run(
         ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=120

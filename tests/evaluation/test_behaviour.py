@@ -84,6 +84,7 @@ def packed(pictures: torch.Tensor, quality: int) -> torch.Tensor:
     [(blurred, (2, 4, 8)), (noisy, (0.1, 0.3, 0.9)), (packed, (15, 7, 3))],
     ids=["blur", "noise", "jpeg"],
 )
+@pytest.mark.slow
 def test_distances_grow_with_the_degree_of_a_fault(photographs, real, spoil, degrees):
     """JPEG of quality 30 is no degree here: on 100 pictures of 64 pixels the kernel distance can't
     tell it from none (docs/evaluation.md).

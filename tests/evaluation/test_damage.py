@@ -591,6 +591,7 @@ def test_processes_that_can_not_meet_are_one_line(monkeypatch):
         join_processes()
 
 
+@pytest.mark.slow
 def test_one_process_that_stops_stops_the_other_with_one_line(folders, tmp_path):
     """The first finds a full disk; the second waits for its rows."""
     real, fake = folders

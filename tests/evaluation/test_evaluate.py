@@ -194,6 +194,7 @@ def test_another_batch_size_and_a_kill_change_nothing(models, tmp_path, monkeypa
         assert again[name] == pytest.approx(value, rel=1e-6, abs=1e-6), name
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_figures_of_one(models, tmp_path):
     """Under torchrun's variables, through the command line."""
     features = tmp_path / "resnet.pth"

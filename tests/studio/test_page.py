@@ -65,6 +65,7 @@ def test_paint_undo_redo_and_fill(painter):
     assert (labels(painter)[15, 8] == colour("grass")).all()
 
 
+@pytest.mark.slow
 def test_keys_do_what_the_mouse_does(painter):
     page = painter.page
     page.click("#start")
@@ -156,6 +157,7 @@ def test_projects_that_are_none(painter, tmp_path, text):
     page.wait_for_selector("#message.failure:has-text(\"'bad.json' can't be opened\")")
 
 
+@pytest.mark.slow
 def test_variations_and_returning(painter):
     page = painter.page
     page.click("#vary")
@@ -169,6 +171,7 @@ def test_variations_and_returning(painter):
     assert painter.pixels("#picture")[2] != third
 
 
+@pytest.mark.slow
 def test_the_canvas_grows_and_what_is_new_is_selected(painter):
     page = painter.page
     if not page.is_visible("#grow-by"):

@@ -63,6 +63,7 @@ def followed(rank: int, world: int, folder: str) -> None:
         dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_codebooks_follow_two_processes_as_they_follow_one(tmp_path):
     """Averages, restarts and the start from data."""
     followed(0, 1, str(tmp_path))
