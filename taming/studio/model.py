@@ -14,6 +14,7 @@ from taming.data.legend import Legend
 from taming.errors import UserError
 from taming.first_stage.interface import Autoencoder, FirstStage
 from taming.formats.load import load
+from taming.inference.models import labels_of
 from taming.inference.record import Record, record_of
 from taming.second_stage.model import SecondStage
 from taming.second_stage.sampling import Sampling
@@ -160,7 +161,7 @@ def load_model(
     record = record_of(checkpoint, config, None, device.type, Sampling())
     model.to(device)
     if isinstance(model, Autoencoder):
-        legend = _legend_of(model, model) if model.key == "segmentation" else None
+        legend = _legend_of(model) if model.key == "segmentation" else None
         return StudioModel(checkpoint, model, "first", legend, (), record)
     if not isinstance(model, SecondStage):
         raise UserError(
@@ -172,7 +173,7 @@ def load_model(
         raise UserError(
             f"'{checkpoint}' is conditioned on '{keys[0]}', which is not painted; use taming sample"
         )
-    legend = _legend_of(model, model.conditioner.tokenizer) if kind == "layout" else None
+    legend = _legend_of(model) if kind == "layout" else None
     classes = _classes_of(model) if kind == "class" else ()
     return StudioModel(checkpoint, model, kind, legend, classes, record)
 
@@ -182,8 +183,8 @@ def _card(model: nn.Module) -> Card:
     return card if isinstance(card, Card) else Card()
 
 
-def _legend_of(model: SecondStage | Autoencoder, tokenizer: Autoencoder | None) -> Legend:
-    legend = _card(model).legend(None if tokenizer is None else tokenizer.labels)
+def _legend_of(model: SecondStage | Autoencoder) -> Legend:
+    legend = labels_of(model)
     if legend is None:
         raise UserError("this model does not say how many labels its layouts have")
     return legend

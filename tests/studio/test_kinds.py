@@ -87,3 +87,10 @@ def test_what_is_not_painted_is_said(checkpoints, monkeypatch):
     monkeypatch.setattr(Unconditional, "keys", ("depth",))
     with pytest.raises(UserError, match="conditioned on 'depth'"):
         load_model(str(checkpoints["none"]))
+
+
+@pytest.mark.parametrize("name", ["landscapes", "intel_landscapes"])
+def test_a_shipped_model_has_its_labels_to_paint_with(name):
+    """Whether a tokenizer of masks reads them or the prior itself."""
+    legend = load_model(name).legend
+    assert legend is not None and legend.names[:2] == ("sky", "tree") and len(legend.names) == 10
