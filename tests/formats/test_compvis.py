@@ -15,6 +15,7 @@ from taming.cli.main import main
 from taming.errors import UserError
 from taming.formats.compvis.config import read_yaml, translate
 from taming.formats.compvis.export import to_published
+from taming.formats.compvis.first_stage import refuse_continuous
 from taming.formats.content import Content
 from taming.formats.fitting import load_fitting
 from taming.formats.load import read_checkpoint
@@ -527,3 +528,10 @@ def test_orders_are_compared_with_the_yaml(published_prior, tmp_path):
     torch.save(raw, tmp_path / "m.ckpt")
     with pytest.raises(UserError, match="its permuter's indices are not those of order z_curve"):
         taming.load(tmp_path / "m.ckpt", yaml)
+
+
+@pytest.mark.parametrize("name", ["VQVAE", "VAE"])
+def test_a_model_of_ours_is_not_refused_as_a_continuous_one_of_theirs(name):
+    refuse_continuous(f"taming.first_stage.{name}")
+    with pytest.raises(UserError, match="continuous latents"):
+        refuse_continuous("ldm.models.autoencoder.AutoencoderKL")

@@ -100,8 +100,8 @@ def translate_first_stage(
 
 
 def refuse_continuous(target: str) -> None:
-    """Raises UserError for a KL autoencoder."""
-    if target.endswith(CONTINUOUS):
+    """Raises UserError for a KL autoencoder; a VAE or VQVAE of ours is none of theirs."""
+    if target.endswith(CONTINUOUS) and not target.startswith("taming.first_stage."):
         raise UserError(
             f"target '{target}' is a first stage of continuous latents: there are no codes; take a"
             " model whose first stage is a VQModel (vq-f4, vq-f8, vq-f16)"
