@@ -13,7 +13,7 @@ import taming
 from taming import config
 from taming.cli.main import main
 from taming.errors import UserError
-from taming.formats.compvis.config import read_yaml, translate
+from taming.formats.compvis.config import is_published, read_yaml, translate
 from taming.formats.compvis.export import to_published
 from taming.formats.compvis.first_stage import refuse_continuous
 from taming.formats.content import Content
@@ -533,5 +533,7 @@ def test_orders_are_compared_with_the_yaml(published_prior, tmp_path):
 @pytest.mark.parametrize("name", ["VQVAE", "VAE"])
 def test_a_model_of_ours_is_not_refused_as_a_continuous_one_of_theirs(name):
     refuse_continuous(f"taming.first_stage.{name}")
+    assert not is_published({"model": {"target": f"taming.first_stage.{name}"}})
+    assert is_published({"model": {"target": "ldm.models.autoencoder.AutoencoderKL"}})
     with pytest.raises(UserError, match="continuous latents"):
         refuse_continuous("ldm.models.autoencoder.AutoencoderKL")

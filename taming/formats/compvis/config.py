@@ -15,11 +15,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from taming.errors import UserError, did_you_mean
 from taming.formats.compvis.first_stage import (
+    is_continuous,
     refuse_continuous,
     translate_first_stage,
     translate_loss,
 )
-from taming.formats.compvis.names import CONTINUOUS, DIFFUSIONS, KINDS, SECOND_STAGES
+from taming.formats.compvis.names import DIFFUSIONS, KINDS, SECOND_STAGES
 from taming.formats.compvis.second_stage import Shapes, translate_second_stage
 
 
@@ -48,7 +49,7 @@ def is_published(tree: Any) -> TypeGuard[dict]:
     model = tree.get("model") if isinstance(tree, dict) else None
     return isinstance(model, dict) and (
         model.get("target") in (*KINDS, *SECOND_STAGES, *DIFFUSIONS)
-        or str(model.get("target")).endswith(CONTINUOUS)
+        or is_continuous(model.get("target"))
         or "base_learning_rate" in model
     )
 

@@ -99,9 +99,14 @@ def translate_first_stage(
     return {"target": "taming.first_stage.VQGAN", "params": translated}, resolution
 
 
+def is_continuous(target: object) -> bool:
+    """A first stage of theirs without codes; a VAE or VQVAE of ours is none of theirs."""
+    return str(target).endswith(CONTINUOUS) and not str(target).startswith("taming.first_stage.")
+
+
 def refuse_continuous(target: str) -> None:
-    """Raises UserError for a KL autoencoder; a VAE or VQVAE of ours is none of theirs."""
-    if target.endswith(CONTINUOUS) and not target.startswith("taming.first_stage."):
+    """Raises UserError for a KL autoencoder."""
+    if is_continuous(target):
         raise UserError(
             f"target '{target}' is a first stage of continuous latents: there are no codes; take a"
             " model whose first stage is a VQModel (vq-f4, vq-f8, vq-f16)"
