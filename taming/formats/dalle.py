@@ -111,7 +111,7 @@ def _params(sizes: dict[str, tuple[int, ...]], path: str) -> dict:
 
 
 def _our_name(name: str, side: str) -> str | None:
-    """A tensor of theirs by our name; None for what no dVAE of theirs has."""
+    """A published tensor by our name; None for what no published dVAE has."""
     stem, _, leaf = name.rpartition(".")
     leaf = {"w": "weight", "b": "bias"}.get(leaf, "")
     if not leaf:

@@ -59,7 +59,7 @@ def read(source: Source, allow: Iterable[str] = ()) -> Content:
 
 
 def our_name(name: str, levels: int) -> str | None:
-    """A tensor of theirs by our name; None for what no tokenizer of theirs has."""
+    """A published tensor by our name; None for what no published tokenizer has."""
     if name == TABLE:
         return "quantizer.embedding.weight"
     if re.match(r"(post_)?quant_conv\.", name):

@@ -197,7 +197,7 @@ def _layer(name: str) -> int:
 
 
 def _our_name(name: str) -> str | None:
-    """A tensor of theirs by our name; None for what no prior of theirs has."""
+    """A published tensor by our name; None for what no published prior has."""
     match = re.fullmatch(r"layers\.(\d+)\.(.+)\.weight", name)
     if match and match[2] in LAYERS:
         return f"blocks.{match[1]}.{LAYERS[match[2]]}.weight"

@@ -67,7 +67,7 @@ def read(source: Source, allow: Iterable[str] = ()) -> Content:
 
 
 def _our_tensors(name: str, tensor: Tensor) -> dict[str, Tensor]:
-    """A tensor of theirs under our names; none for what no tokenizer of theirs has."""
+    """A published tensor under our names; none for what no published tokenizer has."""
     if name == "quantize.embedding.weight":
         return {"quantizer.embedding.weight": tensor}
     if name.startswith(CONVOLUTIONS):

@@ -1,5 +1,5 @@
 """Large pictures: a whole scene is drawn small by a prior that sees it whole, then doubled level by
-level. Each level is told the coarser picture and the layout at each position, and draws its codes
+level. Each level reads the coarser picture and the layout at each position, and draws its codes
 in parallel, in windows whose tiling moves.
 
 Ho et al. 2021 (arXiv 2106.15282) for cascades whose levels learn on disturbed coarse pictures and
@@ -38,7 +38,7 @@ CODE_COST = 32
 
 
 class Doubling(Conditioner):
-    """What a level is told: at each code the coarser picture under it, row and column in the whole
+    """What a level reads: at each code the coarser picture under it, row and column in the whole
     picture, how large that is, and how much its coarser picture was disturbed; and the shares of
     the labels.
 

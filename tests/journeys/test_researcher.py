@@ -55,9 +55,10 @@ def test_classes_of_their_own_train_from_the_working_folder(here, capsys):
         yaml = f"{'my_pictures' if kind == 'dataset' else 'my_codes'}.yaml"
         assert main(["train", "-b", yaml, *SHORT, "trainer.max_steps=4"]) == 0
     capsys.readouterr()
-    assert main(["inspect", "runs/my_codes"]) == 2
+    assert main(["inspect", "runs/my_codes"]) == 0  # which builds nothing, so needs no leave
+    assert main(["convert", "runs/my_codes", "codes.safetensors"]) == 2
     assert "--allow my_codes" in capsys.readouterr().err
-    assert main(["inspect", "runs/my_codes", "--allow", "my_codes"]) == 0
+    assert main(["convert", "runs/my_codes", "codes.safetensors", "--allow", "my_codes"]) == 0
 
 
 def test_the_shipped_model_goes_on_with_their_pictures(here, capsys):

@@ -100,7 +100,7 @@ def translate_first_stage(
 
 
 def is_continuous(target: object) -> bool:
-    """A first stage of theirs without codes; a VAE or VQVAE of ours is none of theirs."""
+    """A published first stage without codes; a VAE or VQVAE of ours is none."""
     return str(target).endswith(CONTINUOUS) and not str(target).startswith("taming.first_stage.")
 
 
