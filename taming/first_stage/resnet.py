@@ -38,6 +38,38 @@ class Layers:
 PUBLISHED = Layers()
 
 
+@dataclass(frozen=True)
+class Scales:
+    """What an encoder and its decoder share: widths and depths, scale by scale from fine to coarse.
+
+    Args:
+        channels: width of the first scale's unit.
+        multipliers: width of each scale in this unit.
+        blocks: residual blocks per scale; the decoder has one more.
+        attention: indices of the scales with attention.
+        latent_channels: width between the two.
+        middle_attention: between the two middle blocks.
+        layers: what all blocks are made of.
+    """
+
+    channels: int
+    multipliers: Sequence[int]
+    blocks: int
+    attention: Sequence[int]
+    latent_channels: int
+    middle_attention: bool
+    layers: Layers
+
+    @property
+    def widths(self) -> list[int]:
+        return [self.channels * multiplier for multiplier in self.multipliers]
+
+    def level(self, number: int, before: int, blocks: int) -> "Level":
+        """The blocks of scale `number`, which `before` channels enter."""
+        width, attention = self.widths[number], number in self.attention
+        return Level(before, width, blocks, attention, self.layers)
+
+
 class ResidualBlock(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, layers: Layers = PUBLISHED):
         super().__init__()
@@ -142,29 +174,19 @@ class Encoder(nn.Module):
     must be divisible by f.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        multipliers: Sequence[int],
-        blocks: int,
-        attention_levels: Sequence[int],
-        latent_channels: int,
-        middle_attention: bool,
-        layers: Layers,
-    ):
+    def __init__(self, in_channels: int, scales: Scales):
         super().__init__()
-        widths = [channels * m for m in multipliers]
-        self.conv_in = layers.conv3x3(in_channels, channels)
+        layers, widths = scales.layers, scales.widths
+        self.conv_in = layers.conv3x3(in_channels, scales.channels)
         self.down = nn.ModuleList()
-        for i, (before, width) in enumerate(zip([channels, *widths], widths)):
-            level = Level(before, width, blocks, i in attention_levels, layers)
+        for i, before in enumerate([scales.channels, *widths[:-1]]):
+            level = scales.level(i, before, scales.blocks)
             if i < len(widths) - 1:
-                level.downsample = Downsample(width, layers)
+                level.downsample = Downsample(widths[i], layers)
             self.down.append(level)
-        self.mid = Middle(widths[-1], middle_attention, layers)
+        self.mid = Middle(widths[-1], scales.middle_attention, layers)
         self.norm_out = layers.norm(widths[-1])
-        self.conv_out = layers.conv3x3(widths[-1], latent_channels)
+        self.conv_out = layers.conv3x3(widths[-1], scales.latent_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv_in(x)
@@ -178,27 +200,16 @@ class Decoder(nn.Module):
     than the encoder, no output nonlinearity.
     """
 
-    def __init__(
-        self,
-        out_channels: int,
-        channels: int,
-        multipliers: Sequence[int],
-        blocks: int,
-        attention_levels: Sequence[int],
-        latent_channels: int,
-        middle_attention: bool,
-        layers: Layers,
-    ):
+    def __init__(self, out_channels: int, scales: Scales):
         super().__init__()
-        widths = [channels * m for m in multipliers]
-        self.conv_in = layers.conv3x3(latent_channels, widths[-1])
-        self.mid = Middle(widths[-1], middle_attention, layers)
+        layers, widths = scales.layers, scales.widths
+        self.conv_in = layers.conv3x3(scales.latent_channels, widths[-1])
+        self.mid = Middle(widths[-1], scales.middle_attention, layers)
         self.up = nn.ModuleList()
-        for i, width in enumerate(widths):
-            before = widths[min(i + 1, len(widths) - 1)]
-            level = Level(before, width, blocks + 1, i in attention_levels, layers)
+        for i, before in enumerate([*widths[1:], widths[-1]]):
+            level = scales.level(i, before, scales.blocks + 1)
             if i > 0:
-                level.upsample = Upsample(width, layers)
+                level.upsample = Upsample(widths[i], layers)
             self.up.append(level)
         self.norm_out = layers.norm(widths[0])
         self.conv_out = layers.conv3x3(widths[0], out_channels)

@@ -12,7 +12,7 @@ from taming.first_stage.colour import YCbCr
 from taming.first_stage.inputs import check_labels, one_hot
 from taming.first_stage.interface import FirstStage, Quantizer
 from taming.first_stage.ranges import Channels, Multipliers, Width
-from taming.first_stage.resnet import Decoder, Encoder, Layers, Padding
+from taming.first_stage.resnet import Decoder, Encoder, Layers, Padding, Scales
 from taming.images import as_labels, colour_labels
 
 
@@ -63,7 +63,7 @@ class VQGAN(FirstStage):
                 f"attention {list(attention)} should be indices of the {len(multipliers)} scales, 0"
                 f" to {len(multipliers) - 1}, not resolutions"
             )
-        shape = (
+        scales = Scales(
             channels,
             tuple(multipliers),
             blocks,
@@ -75,8 +75,8 @@ class VQGAN(FirstStage):
         if colour is not None and in_channels != 3:
             raise ValueError(f"colour is of pictures with 3 channels, not {in_channels}; leave it")
         self.colour = colour
-        self.encoder = Encoder(in_channels, *shape)
-        self.decoder = Decoder(in_channels, *shape)
+        self.encoder = Encoder(in_channels, scales)
+        self.decoder = Decoder(in_channels, scales)
         width, code_width, kernel = latent_channels, quantizer.code_dim, quant_kernel
         self.quant_conv = nn.Conv2d(width, quantizer.dim, kernel, padding=kernel // 2)
         self.post_quant_conv = nn.Conv2d(code_width, width, kernel, padding=kernel // 2)
