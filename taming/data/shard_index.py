@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -93,12 +94,25 @@ def index_of(shards: Sequence[str], cache: str | Path) -> ShardIndex:
     index = _opened(path)
     if index is None:
         make_writable(path.parent)
-        with FileLock(path.with_suffix(".lock")):
+        with _only_one(path.with_suffix(".lock")):
             index = _opened(path)
             if index is None:
                 write_index(path, shards, digest)
                 index = ShardIndex(path)
     return index
+
+
+@contextmanager
+def _only_one(path: Path) -> Iterator[None]:
+    """One process at a time; the file of the lock goes with it. Who had opened it already takes the
+    new one (filelock looks), and two at once would write the same index, each whole.
+    """
+    with FileLock(path):
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                path.unlink()
 
 
 def _opened(path: Path) -> ShardIndex | None:

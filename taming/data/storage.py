@@ -9,6 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from glob import glob
+from math import prod
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +18,8 @@ from taming.errors import UserError, first_line
 ATTEMPTS = 5
 PAUSE = 0.5  # seconds before the second attempt, twice as long before each further one
 MOST_OPEN = 64  # files of one process
+MOST_FILES = 10**6  # that a pattern names: a hundred each for 100 M pictures
+MOST_DIGITS = 18  # of a number in it
 EXTRAS = {  # what fsspec itself leaves to other packages
     "s3": "s3fs",
     "gs": "gcsfs",
@@ -25,7 +28,7 @@ EXTRAS = {  # what fsspec itself leaves to other packages
     "https": "aiohttp",
     "hf": "huggingface_hub",
 }
-RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+RANGE = re.compile(r"([0-9]+)\.\.([0-9]+)")
 T = TypeVar("T")
 
 
@@ -35,7 +38,7 @@ class Unreachable(UserError):
 
 def expanded(pattern: str) -> list[str]:
     """The files that a pattern names: {0000..0999} and {a,b} as in a shell, * and ? on a disk and
-    where the storage lists its files. Raises UserError where it names none.
+    where the storage lists its files. Raises UserError where it names none, or too many.
     """
     names = [name for braced in _braces(pattern) for name in _matches(braced)]
     if not names:
@@ -44,20 +47,49 @@ def expanded(pattern: str) -> list[str]:
 
 
 def _braces(pattern: str) -> list[str]:
-    """All ways to fill the braces, the last one running fastest."""
-    if not (braces := re.search(r"\{([^{}]*)\}", pattern)):
-        return [pattern]
-    options = braces[1].split(",")
-    if numbers := RANGE.fullmatch(braces[0]):
-        low, high = numbers[1], numbers[2]
-        if int(high) < int(low):
-            raise UserError(
-                f"'{braces[0]}' in '{pattern}' counts down; give the lower number first"
-            )
-        width = len(low) if low.startswith("0") or len(low) == len(high) else 0
-        options = [f"{number:0{width}d}" for number in range(int(low), int(high) + 1)]
-    head, tail = pattern[: braces.start()], _braces(pattern[braces.end() :])
-    return [head + option + rest for option, rest in itertools.product(options, tail)]
+    """All ways to fill the braces, the last one running fastest. Raises UserError where they are
+    more than MOST_FILES.
+    """
+    pieces = re.split(r"\{([^{}]*)\}", pattern)  # in turn: as it stands, in braces
+    choices = [_choices(text, pattern) for text in pieces[1::2]]
+    count = prod(map(len, choices))
+    if count > MOST_FILES:
+        raise UserError(
+            f"'{pattern:.100}' names {count:,} files, more than {MOST_FILES:,}; correct its numbers,"
+            " or put more pictures into each shard"
+        )
+    names = [""]
+    for text, options in zip(pieces[::2], [*choices, [""]]):
+        names = [name + text + option for name, option in itertools.product(names, options)]
+    return names
+
+
+class _Numbers(Sequence[str]):
+    """The numbers of {low..high} as they are written, made when they are asked for."""
+
+    def __init__(self, low: str, high: str):
+        self.numbers = range(int(low), int(high) + 1)
+        self.width = len(low) if low.startswith("0") or len(low) == len(high) else 0
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index):
+        return f"{self.numbers[index]:0{self.width}d}"
+
+
+def _choices(text: str, pattern: str) -> Sequence[str]:
+    """What may stand in place of one pair of braces."""
+    if not (numbers := RANGE.fullmatch(text)):
+        return text.split(",")
+    low, high = numbers[1], numbers[2]
+    if max(len(low), len(high)) > MOST_DIGITS:
+        raise UserError(
+            f"'{pattern:.100}' counts with more than {MOST_DIGITS} digits; correct its numbers"
+        )
+    if int(high) < int(low):
+        raise UserError(f"'{{{text}}}' in '{pattern}' counts down; give the lower number first")
+    return _Numbers(low, high)
 
 
 def _matches(name: str) -> list[str]:

@@ -246,7 +246,8 @@ def test_a_shard_that_changed_since_its_index_is_not_taken_for_what_it_was(tmp_p
             data[101]
 
 
-def test_nothing_that_a_pattern_may_be_ends_in_a_traceback(tmp_path):
+def test_nothing_that_a_pattern_may_be_ends_in_a_traceback(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     for files in (
         "nowhere/*.tar",
         str(tmp_path),
@@ -254,10 +255,22 @@ def test_nothing_that_a_pattern_may_be_ends_in_a_traceback(tmp_path):
         "x.tar",
         "{3..1}.tar",
         "ftp9://x.tar",
+        "{0..999999999}.tar",  # neither made nor looked for
+        "{00000..99999}/{00000..99999}.tar",
+        "{a,b}" * 64,
+        f"{{0..{'9' * 5000}}}.tar",
     ):
         with pytest.raises(UserError) as error:
-            Shards(files, 16, cache=str(tmp_path))
-        assert "\n" not in str(error.value)
+            Shards(files, 16, cache=str(tmp_path / "cache"))
+        assert "\n" not in str(error.value) and len(str(error.value)) < 500
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()], "nothing is left behind"
+
+
+def test_the_lock_of_an_index_goes_when_the_index_is_there(tmp_path):
+    files = write_shards(tmp_path)
+    Shards(files, 16)
+    hidden = [path.name for path in tmp_path.glob(".*")]
+    assert len(hidden) == 1 and hidden[0].endswith(".index")
 
 
 def test_patterns():
