@@ -55,8 +55,8 @@ def _braces(pattern: str) -> list[str]:
     count = prod(map(len, choices))
     if count > MOST_FILES:
         raise UserError(
-            f"'{pattern:.100}' names {count:,} files, more than {MOST_FILES:,}; correct its numbers,"
-            " or put more pictures into each shard"
+            f"'{pattern:.100}' names {count:,} files, more than {MOST_FILES:,}; correct its"
+            " numbers, or put more pictures into each shard"
         )
     names = [""]
     for text, options in zip(pieces[::2], [*choices, [""]]):
