@@ -12,7 +12,15 @@ from torch import nn
 from taming.errors import UserError, first_line
 from taming.files import write_atomically
 from taming.formats.content import Content
-from taming.formats.load import ORIGIN, SHIPPED, find_checkpoint, load, model_of, read_checkpoint
+from taming.formats.load import (
+    ORIGIN,
+    SHIPPED,
+    find_checkpoint,
+    load,
+    model_of,
+    read_checkpoint,
+    shipped_names,
+)
 from taming.formats.ours import save_safetensors
 
 try:
@@ -92,7 +100,7 @@ def from_pretrained(name: str | Path, **options: Any) -> nn.Module:
     Raises:
         UserError: there is no such model, here or there, or the hub can't be reached.
     """
-    if Path(name).exists() or str(name) in _shipped():
+    if Path(name).exists() or str(name) in shipped_names():
         return load(name)
     try:
         return HubModel.from_pretrained(str(name), **options).model
@@ -194,10 +202,6 @@ def model_card(content: Content) -> str:
         *table,
     ]
     return "\n".join(lines) + "\n"
-
-
-def _shipped() -> set[str]:
-    return {path.stem for path in SHIPPED.glob("*.safetensors")}
 
 
 def _write(path: Path, text: str) -> None:

@@ -39,13 +39,18 @@ CURES = {
 }
 
 
+def shipped_names() -> dict[str, Path]:
+    """The models that come with the package, by name."""
+    return {file.stem: file for file in sorted(SHIPPED.glob("*.safetensors"))}
+
+
 def find_checkpoint(path: str | Path) -> Path:
     """The file that a user means: a file, a run folder (its last checkpoint), or the name of a
     shipped model. Raises UserError where there is none.
     """
     if not isinstance(path, str | Path):
         raise UserError(f"a checkpoint is named by a path, not by a {type(path).__name__}")
-    shipped = {file.stem: file for file in sorted(SHIPPED.glob("*.safetensors"))}
+    shipped = shipped_names()
     named, path = shipped.get(str(path)), Path(path)
     try:
         if path.is_file() or is_sharded(path):

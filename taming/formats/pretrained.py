@@ -12,7 +12,7 @@ from taming.config.names import ALIASES, PRETRAINED, PRETRAINED_PRIOR
 from taming.errors import UserError
 from taming.first_stage.interface import FirstStage
 from taming.formats.building import filled_model
-from taming.formats.load import load, read_checkpoint
+from taming.formats.load import load, read_checkpoint, shipped_names
 from taming.formats.parts import first_stage_content
 from taming.second_stage.model import SecondStage
 
@@ -64,7 +64,7 @@ def _loaded(
     if torch.get_default_device().type == "meta" and config:
         experiment = configs.load(config)
         return configs.build(experiment.model, [*experiment.allow, *allow])
-    if config and not Path(checkpoint).exists():
+    if config and not Path(checkpoint).exists() and checkpoint not in shipped_names():
         raise UserError(
             f"{stage} stage '{checkpoint}' does not exist; train it first: taming train -b {config}"
         )

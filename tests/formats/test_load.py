@@ -180,6 +180,12 @@ def test_the_meta_device_needs_no_checkpoint(here):
         pretrained("nowhere", "first.yaml")
 
 
+def test_a_shipped_model_is_a_first_stage_by_its_name_in_a_configuration_too():
+    """Named with a configuration, as every shipped configuration of a prior does."""
+    named = pretrained("landscapes", "landscapes_vqgan_64")
+    assert named.num_codes == (2048,)
+
+
 @pytest.mark.parametrize(
     "name", ["taming.first_stage.pretrained", "taming.formats.pretrained.pretrained"]
 )
