@@ -14,18 +14,7 @@ from torch import Tensor, nn
 from taming.config.ranges import Decay
 from taming.errors import UserError
 from taming.second_stage import orders
-from taming.second_stage.block import (
-    Block,
-    BlockOptions,
-    BlockParameters,
-    LayerCache,
-    Linear,
-    initialise,
-    make_norm,
-    places_of,
-    rotation_of,
-    start_alike,
-)
+from taming.second_stage.block import BlockOptions, BlockParameters, LayerCache, Linear, places_of
 from taming.second_stage.condition_map import AddedCondition
 from taming.second_stage.interface import (
     Condition,
@@ -35,13 +24,13 @@ from taming.second_stage.interface import (
     NumCodes,
     Parts,
     PartShape,
-    Prior,
     Width,
 )
 from taming.second_stage.orders import OrderName
+from taming.second_stage.transformer import Transformer, corner
 
 
-class GPT(Prior):
+class GPT(Transformer):
     """Reads the condition's tokens, then the codes, by default in raster order.
 
     Condition and codes have tables of their own; each part of the condition has one id more, the
@@ -85,16 +74,8 @@ class GPT(Prior):
         parts: Parts | None = None,
     ):
         super().__init__()
-        if width % heads:
-            raise ValueError(f"width {width} is not divisible by heads {heads}")
-        self.layers, self.heads, self.width = layers, heads, width
-        self.dropout, self.order_name = dropout, order
-        self.block_options, self.is_added = BlockOptions.of(block), condition == "added"
-        self.alike = alike
-        if self.block_options.rotary and width // heads % 4:
-            raise ValueError(
-                f"rotary positions need heads of a multiple of 4 numbers, not {width} / {heads}"
-            )
+        self.set_widths(layers, heads, width, dropout, BlockOptions.of(block))
+        self.order_name, self.is_added, self.alike = order, condition == "added", alike
         self.set_shape(num_codes, grid, parts)
 
     permutation: Tensor | None
@@ -109,12 +90,8 @@ class GPT(Prior):
             )
         self.make_tables()
         self.pos_emb = nn.Parameter(torch.zeros(1, self.count_positions(), self.width))
-        self.drop = nn.Dropout(self.dropout)
-        self.blocks = nn.ModuleList(self.make_block() for _ in range(self.layers))
-        self.ln_f = make_norm(self.width, self.block_options)
-        self.head = Linear(self.width, self.tok_emb.num_embeddings, bias=False)
+        self.build_network(self.tok_emb.num_embeddings)
         self.register_buffer("permutation", order)
-        self.apply(initialise)
         self.start_positions()
         self.start_from_zero()
 
@@ -156,22 +133,6 @@ class GPT(Prior):
         with torch.no_grad():
             self.pos_emb.copy_(torch.cat(starts)[None])
 
-    def start_from(self, codebook: Tensor) -> None:
-        start_alike(self.tok_emb, codebook, seed=0)
-        start_alike(self.head, codebook, seed=1)
-
-    def start_from_zero(self) -> None:
-        """Where the options say so."""
-        if self.block_options.zero_init:
-            for block in self.blocks:
-                assert isinstance(block, Block)
-                block.start_from_zero()
-        if self.is_added:
-            self.added.start_from_zero()
-
-    def make_block(self) -> Block:
-        return Block(self.width, self.heads, self.dropout, self.block_options)
-
     @property
     def condition_length(self) -> int:
         """Tokens of the condition, on the grid trained on, that are read before the codes."""
@@ -211,31 +172,6 @@ class GPT(Prior):
             logits = torch.empty_like(logits).index_copy_(1, order, logits)
         return logits.unflatten(1, grid), [states[depth][:, start:] for depth in depths]
 
-    def run_blocks(
-        self,
-        x: Tensor,
-        added: list[Tensor],
-        rotation: Tensor | None,
-        caches: list[LayerCache] | None = None,
-        states: list[Tensor] | None = None,
-    ) -> Tensor:
-        """The network between embedding and final norm.
-
-        Args:
-            x: (B, T, width), what is read.
-            added: to x, before the blocks that `self.added.places` names; empty: nothing is.
-            rotation: of the T tokens.
-            caches: of each block, of what was read before.
-            states: where what comes out of each block is put.
-        """
-        for i, block in enumerate(self.blocks):
-            if added and i in self.added.places:
-                x = x + added[self.added.places.index(i)]
-            x = block(x, caches[i] if caches else None, rotation)
-            if states is not None:
-                states.append(x)
-        return x
-
     def embed_added(
         self, condition: Condition, grid: tuple[int, int], order: Tensor | None
     ) -> list[Tensor]:
@@ -244,7 +180,7 @@ class GPT(Prior):
         """
         if not self.is_added:
             return []
-        targets = _corner(self.target_emb, self.grid, grid)
+        targets = corner(self.target_emb, self.grid, grid)
         first, *rest = [level.flatten(2).mT for level in self.added(condition, grid)]
         levels = [first + targets, *rest]
         return levels if order is None else [level[:, order] for level in levels]
@@ -262,9 +198,8 @@ class GPT(Prior):
             places.append(places_of(part.grid, grid) if part.grid else start.expand(size, 2))
         codes = places_of(grid)
         places.append(codes if order is None else codes[order.cpu()])
-        dim, base = self.width // self.heads, self.block_options.rotary_base
         # The last code is never read
-        return rotation_of(torch.cat(places)[:-1], dim, base).to(self.pos_emb.device)
+        return self.turned(torch.cat(places)[:-1]).to(self.pos_emb.device)
 
     def order(self, grid: tuple[int, int]) -> Tensor | None:
         if self.permutation is not None and grid != self.grid:
@@ -318,7 +253,7 @@ class GPT(Prior):
             position = self.pos_emb[:, start : start + trained.length]
             start += trained.length
             if trained.grid and part.grid:
-                position = _corner(position, trained.grid, part.grid)
+                position = corner(position, trained.grid, part.grid)
             positions.append(position)
         return self.embed_tokens(condition) + torch.cat(positions, dim=1)
 
@@ -341,17 +276,13 @@ class GPT(Prior):
 
     def code_positions(self, grid: tuple[int, int]) -> Tensor:
         """(1, h w, width) of a grid that is no larger than the trained one."""
-        if grid[0] > self.grid[0] or grid[1] > self.grid[1]:
-            raise UserError(
-                f"a grid of {grid[0]}x{grid[1]} codes is larger than the"
-                f" {self.grid[0]}x{self.grid[1]} that this prior was trained on"
-            )
+        self.check_grid(grid)
         start, count = self.condition_length, math.prod(self.grid)
         positions = self.pos_emb[:, start : start + count]
         if positions.shape[1] < count:
             # The last code is never read, so published tables may leave its position out
             positions = F.pad(positions, (0, 0, 0, 1))
-        return _corner(positions, self.grid, grid)
+        return corner(positions, self.grid, grid)
 
 
 class CachedDecoder:
@@ -414,11 +345,6 @@ def sine_code(grid: tuple[int, int], width: int, scale: float = 0.03) -> Tensor:
         dim=2,
     ).flatten(0, 1)
     return scale * F.pad(code, (0, width - code.shape[1]))[:, :width]
-
-
-def _corner(raster: Tensor, trained: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """The upper left part of positions (1, h w, width)."""
-    return raster.unflatten(1, trained)[:, : grid[0], : grid[1]].flatten(1, 2)
 
 
 def _within(actual: PartShape, trained: PartShape) -> bool:

@@ -14,18 +14,7 @@ from torch import Tensor, nn
 
 from taming.config.ranges import Count, Decay
 from taming.errors import UserError
-from taming.second_stage.block import (
-    MODERN,
-    Block,
-    BlockOptions,
-    BlockParameters,
-    Linear,
-    initialise,
-    make_norm,
-    places_of,
-    rotation_of,
-    start_alike,
-)
+from taming.second_stage.block import MODERN, Block, BlockOptions, BlockParameters, places_of
 from taming.second_stage.condition_map import AddedCondition
 from taming.second_stage.gpt import sine_code
 from taming.second_stage.interface import (
@@ -35,13 +24,13 @@ from taming.second_stage.interface import (
     Grid,
     NumCodes,
     Parts,
-    Prior,
     Width,
     check_codes,
 )
+from taming.second_stage.transformer import Transformer, corner
 
 
-class MaskedPrior(Prior):
+class MaskedPrior(Transformer):
     """All codes see each other; hidden ones are a token of their own. The condition is added at
     each position.
 
@@ -82,36 +71,21 @@ class MaskedPrior(Prior):
         parts: Parts | None = None,
     ):
         super().__init__()
-        self.layers, self.heads, self.width = layers, heads, width
-        self.dropout, self.steps, self.unmasking = dropout, steps, unmasking
-        self.block_options = MODERN if block is None else BlockOptions.of(block)
-        if width % heads or (self.block_options.rotary and width // heads % 4):
-            raise ValueError(
-                f"width {width} over heads {heads} should be a whole number"
-                + " and, for rotary positions, a multiple of 4" * self.block_options.rotary
-            )
+        options = MODERN if block is None else BlockOptions.of(block)
+        self.set_widths(layers, heads, width, dropout, options)
+        self.steps, self.unmasking = steps, unmasking
         self.set_shape(num_codes, grid, parts)
 
     def build(self) -> None:
         self.tok_emb = nn.Embedding(self.num_codes + 1, self.width)  # the last one hides a code
         self.pos_emb = nn.Parameter(sine_code(self.grid, self.width)[None])
         self.added = AddedCondition(self.parts, self.width, self.layers, blocks=1)
-        self.drop = nn.Dropout(self.dropout)
-        self.blocks = nn.ModuleList(
-            Block(self.width, self.heads, self.dropout, self.block_options, causal=False)
-            for _ in range(self.layers)
-        )
-        self.ln_f = make_norm(self.width, self.block_options)
-        self.head = Linear(self.width, self.num_codes, bias=False)
-        self.apply(initialise)
-        self.added.start_from_zero()
-        for block in self.blocks if self.block_options.zero_init else ():
-            assert isinstance(block, Block)
-            block.start_from_zero()
+        self.build_network(self.num_codes)
+        self.start_from_zero()
 
-    def start_from(self, codebook: Tensor) -> None:
-        start_alike(self.tok_emb, codebook, seed=0)
-        start_alike(self.head, codebook, seed=1)
+    def make_block(self) -> Block:
+        options = self.block_options
+        return Block(self.width, self.heads, self.dropout, options, causal=False)
 
     def features(self, codes: Tensor, hidden: Tensor, added: list[Tensor]) -> Tensor:
         """(B, h w, width), from which the head makes logits.
@@ -126,23 +100,14 @@ class MaskedPrior(Prior):
         x = self.drop(tokens + self.positions(grid))
         rotation = None
         if self.block_options.rotary:
-            dim, base = self.width // self.heads, self.block_options.rotary_base
-            rotation = rotation_of(places_of(grid).to(x.device), dim, base)
-        for i, block in enumerate(self.blocks):
-            if i in self.added.places:
-                x = x + added[self.added.places.index(i)].flatten(2).mT
-            x = block(x, None, rotation)
-        return self.ln_f(x)
+            rotation = self.turned(places_of(grid).to(x.device))
+        levels = [level.flatten(2).mT for level in added]
+        return self.ln_f(self.run_blocks(x, levels, rotation))
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
         """(1, h w, width) of a grid that is no larger than the trained one."""
-        if grid[0] > self.grid[0] or grid[1] > self.grid[1]:
-            raise UserError(
-                f"a grid of {grid[0]}x{grid[1]} codes is larger than the"
-                f" {self.grid[0]}x{self.grid[1]} that this prior was trained on"
-            )
-        raster = self.pos_emb.unflatten(1, self.grid)
-        return raster[:, : grid[0], : grid[1]].flatten(1, 2)
+        self.check_grid(grid)
+        return corner(self.pos_emb, self.grid, grid)
 
     def hidden_logits(self, codes: Tensor, hidden: Tensor, condition: Condition) -> Tensor:
         """Logits (n, K) of the n hidden codes of all pictures, in raster order."""

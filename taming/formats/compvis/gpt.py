@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from taming.config.ranges import Count, Decay, Index
-from taming.second_stage.gpt import GPT, Block, OrderName
+from taming.second_stage.block import Block
+from taming.second_stage.gpt import GPT, OrderName
 from taming.second_stage.interface import Condition, Depth, Grid, NumCodes, Parts, Width
 
 
