@@ -139,6 +139,7 @@ def words_of(overview: Overview) -> str:
     lines.append(f"'{overview.root}' is {recognition.title} (taming.data.{recognition.target})")
     for part, count in overview.counts.items():
         words = f"{count:,} pictures" if isinstance(count, int) else count
+        words = "1 picture" if count == 1 else words
         lines.append(f"  {part}: {words}")
     if overview.sizes:
         sides = np.array(overview.sizes)

@@ -80,7 +80,7 @@ def _plain(root: Path) -> Recognition:
     lists = (root / "train.txt").is_file(), (root / "validation.txt").is_file()
     parts = ({"list": "train.txt"}, {"list": "validation.txt"}) if all(lists) else _split()
     if (root / IMAGES).is_dir():
-        if (root / MASKS).is_dir() and (root / "classes.txt").is_file():
+        if (root / MASKS).is_dir():
             return Recognition("pictures with label maps", "SegmentedImages", *parts)
         if (root / "depth").is_dir():
             return Recognition("pictures with depth maps", "DepthImages", *parts)

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from taming.data.card import Card
 from taming.data.layouts import Layout
-from taming.data.legend import Legend
+from taming.data.legend import Legend, read_legend
 from taming.data.reading import read_image, to_tensor
+from taming.data.segmentation import IMAGES, MASKS
 from taming.errors import UserError
 from taming.files import make_writable, write_atomically
 from taming.formats.load import load
@@ -32,7 +33,8 @@ def segment_folder(
     overwrite: bool = False,
     allow: Sequence[str] = (),
 ) -> Path:
-    """Writes OUT/NAME.png, a palette picture of labels, for every picture, and OUT/legend.txt.
+    """Writes OUT/NAME.png, a palette picture of labels, for every picture, and OUT/legend.txt;
+    where OUT is the segmentations/ beside images/, also the classes.txt of such a data set.
 
     Args:
         pictures: a folder, with folders in it, or one picture.
@@ -46,14 +48,17 @@ def segment_folder(
         OUT.
 
     Raises:
-        UserError: no pictures, a file that is there already, labels that the model does not have.
+        UserError: no pictures, a file that is there already, labels that the model does not have, a
+            classes.txt of other labels.
     """
     model = load_segmenter(segmenter, allow)
     legend = legend_of(model, labels_for)
+    names = (legend or Legend.of(model.labels)).names
     files, out = files_of(str(pictures)), Path(out)
     folder = Path(pictures)
     if folder.is_dir() and folder.resolve() in (out.resolve(), *out.resolve().parents):
         raise UserError(f"-o {out} lies in '{pictures}'; masks beside pictures would be confused")
+    classes = _class_list(out, names)
     make_writable(out)
     for name, _ in files:
         if not overwrite and (out / f"{name}.png").exists():
@@ -64,8 +69,24 @@ def segment_folder(
         write_atomically(out / f"{name}.png", lambda file, p=picture: p.save(file, "PNG"))
         print(layout.describe(f"{name}.png"))
     text = legend_text(legend or Legend.of(model.labels))
-    write_atomically(out / "legend.txt", lambda file: file.write_text(text, encoding="utf-8"))
+    for path in [out / "legend.txt", *classes]:
+        write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
     return out
+
+
+def _class_list(out: Path, names: Sequence[str]) -> list[Path]:
+    """The classes.txt to write: of a data set of one's own that has none yet."""
+    path = out.absolute().parent / "classes.txt"
+    if out.absolute().name != MASKS or not (path.parent / IMAGES).is_dir():
+        return []
+    if not path.exists():
+        return [path]
+    if read_legend(path).names != tuple(names):
+        raise UserError(
+            f"'{path}' lists other labels than the masks would have ({', '.join(names)}); move it"
+            " away, and it is written anew, or put the masks into another folder"
+        )
+    return []
 
 
 def load_segmenter(checkpoint: str | Path = SHIPPED, allow: Sequence[str] = ()) -> Segmenter:

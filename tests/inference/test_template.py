@@ -93,6 +93,26 @@ def test_masks_of_photographs_have_the_pictures_size_and_the_models_numbers(phot
         assert message in capsys.readouterr().err
 
 
+def test_masks_beside_pictures_make_a_data_set(photographs, capsys):
+    (photographs / "set").mkdir()
+    (photographs / "photographs").rename("set/images")
+    words = ["segment", "set/images", "--segmenter", "judge.safetensors", "-o"]
+    assert main(["data", "set"]) == 0  # folders inside images/, so pictures alone
+    (photographs / "set" / "segmentations").mkdir()
+    assert main(["data", "set"]) == 2
+    assert "classes.txt' does not exist; write one class per line" in capsys.readouterr().err
+    assert main([*words, "set/segmentations"]) == 0
+    assert read_legend("set/classes.txt").names == ("tree", "sky", "unknown")
+    assert main(["data", "set"]) == 0
+    said = capsys.readouterr().out
+    assert "is pictures with label maps" in said and "validation: 1 picture\n" in said
+    # A list that says something else stays as it is
+    (photographs / "set" / "classes.txt").write_text("sky\ntree\nunknown\n")
+    assert main([*words, "set/segmentations", "--overwrite"]) == 2
+    assert "lists other labels than the masks" in capsys.readouterr().err
+    assert main([*words, "set/segmentations", "--overwrite", "--for", "carded.safetensors"]) == 0
+
+
 def test_large_pictures_are_looked_at_in_the_size_of_the_training(photographs):
     model = load("judge.safetensors")
     image = torch.rand(1, 3, 96, 128) * 2 - 1
