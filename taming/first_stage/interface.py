@@ -3,6 +3,7 @@
 Letters: B batch; C, H, W image; D latent width; h, w code grid; K codes in the codebook.
 """
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from taming.first_stage.likelihood import Likelihood
 from taming.first_stage.tiling import encode_tiled, is_large
 from taming.images import as_images
 
+_LOCK = threading.Lock()
+_EVALUATING: dict[nn.Module, int] = {}
+"""What is to train again -> by how many it is evaluated now."""
 Codes = tuple[Tensor, ...]
 """One int64 (B, h, w) grid per level, coarse to fine; usually one."""
 
@@ -300,12 +304,21 @@ def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
 
 @contextmanager
 def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; afterwards every submodule has the mode of its own again."""
-    modes = [(part, part.training) for module in modules for part in module.modules()]
-    for module in modules:
-        module.eval()
+    """Evaluation mode for a while; afterwards every submodule has the mode of its own again. A
+    model may be evaluated from several threads at once: the last one to leave brings the mode back.
+    """
+    parts = [part for module in modules for part in module.modules()]
+    with _LOCK:
+        switched = [part for part in parts if part.training or part in _EVALUATING]
+        for part in switched:
+            _EVALUATING[part] = _EVALUATING.get(part, 0) + 1
+            part.training = False
     try:
         yield
     finally:
-        for part, mode in modes:
-            part.training = mode
+        with _LOCK:
+            for part in switched:
+                _EVALUATING[part] -= 1
+                if not _EVALUATING[part]:
+                    del _EVALUATING[part]
+                    part.training = True

@@ -28,6 +28,7 @@ from taming.first_stage import (
 )
 from taming.first_stage import colour as colour_module
 from taming.first_stage.colour import YCbCr
+from taming.first_stage.interface import evaluating
 from tests.first_stage.test_quantizers import QUANTIZERS as OTHERS
 
 QUANTIZERS = {
@@ -149,6 +150,21 @@ def test_threads_share_a_model():
             assert torch.equal(picture, expected)
 
 
+def test_threads_share_a_model_that_is_in_training():
+    """The last one to leave brings the mode back; until then no dropout is on for anybody."""
+    shape = {"blocks": 1, "latent_channels": 4, "dropout": 0.5}
+    model, x = VQGAN(8, [1, 2], quantizer(), **shape), image(torch.float32)
+    expected = copy.deepcopy(model).eval().reconstruct(x)
+    assert model.training
+    with ThreadPoolExecutor(4) as pool:
+        for picture in pool.map(lambda _: model.reconstruct(x), range(64)):
+            assert torch.equal(picture, expected)
+    assert all(part.training for part in model.modules())
+    with evaluating(model), evaluating(model.decoder):
+        assert not any(part.training for part in model.modules())
+    assert all(part.training for part in model.modules())
+
+
 class Encoded(torch.utils.data.Dataset):
     """Encodes where it is read: in a worker."""
 
@@ -194,6 +210,17 @@ def test_apples_gpus_get_no_float64(room):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 assert node.func.attr != "double", f"{path}:{node.lineno}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("training", [False, True])
+def test_compiled_doors(training):
+    model = model_of("vector").train(training)
+    codes = torch.randint(16, (2, 4, 4))
+    compiled = torch.compile(model.decode)
+    with torch.no_grad():
+        assert torch.allclose(compiled((codes,)), model.decode((codes,)), atol=1e-5)
+    assert model.training == training
 
 
 @pytest.mark.slow
