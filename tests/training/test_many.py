@@ -17,32 +17,48 @@ from pathlib import Path
 import pytest
 import torch
 
+from taming import config
 from taming.errors import UserError
 from taming.evaluation.metrics import read_metrics
 from taming.formats.load import load
 from taming.formats.ours import read_raw
 from taming.formats.sharded import is_sharded, joined, last_checkpoint, read_sharded, split
+from taming.second_stage import Part
 from taming.training import run
 from taming.training.strategies import checkpoint_activations, layers_of
-from tests.conftest import experiment_of, paint_pairs, second_stage_plain, write_yaml
+from tests.conftest import experiment_of, gpt_plain, paint_pairs, second_stage_plain, write_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 MAIN = ROOT / "main.py"
 
 
-# Adam divides by the root of what it saw: where a gradient is zero but for rounding (a key's bias),
-# its steps have the size of the rate and the sign of the rounding. So sameness is shown with SGD
-SGD = """
+# How a run of several processes is compared with that of one. Sums of gradients are rounded in
+# another order, to some 1e-9. SGD passes that on as it is. Adam divides by the root of what it saw:
+# where a gradient is zero but for rounding (a key's bias adds the same to all logits of a softmax),
+# its steps have the size of the rate and the sign of the rounding. In float64 rounding is far below
+# Adam's epsilon of 1e-8, and there AdamW, too, computes in many processes what it computes in one
+START = """
 import sys
 import torch
 
+{change}
+from taming.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+SGD = """
 def sgd(groups, lr, betas, fused):
     return torch.optim.SGD([{**group, "betas": betas} for group in groups], lr=0.1, momentum=0.9)
 
 torch.optim.AdamW = sgd
-from taming.cli import main
-sys.exit(main(sys.argv[1:]))
 """
+CHANGES = {"sgd": SGD, "float64": "torch.set_default_dtype(torch.float64)", "float32": ""}
+ADAM = ("optimizer.learning_rate=0.001",)
+
+
+def write_starts(folder: Path) -> None:
+    """Programs that train: with SGD, and with AdamW as it is, in either precision."""
+    for name, change in CHANGES.items():
+        (folder / f"{name}.py").write_text(START.replace("{change}", change))
 
 
 def free_port() -> int:
@@ -72,9 +88,11 @@ def plain_prior(first: Path, **trainer) -> dict:
     return plain
 
 
-def torchrun(folder: Path, processes: int, *words: str, **options) -> subprocess.Popen:
+def torchrun(
+    folder: Path, processes: int, *words: str, start: str = "sgd", **options
+) -> subprocess.Popen:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-    command += ["--master-port", str(free_port()), str(folder / "sgd.py"), "train", *words]
+    command += ["--master-port", str(free_port()), str(folder / f"{start}.py"), "train", *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         command,
@@ -109,15 +127,24 @@ def state(folder: Path) -> dict:
     return read_sharded(checkpoint) if is_sharded(checkpoint) else read_raw(checkpoint)
 
 
-def difference(one: dict, other: dict) -> float:
-    """The largest, over weights, their average, and momentum."""
-    pairs = [(one["state_dict"][n], t) for n, t in other["state_dict"].items()]
-    averages = one["taming"]["averaged"], other["taming"]["averaged"]
-    pairs += [(averages[0][n], t) for n, t in averages[1].items()]
+def differences(one: dict, other: dict) -> dict[str, torch.Tensor]:
+    """Of weights, their average, and the optimizer's moments, by name."""
+    pairs = {name: (one["state_dict"][name], t) for name, t in other["state_dict"].items()}
+    average = one["taming"]["averaged"]
+    pairs |= {name: (average[name], t) for name, t in other["taming"]["averaged"].items()}
+    moments = one["optimizers"][0]["state"]
     for number, entry in other["optimizers"][0]["state"].items():
-        name = "momentum_buffer"
-        pairs.append((one["optimizers"][0]["state"][number][name], entry[name]))
-    return max((a.float() - b.float()).abs().max().item() for a, b in pairs)
+        pairs |= {
+            f"{name} {number}": (moments[number][name], entry[name])
+            for name in ("momentum_buffer", "exp_avg", "exp_avg_sq")
+            if name in entry
+        }
+    return {name: (a.double() - b.double()).abs() for name, (a, b) in pairs.items()}
+
+
+def difference(one: dict, other: dict) -> float:
+    """The largest."""
+    return max(tensor.max().item() for tensor in differences(one, other).values())
 
 
 @pytest.fixture(scope="module")
@@ -128,14 +155,14 @@ def first(tmp_path_factory) -> Path:
 
     run.train(experiment_of(first_stage_plain(max_steps=2, pictures_every=100)), root / "first")
     write_yaml(plain_prior(root / "first"), root / "c.yaml")
-    (root / "sgd.py").write_text(SGD)
+    write_starts(root)
     run.train(experiment_of(plain_prior(root / "first")), root / "runs" / "adam")
     return root
 
 
-def alone(folder: Path, name: str, *words: str) -> dict:
+def alone(folder: Path, name: str, *words: str, start: str = "sgd") -> dict:
     """The state of a run of one process."""
-    command = [sys.executable, "sgd.py", "train", "-b", "c.yaml", "-n", name, *words]
+    command = [sys.executable, f"{start}.py", "train", "-b", "c.yaml", "-n", name, *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     if not (folder / "runs" / name).exists():
         subprocess.run(command, cwd=folder, check=True, timeout=280, env=environment)
@@ -153,12 +180,41 @@ def test_many_processes_train_what_one_trains(first, processes, strategy):
     finish(
         torchrun(first, processes, "-b", "c.yaml", "-n", name, size, f"trainer.strategy={strategy}")
     )
-    one, many = state(first / "runs" / "one"), state(first / "runs" / name)
+    one, many = alone(first, "one"), state(first / "runs" / name)
     assert difference(one, many) < 1e-6
     rows = [read_metrics(first / "runs" / n / "metrics.csv") for n in ("one", name)]
     figures = [{(b, n): v for b, n, v in table if n.startswith("validation/")} for table in rows]
     assert figures[0].keys() == figures[1].keys()
     assert all(abs(figures[0][key] - value) < 1e-5 for key, value in figures[1].items())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("processes, strategy", [(2, "auto"), (4, "auto"), (2, "fsdp")])
+def test_many_processes_do_what_one_does_with_adamw_in_float64(first, processes, strategy):
+    name, one = f"float64-{strategy}{processes}", alone(first, "float64", *ADAM, start="float64")
+    words = [f"data.batch_size={4 // processes}", f"trainer.strategy={strategy}", *ADAM]
+    finish(torchrun(first, processes, "-b", "c.yaml", "-n", name, *words, start="float64"))
+    many = state(first / "runs" / name)
+    weights = [t for t in many["state_dict"].values() if t.is_floating_point()]
+    assert {t.dtype for t in weights} == {torch.float64}
+    assert difference(one, many) < 1e-9
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("strategy", ["auto", "fsdp"])
+def test_with_adamw_in_float32_only_what_has_no_gradient_differs(first, strategy):
+    """The biases of keys, a third of those of queries, keys and values."""
+    name, one = f"float32-{strategy}", alone(first, "float32", *ADAM, start="float32")
+    words = ["data.batch_size=2", f"trainer.strategy={strategy}", *ADAM]
+    finish(torchrun(first, 2, "-b", "c.yaml", "-n", name, *words, start="float32"))
+    excess = differences(one, state(first / "runs" / name))
+    for name, tensor in excess.items():
+        if name.endswith("qkv.bias"):
+            assert tensor.chunk(3)[1].max() < 6 * 2 * 0.001  # six steps of the rate, either way
+            tensor.chunk(3)[1].zero_()
+    assert max(tensor.max().item() for tensor in excess.values()) < 1e-6
 
 
 @pytest.mark.slow
@@ -260,7 +316,7 @@ def test_an_error_of_one_process_is_said_once(tmp_path):
         "params": {"root": str(paint_pairs(tmp_path / "data", count=8, classes=30)), "size": 16},
     }
     write_yaml(plain, tmp_path / "c.yaml")
-    (tmp_path / "sgd.py").write_text(SGD)
+    write_starts(tmp_path)
     message = finish(torchrun(tmp_path, 2, "-b", "c.yaml", "-n", "two"), code=1)
     assert message.count("taming: ") <= 2 and "model.params.labels" in message
 
@@ -310,6 +366,32 @@ def test_the_slurm_script_starts_saves_and_gets_in_line_again(first, tmp_path):
 
 
 # In one process
+
+
+def test_adam_makes_steps_of_rounding_only_where_a_gradient_is_zero():
+    """A batch at once, and in four parts whose gradients are averaged, as processes do."""
+
+    def trained(parts: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        part = {"vocabulary": 1, "length": 1}
+        prior = config.build(gpt_plain(part, layers=2)).to(dtype)
+        codes = torch.randint(32, (6, 4, 8, 8))
+        condition = (Part(torch.zeros(4 // parts, 1, dtype=torch.int64), 1),)
+        optimizer = torch.optim.AdamW(prior.parameters(), lr=0.001)
+        for batch in codes:
+            optimizer.zero_grad()
+            for piece in batch.chunk(parts):
+                (-prior.log_prob(piece, condition).mean() / parts / 64).backward()
+            optimizer.step()
+        return dict(prior.state_dict())
+
+    for dtype, most in ((torch.float32, 1e-6), (torch.float64, 1e-12)):
+        one, many = trained(1, dtype), trained(4, dtype)
+        for name, tensor in one.items():
+            excess = (tensor - many[name]).abs()
+            if name.endswith("qkv.bias") and dtype == torch.float32:
+                excess = torch.cat([excess[:16], excess[32:]])  # not those of keys
+            assert excess.max() < most, name
 
 
 @pytest.mark.slow
