@@ -10,7 +10,6 @@ Read by pyarrow alone: `datasets` is not needed, and nothing of the folder is ru
 {"bytes", "path"}.
 """
 
-import io
 import json
 import random
 from bisect import bisect_right
@@ -24,7 +23,7 @@ from PIL import Image
 from taming.data.folder import ViewParameters
 from taming.data.interface import PictureSet
 from taming.data.layouts import mask_to_tensor
-from taming.data.reading import CorruptImage, read_image, to_tensor
+from taming.data.reading import CorruptImage, Member, read_image, to_tensor
 from taming.data.records import Part, Seed, read_json
 from taming.data.tables import FEATURES, open_table
 from taming.data.views import View
@@ -119,11 +118,11 @@ class HFDataset(PictureSet):
             )
         return Image.fromarray(labels.astype(np.uint8))
 
-    def _file(self, value: Any, index: int) -> "io.BytesIO | Path":
+    def _file(self, value: Any, index: int) -> "Member | Path":
         """What Pillow opens. Only bytes in the table, and files inside the folder."""
         content = value.get("bytes") if isinstance(value, dict) else value
         if isinstance(content, bytes):
-            return NamedBytes(content, f"{self.root}, {self.name(index)}")
+            return Member(content, f"{self.root}, {self.name(index)}")
         path = value.get("path") if isinstance(value, dict) else None
         inside = self.root / str(path)
         if path and self.root.resolve() in inside.resolve().parents:
@@ -150,17 +149,6 @@ class HFDataset(PictureSet):
             return json.loads(metadata[FEATURES.encode()])["info"]["features"]
         except (KeyError, TypeError, ValueError):
             return {}
-
-
-class NamedBytes(io.BytesIO):
-    """A file in memory that messages can name."""
-
-    def __init__(self, content: bytes, name: str):
-        super().__init__(content)
-        self.title = name
-
-    def __str__(self) -> str:
-        return self.title
 
 
 def recognises(root: Path) -> bool:

@@ -18,7 +18,7 @@ from taming.errors import UserError, first_line
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
 Source = str | Path | BytesIO
-"""A file, or what lies in an archive and says its name as text."""
+"""A file, or what lies in an archive and says its name as text, see Member."""
 _ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -31,6 +31,19 @@ _UPRIGHT = {
 }
 # Of what a broken EXIF block loses, only the orientation matters here
 warnings.filterwarnings("ignore", "Corrupt EXIF|Truncated File", module="PIL")
+
+
+class Member(BytesIO):
+    """A file that lies in an archive or a table, with a name for messages."""
+
+    def __init__(self, data: bytes, name: str):
+        super().__init__(data)
+        self.name = name
+
+    def __str__(self) -> str:
+        return self.name
+
+    __repr__ = __str__
 
 
 class CorruptImage(UserError):

@@ -3,7 +3,6 @@ a storage that fsspec knows; random access by an index, so that a run resumes ex
 """
 
 import hashlib
-import io
 import json
 import os
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from taming.data.folder import ViewParameters
 from taming.data.interface import PictureSet
 from taming.data.layouts import mask_to_tensor, read_mask
 from taming.data.permutation import Order, ShardOrder
-from taming.data.reading import CorruptImage, read_image, to_tensor
+from taming.data.reading import CorruptImage, Member, read_image, to_tensor
 from taming.data.segmentation import read_classes
 from taming.data.shard_captions import MOST_OPEN, ShardCaptions
 from taming.data.shard_index import ShardIndex, changes, index_of
@@ -203,19 +202,6 @@ class Shards(PictureSet):
         self.lost[number] = message
         rest = int(self.index.ends[number]) - index - 1
         return CorruptImage(message, rest, int(self.index.counts[number]))
-
-
-class Member(io.BytesIO):
-    """A file in an archive, with a name for messages."""
-
-    def __init__(self, data: bytes, name: str):
-        super().__init__(data)
-        self.name = name
-
-    def __str__(self) -> str:
-        return self.name
-
-    __repr__ = __str__
 
 
 def _roles(index: ShardIndex, keys: Sequence[str] | None) -> list[str]:

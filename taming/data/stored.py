@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from taming.data.reading import Member
 from taming.data.shard_index import ShardIndex, index_of
-from taming.data.shards import Member
 from taming.data.storage import Reader
 
 

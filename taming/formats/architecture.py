@@ -55,12 +55,32 @@ def scale_params(shapes: Shapes, path: str) -> dict[str, Any]:
     }
 
 
-def codebook_size(shapes: Shapes, name: str, path: str) -> tuple[int, int]:
-    """K and D of the codebook `name`."""
-    shape = _shape(shapes, name, path)
+def codebook_params(
+    shapes: Shapes, path: str, codebook_weight: float, commitment_weight: float
+) -> dict[str, Any]:
+    """Of a quantizer whose codebook is `quantizer.embedding.weight`, with these weights of its
+    loss.
+
+    Raises:
+        UserError: there is no such tensor, or it is no table.
+    """
+    shape = _shape(shapes, name := "quantizer.embedding.weight", path)
     if len(shape) != 2:
         raise UserError(f"'{path}': '{name}' has shape {shape}, not (codes, numbers of a code)")
-    return shape
+    return {
+        "num_codes": shape[0],
+        "dim": shape[1],
+        "codebook_weight": codebook_weight,
+        "commitment_weight": commitment_weight,
+    }
+
+
+def vqgan_model(
+    target: str, networks: dict[str, Any], quantizer: str, params: dict[str, Any]
+) -> dict[str, Any]:
+    """The node of a tokenizer of ours: `target` of these networks around a quantizer."""
+    node = {"target": f"taming.first_stage.{quantizer}", "params": params}
+    return {"target": f"taming.first_stage.{target}", "params": {**networks, "quantizer": node}}
 
 
 def _count(shapes: Shapes, pattern: str) -> int:

@@ -14,7 +14,6 @@ from taming.files import write_atomically
 from taming.formats.content import Content
 from taming.formats.load import (
     ORIGIN,
-    SHIPPED,
     find_checkpoint,
     load,
     model_of,

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from taming.formats.architecture import autoencoder_params, codebook_size
+from taming.formats.architecture import autoencoder_params, codebook_params, vqgan_model
 from taming.formats.content import Content
 from taming.formats.source import Source, tokenizer_content
 
@@ -42,19 +42,8 @@ def read(source: Source, allow: Iterable[str] = ()) -> Content:
         else:
             weights[ours] = tensor
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    num_codes, dim = codebook_size(shapes, "quantizer.embedding.weight", path)
-    quantizer = {
-        "num_codes": num_codes,
-        "dim": dim,
-        "normalize": True,
-        "codebook_weight": 1.0,
-        "commitment_weight": 0.25,
-    }
-    params = {
-        **autoencoder_params(shapes, path),
-        "quantizer": {"target": "taming.first_stage.VectorQuantizer", "params": quantizer},
-    }
-    model = {"target": "taming.first_stage.VQGAN", "params": params}
+    quantizer = {**codebook_params(shapes, path, 1.0, 0.25), "normalize": True}
+    model = vqgan_model("VQGAN", autoencoder_params(shapes, path), "VectorQuantizer", quantizer)
     return tokenizer_content(source, NAME, model, weights, unknown, size=SIZE, allow=allow)
 
 

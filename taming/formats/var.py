@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from taming.errors import UserError
-from taming.formats.architecture import autoencoder_params, codebook_size
+from taming.formats.architecture import autoencoder_params, codebook_params, vqgan_model
 from taming.formats.content import Content
 from taming.formats.source import Source, tokenizer_content
 
@@ -45,23 +45,12 @@ def read(source: Source, allow: Iterable[str] = ()) -> Content:
             unknown.append(name)
         weights |= named
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    num_codes, dim = codebook_size(shapes, "quantizer.embedding.weight", path)
     count = sum(name.endswith(".weight") for name in source.weights if CONVOLUTIONS in name)
-    quantizer = {
-        "num_codes": num_codes,
-        "dim": dim,
-        "scales": list(SCALES),
-        "convolutions": count,
-        "codebook_weight": 1.0,
-        "commitment_weight": 0.25,
-    }
+    quantizer = codebook_params(shapes, path, 1.0, 0.25)
+    quantizer |= {"scales": list(SCALES), "convolutions": count}
     kernel = (shapes.get("quant_conv.weight") or (1,))[-1]
-    params = {
-        **autoencoder_params(shapes, path),
-        "quant_kernel": kernel,
-        "quantizer": {"target": "taming.first_stage.MultiScaleQuantizer", "params": quantizer},
-    }
-    model = {"target": "taming.first_stage.VQGAN", "params": params}
+    networks = {**autoencoder_params(shapes, path), "quant_kernel": kernel}
+    model = vqgan_model("VQGAN", networks, "MultiScaleQuantizer", quantizer)
     source.notes.append(f"scales of {SIZE} px: {', '.join(map(str, SCALES))}")
     return tokenizer_content(source, NAME, model, weights, unknown, size=SIZE, allow=allow)
 

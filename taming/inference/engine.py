@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from taming.data.reading import CorruptImage, read_image, to_tensor
-from taming.data.shards import Member
+from taming.data.reading import CorruptImage, Member, read_image, to_tensor
 from taming.data.views import View
 from taming.errors import UserError
 from taming.first_stage.interface import FirstStage
