@@ -17,6 +17,7 @@ from torch import Tensor
 
 from taming.data.legend import Legend, hexadecimal
 from taming.data.reading import EXTENSIONS, CorruptImage, opened
+from taming.data.views import View
 from taming.errors import UserError, did_you_mean, first_line
 from taming.images import IGNORE
 
@@ -60,6 +61,12 @@ class Layout:
         if self.legend.unknown is None:
             return self
         mask = self.mask.point([*range(IGNORE), self.legend.unknown])
+        return Layout(mask, self.legend, self.remarks)
+
+    def covering(self, size: tuple[int, int]) -> "Layout":
+        """Resized by nearest neighbour until it covers (H, W), and cropped to that."""
+        view = View(size, flip=False, upscale=True)
+        mask = view.mask(self.mask, *view.box(*self.mask.size, 0, None, "the layout"))
         return Layout(mask, self.legend, self.remarks)
 
     def shares(self) -> dict[str, float]:
@@ -380,7 +387,10 @@ def _by_colour(
         return None
     if legend is None:
         if raw.numbers is None:
-            raise CorruptImage(f"{name} has colours; reading them needs a legend")
+            raise CorruptImage(
+                f"{name} has colours; reading them needs a legend: names and colours of the labels,"
+                " or the model that will draw it"
+            )
         return None
     counts = np.ones(raw.colours.shape[:2], bool) if raw.transparent is None else ~raw.transparent
     match = _matched(raw.colours, legend)

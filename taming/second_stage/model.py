@@ -4,6 +4,7 @@ stage checkpoint is.
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -28,6 +29,17 @@ from taming.second_stage.interface import (
 )
 from taming.second_stage.sampling import Sampling, sample
 from taming.second_stage.window import decode_tiled
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `SecondStage.sample` is asked for, beside its batch; see there."""
+
+    sampling: Sampling
+    known: tuple[Tensor, Tensor] | None
+    first: int | list[int]
+    on_row: Callable[[Codes, int], None] | None
+    on_step: Callable[[int, int], None] | None
 
 
 class SecondStage(nn.Module):
@@ -222,7 +234,8 @@ class SecondStage(nn.Module):
     ) -> Tensor:
         """Pictures (B, C, H, W) in [-1, 1] for what the batch says (see the conditioner):
         {"segmentation": int64 (B, H, W)}, {"class": int64 (B,)}, {"count": B}, ...; or for one
-        mask alone, of PIL, an array, labels (H, W), or a file; one class by number or name.
+        mask alone, of PIL, an array, labels (H, W), or a file, which is brought to the size; one
+        class by number or name.
 
         Where the code grid needs more than the size, rasters of the condition and known pictures
         are continued by their last row and column, and what was drawn there is cut off.
@@ -252,23 +265,27 @@ class SecondStage(nn.Module):
         if sampling.guides:
             self.check_guidance(sampling)
         if not isinstance(batch, dict):
-            batch = self._batch_of(batch)
+            batch = self._batch_of(batch, sampling.size)
         batch = self.conditioner.complete(batch)
         for key in self.conditioner.spatial_keys:
             if key in batch or len(self.conditioner.keys) == 1:
                 batch = {**batch, key: entry_of(batch, key)}
         with evaluating(self):
-            return self._sample(batch, sampling, known, first, on_row, on_step)
+            return self._sample(batch, Request(sampling, known, first, on_row, on_step))
 
-    def _batch_of(self, condition: Any) -> dict:
-        """What a batch would say of one condition: a mask in any shape, a class."""
+    def _batch_of(self, condition: Any, size: tuple[int, int] | None) -> dict:
+        """What a batch would say of one condition: a mask in any shape, resized until it covers the
+        size and cropped; a class.
+        """
         legend = self.card.legend(self.conditioner.labels)
         names = self.card.classes
         keys = self.conditioner.keys
         if "segmentation" in keys and legend is not None and not isinstance(condition, int):
             if isinstance(condition, Tensor) and condition.ndim == 3 and condition.shape[-1] > 4:
                 return {"segmentation": condition}
-            return {"segmentation": read_layout(condition, legend).filled().labels()[None]}
+            layout = read_layout(condition, legend).filled()
+            layout = layout if size is None else layout.covering(size)
+            return {"segmentation": layout.labels()[None]}
         if "class" in keys and isinstance(condition, int | str):
             if isinstance(condition, str) and condition not in names:
                 raise UserError(f"class '{condition}' is unknown{did_you_mean(condition, names)}")
@@ -278,15 +295,8 @@ class SecondStage(nn.Module):
             f"a batch should be a dictionary such as {{'count': 4}}, not {describe(condition)}"
         )
 
-    def _sample(
-        self,
-        batch: dict,
-        sampling: Sampling,
-        known: tuple[Tensor, Tensor] | None,
-        first: int | list[int],
-        on_row: Callable[[Codes, int], None] | None,
-        on_step: Callable[[int, int], None] | None,
-    ) -> Tensor:
+    def _sample(self, batch: dict, request: Request) -> Tensor:
+        sampling, known, on_row = request.sampling, request.known, request.on_row
         # 1. the size in pixels, and the grids that cover it
         size = sampling.size or self.size_of(batch)
         rows, columns = (side + -side % self.multiple for side in size)
@@ -300,8 +310,8 @@ class SecondStage(nn.Module):
         strengths = self.strengths(batch, size, sampling, grids)
         # 3. level by level, each conditioned on those before
         options: dict[str, Any] = {
-            "generators": generators(sampling.seed or 0, first, count),
-            "on_step": on_step,
+            "generators": generators(sampling.seed or 0, request.first, count),
+            "on_step": request.on_step,
         }
         codes: Codes = ()
         for level, (prior, grid) in enumerate(zip(self.levels, grids)):

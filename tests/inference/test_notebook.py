@@ -38,6 +38,10 @@ def test_a_mask_is_drawn_from_whatever_it_comes_as(carded, capsys):  # noqa: F81
     assert expected.shape == (1, 3, 12, 8)
     for source in ("lake.png", colours, labels, Image.fromarray(labels), mask, mask[0]):
         assert torch.equal(model.sample(source, seed=3), expected)
+    # Brought to a size, as the command line does
+    Image.fromarray(labels).resize((32, 48), Image.Resampling.NEAREST).save("large.png")
+    for source in ("large.png", np.array(Image.open("large.png"))):
+        assert torch.equal(model.sample(source, size=(12, 8), seed=3), expected)
     tokenizer = model.conditioner.tokenizer
     codes = tokenizer.encode(mask)[0]
     for source in (labels, Image.fromarray(labels)):
