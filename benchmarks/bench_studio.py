@@ -3,10 +3,13 @@ page weighs; whether the server's memory stays flat over many requests.
 
     python benchmarks/bench_studio.py [--sizes 64,128,256] [--large] [--requests 200]
 
-Prints one line a figure. Chromium (apt-get install chromium) and playwright are needed.
+Prints one line a figure: seconds by the clock, and in brackets those that this process computed,
+which is what the clock would say on a core that nothing else uses. Chromium (apt-get install
+chromium) and playwright are needed.
 """
 
 import argparse
+import os
 import statistics
 import sys
 import time
@@ -22,6 +25,16 @@ from taming.studio.server import PAGE  # noqa: E402
 from taming.studio.sketches import draw_sketch  # noqa: E402
 from tests.studio.browser import Painter, painting  # noqa: E402
 from tests.studio.conftest import Client, one  # noqa: E402
+
+
+class Watch:
+    """Seconds since it was made, by the clock and of this process."""
+
+    def __init__(self):
+        self.clock, self.process = time.perf_counter(), time.process_time()
+
+    def read(self) -> tuple[float, float]:
+        return time.perf_counter() - self.clock, time.process_time() - self.process
 
 
 def memory() -> float:
@@ -47,20 +60,25 @@ def print_page(studio: Studio, strokes: int) -> None:
             first.append(times[0])
             last.append(times[1])
     for name, values in (("first rows", first), ("all", last)):
-        print(f"stroke to preview, {name}: median {statistics.median(values):.2f} s of {strokes}")
+        clock, process = (sorted(seconds) for seconds in zip(*values))
+        print(
+            f"stroke to preview, {name}: median {statistics.median(clock):.2f} s"
+            f" ({statistics.median(process):.2f}), {clock[0]:.2f} to {clock[-1]:.2f}, of {strokes}"
+        )
 
 
-def stroke(painter: Painter, number: int) -> tuple[float, float]:
+def stroke(painter: Painter, number: int) -> list[tuple[float, float]]:
+    """Until the preview's first rows are there, and its last."""
     page = painter.page
     page.locator(".swatch").nth(1 + number % 4).click()
     page.evaluate("delete document.body.dataset.preview")
     x = 0.15 + 0.1 * (number % 6)
     painter.drag("#layout", (x, 0.7), (x + 0.15, 0.8))
-    start = time.perf_counter()
-    page.wait_for_selector("body[data-preview]")
-    first = time.perf_counter() - start
-    page.wait_for_selector("body[data-preview^=done]")
-    return first, time.perf_counter() - start
+    watch, times = Watch(), []
+    for state in ("body[data-preview]", "body[data-preview^=done]"):
+        page.wait_for_selector(state)
+        times.append(watch.read())
+    return times
 
 
 def print_pictures(studio: Studio, sizes: list[tuple[int, int]]) -> None:
@@ -74,13 +92,14 @@ def print_pictures(studio: Studio, sizes: list[tuple[int, int]]) -> None:
         labels = draw_sketch("mountain lake", height, width, names)
         if height > 256:
             settings["hop"] = 4
-        start = time.perf_counter()
+        watch = Watch()
         number = client.send(
             "draw", {"layout": labels.tobytes()}, height=height, width=width, settings=settings
         )
         while (frame := client.read(3600)).header["event"] != "picture":
             assert frame.header["event"] != "failed", frame.header
-        print(f"{width} x {height}: {time.perf_counter() - start:.1f} s", flush=True)
+        clock, process = watch.read()
+        print(f"{width} x {height}: {clock:.1f} s ({process:.1f})", flush=True)
         client.until_the_end(number)
 
 
@@ -107,7 +126,8 @@ def main() -> None:
     parser.add_argument("--strokes", type=int, default=12)
     parser.add_argument("--requests", type=int, default=200)
     arguments = parser.parse_args()
-    print(f"threads: {torch.get_num_threads()}")
+    load = os.getloadavg()[0]
+    print(f"threads: {torch.get_num_threads()}; load {load:.1f} on {os.cpu_count()} cores")
     studio = start(arguments.checkpoint, port=0).start()
     sizes = [(int(side), int(side)) for side in arguments.sizes.split(",") if side]
     if arguments.strokes:

@@ -32,7 +32,7 @@ class Painter:
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("console", lambda line: line.type == "error" and self.complaints.append(line.text))
         page.goto(address)
-        page.wait_for_selector("#dimensions:not(:empty)")
+        page.wait_for_selector("#dimensions:not(:empty)", state="attached")
 
     def drag(self, canvas: str, *places: tuple[float, float]) -> None:
         """With the mouse, from place to place, relative to the canvas."""

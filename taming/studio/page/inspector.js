@@ -72,13 +72,14 @@ export class Inspector {
 
   swap() {
     const {codes} = this.level, old = codes[this.place], next = Number($("swap-code").value);
+    const before = [...codes];
     codes.forEach((code, i) => {
       if (i === this.place || ($("swap-all").checked && code === old)) codes[i] = next;
     });
     this.connection.ask("decode", {levels: this.levels}, {}, {
       decoded: (_, {png}) => this.picture(png, () => this.choose(this.place)),
       failed: ({message}) => {
-        codes[this.place] = old;
+        codes.splice(0, codes.length, ...before);
         this.connection.handlers.failed(message);
       },
     });

@@ -51,13 +51,18 @@ function start(description) {
   });
   inspector = new Inspector(connection, model);
   layout.onchange = changed;
-  for (const id of ["layout-side", "layout-easel", "start-row", "upload-row", "save-mask"]) show(id, paints);
+  for (const id of ["layout-easel", "start-row", "upload-row", "save-mask", "swatches", "ground-row"]) {
+    show(id, paints);
+  }
+  show("layout-side", paints || draws); // without a layout its tools select what is drawn anew
+  $("layout-title").textContent = paints ? "Layout" : "Selection";
+  $("follow-name").textContent = `Follow the ${model.kind}`;
   for (const id of ["live-row", "update"]) show(id, paints && draws);
   show("photograph-row", model.photographs);
   show("inspector", model.codes.length > 0);
   show("picture-easel", draws);
   show("picture-row", draws);
-  document.querySelector("main").classList.toggle("no-layout", !paints);
+  document.querySelector("main").classList.toggle("no-layout", !(paints || draws));
   $("easels").classList.toggle("single", !(paints && draws));
   show("inspect-row", !(paints && !draws));
   for (const part of document.querySelectorAll("[data-draws]")) part.hidden = !draws;
@@ -76,7 +81,9 @@ function start(description) {
 }
 
 function buildTools() {
-  $("tools").replaceChildren(...Object.entries(TOOLS).map(([name, [text, key]]) => {
+  const ofLayouts = model.labels.length ? [] : ["pick", "select"];
+  const tools = Object.entries(TOOLS).filter(([name]) => !ofLayouts.includes(name));
+  $("tools").replaceChildren(...tools.map(([name, [text, key]]) => {
     const button = element("button", {type: "button", textContent: text, id: `tool-${name}`,
       title: `key ${key.toUpperCase()}`});
     button.onclick = () => useTool(name);
@@ -86,11 +93,12 @@ function buildTools() {
 }
 
 function useTool(name) {
+  if (!$(`tool-${name}`)) return;
   if (name === "select") state.selecting = !state.selecting;
   else state.tool = name;
   for (const other of Object.keys(TOOLS)) {
     const pressed = other === "select" ? state.selecting : other === state.tool;
-    $(`tool-${other}`).setAttribute("aria-pressed", pressed);
+    $(`tool-${other}`)?.setAttribute("aria-pressed", pressed);
   }
 }
 
@@ -113,6 +121,9 @@ function buildLabels() {
   $("swatches").replaceChildren(...swatches);
   const sky = model.labels.findIndex(({name}) => name.startsWith("sky"));
   state.ground = Math.max(0, sky);
+  $("ground").replaceChildren(...model.labels.map(({name}, i) =>
+    element("option", {value: i, textContent: name})));
+  $("ground").value = state.ground;
   choose(Math.min(model.labels.length - 1, 3));
   $("sketch").append(...model.sketches.map((name) => element("option", {value: name, textContent: name})));
 }
@@ -325,7 +336,8 @@ function draw({count = 1, region = null} = {}) {
     rows: (answer, {png}) =>
       drawRows(canvases[answer.index], answer, png, () => drawing === number),
     picture: ({index, number: variation, seconds}, {png}) => {
-      const title = `seed ${seed}${count > 1 || variation ? `, variation ${variation + 1}` : ""}`;
+      const title = `seed ${seed}${count > 1 || variation ? `, variation ${variation + 1}` : ""}`
+        + (region ? ", a part anew" : "");
       document.body.dataset.seconds = seconds;
       const drawn = {...details, title, values: {...details.values, number: variation}};
       takePicture(new Blob([png], {type: "image/png"}), drawn,
@@ -545,6 +557,7 @@ for (const [id, act] of Object.entries(clicks)) $(id).onclick = act;
 for (const button of document.querySelectorAll("[data-grow]")) {
   button.onclick = () => grow(button.dataset.grow);
 }
+$("ground").onchange = () => { state.ground = Number($("ground").value); };
 $("brush").oninput = () => setSize(Number($("brush").value));
 $("mirror").onchange = () => { state.mirror = $("mirror").checked; };
 $("live").onchange = () => { if ($("live").checked) askPreview(); else stopPreview(); };
