@@ -100,8 +100,8 @@ def main() -> None:
     parser.add_argument("--evaluate", action="store_true")
     parser.add_argument("--only", nargs="*", help="some arms, by their beginning")
     options = parser.parse_args()
-    kept = RUNS / "arms.json"
-    rows = json.loads(kept.read_text()) if kept.is_file() else {}
+    file = RUNS / "arms.json"
+    rows = json.loads(file.read_text()) if file.is_file() else {}
     for number, (name, arm) in enumerate(ARMS.items()):
         if options.only and not name.startswith(tuple(options.only)):
             continue
@@ -120,7 +120,7 @@ def main() -> None:
             row["nats"] = nats(RUNS / short)
         if options.evaluate and "figures" not in row:
             row["figures"] = measured(RUNS / short, options.segmenter, options.pictures)
-        kept.write_text(json.dumps(rows, indent=1))
+        file.write_text(json.dumps(rows, indent=1))
         print(f"{name}: {row['batches']} batches, {row['nats']:.3f} nats", flush=True)
 
 

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from taming import config
+from taming.first_stage.perceptual import VGG_BLOCKS
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -172,6 +174,19 @@ def second_stage_plain(first: Path, masks: Path | None = None, **trainer) -> dic
 
 def experiment_of(plain: dict) -> config.Experiment:
     return config.from_plain(plain)
+
+
+def write_vgg(path: Path, blocks: int) -> Path:
+    """A VGG16 file of the first blocks, with random weights."""
+    weights, channels = {}, 3
+    for b, widths in enumerate(VGG_BLOCKS[:blocks], start=1):
+        for c, width in enumerate(widths, start=1):
+            scale = (2 / (9 * channels)) ** 0.5
+            weights[f"block{b}_conv{c}.weight"] = scale * torch.randn(width, channels, 3, 3)
+            weights[f"block{b}_conv{c}.bias"] = torch.zeros(width)
+            channels = width
+    save_file(weights, path)
+    return path
 
 
 def write_yaml(plain: dict, path: Path) -> Path:

@@ -115,6 +115,9 @@ class Trainer:
         share_forward: first stage: one autoencoder forward for both optimizers; false as published
         freeze_codes: first stage: only the decoder learns, so that codes, and priors over them,
             stay what they are
+        perturb_codes: first stage: share of codes that are replaced by one of their nearest before
+            the decoder reads them, so that it bears with a prior's errors; falls to 0 by the end,
+            with freeze_codes it stays
     """
 
     max_steps: Count = 1000
@@ -137,6 +140,7 @@ class Trainer:
     channels_last: bool = True
     share_forward: bool = True
     freeze_codes: bool = False
+    perturb_codes: Share = 0.0
 
 
 @dataclass

@@ -22,11 +22,10 @@ from taming.evaluation.protocol import Figures
 from taming.evaluation.rows import Measurer
 from taming.evaluation.session import Session
 from taming.first_stage.interface import Codes, FirstStage
+from taming.first_stage.perturbation import neighbours, perturbed
 from taming.images import psnr
 
 SHARE = 0.1  # of the codes of a picture that are replaced
-NEAREST = 100  # codes, of which one takes the place
-MOST = 65_536  # codes, beyond which their distances to each other take too long
 STEPS = {
     "photographs": "_real",
     "reconstructions": "_reconstructed",
@@ -94,49 +93,6 @@ def _add_features(session: Session, ending: str, features: np.ndarray, note: str
         stamp,
         f"{words}; {note}" if note else words,
     )
-
-
-@torch.no_grad()
-def neighbours(model: FirstStage) -> Tensor:
-    """The NEAREST other codes of each code by the distance of their latents, nearest first, int64
-    (K, n); n is at most K - 1.
-
-    Raises:
-        UserError: several levels, a single code, too many.
-    """
-    if len(model.num_codes) != 1:
-        raise UserError(f"only models of one level are perturbed, and this has {model.num_codes}")
-    count = model.num_codes[0]
-    if not 2 <= count <= MOST:
-        raise UserError(f"the nearest others are sought of 2 to {MOST:,} codes, not of {count:,}")
-    device = model.last_layer.device
-    latents = model.embed((torch.arange(count, device=device)[:, None, None],)).flatten(1)
-    latents = latents.cpu().double()  # near codes are told apart
-    rows = []
-    piece = max(1, 2**24 // count)
-    for start in range(0, count, piece):
-        distances = torch.cdist(latents[start : start + piece], latents)
-        places = torch.arange(len(distances))
-        distances[places, start + places] = torch.inf
-        rows.append(distances.topk(min(NEAREST, count - 1), largest=False).indices)
-    return torch.cat(rows).to(device)
-
-
-def perturbed(codes: Tensor, table: Tensor, share: float, seed: int) -> Tensor:
-    """The codes (h, w) of one picture, with each replaced by one of its neighbours with probability
-    `share`.
-
-    Args:
-        codes: int64 (h, w).
-        table: of `neighbours`.
-        share: in [0, 1].
-        seed: of the picture, so that nothing depends on its batch.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.rand(codes.shape, generator=generator) < share
-    which = torch.randint(table.shape[1], codes.shape, generator=generator)
-    others = table[codes, which.to(codes.device)]
-    return torch.where(chosen.to(codes.device), others, codes)
 
 
 def _measurer(session: Session, first: FirstStage, table: Tensor, judge: Judge | None) -> Measurer:

@@ -14,6 +14,7 @@ from taming.first_stage.interface import (
 from taming.first_stage.likelihood import GaussianLikelihood, LogitLaplaceLikelihood
 from taming.first_stage.losses import LikelihoodLoss, MaskLoss, VQGANLoss
 from taming.first_stage.maskgit import MaskGITVQGAN
+from taming.first_stage.projected_discriminator import ProjectedDiscriminator
 from taming.first_stage.quantizers import (
     FSQ,
     IBQ,
@@ -26,6 +27,7 @@ from taming.first_stage.quantizers import (
     SimVQ,
     VectorQuantizer,
 )
+from taming.first_stage.segmenting_discriminator import SegmentingDiscriminator
 from taming.first_stage.vae import VAE
 from taming.first_stage.vqgan import VQGAN, MaskVQGAN
 from taming.first_stage.vqvae import VQVAE
@@ -52,11 +54,13 @@ __all__ = [
     "MaskVQGAN",
     "MultiScaleQuantizer",
     "PatchDiscriminator",
+    "ProjectedDiscriminator",
     "Quantized",
     "Quantizer",
     "Reconstruction",
     "RemappedQuantizer",
     "ResidualQuantizer",
+    "SegmentingDiscriminator",
     "FSQ",
     "VQGAN",
     "VQGANLoss",

@@ -1,23 +1,64 @@
-"""PatchGAN: is this patch of a picture real? (Isola et al. 2017, arXiv 1611.07004, section 3.2.2).
-Parameter names as published: `main.{n}`.
+"""The seam of discriminators, and PatchGAN: is this patch of a picture real? (Isola et al. 2017,
+arXiv 1611.07004, section 3.2.2). Its parameter names as published: `main.{n}`.
 """
 
 import math
 from typing import Annotated, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from taming.config.ranges import Range
 from taming.errors import UserError
 from taming.first_stage.ranges import Channels, Width
 
+Form = Literal["hinge", "vanilla"]
+
 
 class Discriminator(nn.Module):
-    """The seam: images (B, C, H, W) -> logits of any shape, positive for real."""
+    """The seam: images (B, C, H, W) -> logits of any shape, positive for real. What it and its
+    opponent are trained for follows from the logits, unless it says otherwise itself.
+    """
+
+    labels: int | None = None  # of the label maps that it sorts pixels by; None: it reads none
 
     def forward(self, image: Tensor) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} judges nothing")
+
+    def generator_loss(self, output: Tensor, labels: Tensor | None = None) -> Tensor:
+        """What the generator lowers, () in float32.
+
+        Args:
+            output: its pictures.
+            labels: int64 (B, H, W) of the pictures that these should be like.
+        """
+        return -self(output).float().mean()
+
+    def losses(
+        self, image: Tensor, output: Tensor, form: Form, labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What the discriminator lowers, (), and the logits of both, in float32.
+
+        Args:
+            image: real pictures.
+            output: the generator's, without gradient.
+            form: of the loss.
+            labels: int64 (B, H, W) of the real pictures.
+        """
+        real, fake = self(image).float(), self(output).float()
+        return FORMS[form](real, fake), real, fake
+
+
+def hinge(real: Tensor, fake: Tensor) -> Tensor:
+    return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
+
+
+def vanilla(real: Tensor, fake: Tensor) -> Tensor:
+    return (F.softplus(-real).mean() + F.softplus(fake).mean()) / 2
+
+
+FORMS = {"hinge": hinge, "vanilla": vanilla}
 
 
 class PatchDiscriminator(Discriminator):

@@ -4,7 +4,7 @@ Letters: B batch; C, H, W image; D latent width; h, w code grid; K codes in the 
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -237,6 +237,19 @@ class FirstStage(Autoencoder):
         output = self._output(latent)
         loss = output.new_zeros((), dtype=torch.float32)
         return Reconstruction(self._picture(output), output, codes, loss, self.likelihood)
+
+    def perturbed_reconstruction(
+        self, image: Tensor, perturb: Callable[[Codes], Codes]
+    ) -> Reconstruction:
+        """As `forward` gives it, but the decoder reads other codes; the gradient goes straight
+        through to the encoder, as if they were its own.
+        """
+        quantized = self._quantize(self._input(image))
+        other = self._embed(perturb(quantized.codes)).to(quantized.latent.dtype)
+        output = self._output(quantized.latent + (other - quantized.latent).detach())
+        return Reconstruction(
+            self._picture(output), output, quantized.codes, quantized.loss, self.likelihood
+        )
 
     def reconstruct(self, image: Tensor) -> Tensor:
         return in_dtype_of(image, self.decode(self.encode(image)))

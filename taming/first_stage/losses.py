@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from taming.config.ranges import Decay, Deferred, Range, Weight
 from taming.errors import UserError, did_you_mean
-from taming.first_stage.discriminator import Discriminator, PatchDiscriminator
+from taming.first_stage.discriminator import FORMS, Discriminator, Form, PatchDiscriminator
 from taming.first_stage.inputs import label_loss, one_hot
 from taming.first_stage.interface import Reconstruction
 from taming.first_stage.perceptual import perceptual_distance
@@ -50,15 +50,35 @@ class FirstStageLoss(nn.Module):
         """The distance () of an image to its reconstruction, and its terms."""
         raise NotImplementedError(f"{type(self).__name__} compares nothing")
 
+    @property
+    def labels(self) -> int | None:
+        """Of the label maps that it reads beside the images; None: it reads none."""
+        return None if self.discriminator is None else self.discriminator.labels
+
     def autoencoder(
-        self, image: Tensor, reconstruction: Reconstruction, last_layer: nn.Parameter, step: int
+        self,
+        image: Tensor,
+        reconstruction: Reconstruction,
+        last_layer: nn.Parameter,
+        step: int,
+        labels: Tensor | None = None,
     ) -> tuple[Tensor, Terms]:
-        """The generator's loss (), to call backward on once, and its terms."""
+        """The generator's loss (), to call backward on once, and its terms.
+
+        Args:
+            image: (B, C, H, W).
+            reconstruction: of it.
+            last_layer: see Autoencoder.last_layer.
+            step: batches before this one.
+            labels: int64 (B, H, W), where `labels` says that they are read.
+        """
         loss, terms = self.reconstruction(image, reconstruction)
         quantizer = reconstruction.quantizer_loss
         return loss + quantizer, {**terms, "quantizer": quantizer}
 
-    def adversary(self, image: Tensor, output: Tensor) -> tuple[Tensor, Terms]:
+    def adversary(
+        self, image: Tensor, output: Tensor, labels: Tensor | None = None
+    ) -> tuple[Tensor, Terms]:
         """The discriminator's loss () on real images and (detached) reconstructions."""
         raise NotImplementedError(f"{type(self).__name__} has no discriminator")
 
@@ -94,7 +114,7 @@ class VQGANLoss(FirstStageLoss):
         adversarial: Weight = 0.8,
         adversarial_start: Batches | Decay = 0,
         adversarial_ramp: Batches = 0,
-        form: Literal["hinge", "vanilla"] = "hinge",
+        form: Form = "hinge",
         lecam: Weight = 0.0,
         penalty: Weight = 0.0,
         augment: Sequence[Augmentation] = (),
@@ -106,7 +126,8 @@ class VQGANLoss(FirstStageLoss):
         self.perceptual_weight, self.adversarial = perceptual_weight, adversarial
         self.colour_weight = colour_weight
         self._colour: tuple[nn.Module | None] = (None,)  # the model's, whose weights it has
-        self.start, self.ramp, self.form = adversarial_start, adversarial_ramp, form
+        self.start, self.ramp = adversarial_start, adversarial_ramp
+        self.form: Form = form
         self.penalty, self.augment = penalty, tuple(augment)
         self.lecam_weight = lecam
         self.lecam = LeCAM() if lecam and adversarial else None
@@ -117,6 +138,12 @@ class VQGANLoss(FirstStageLoss):
             if isinstance(discriminator, Deferred):
                 discriminator = discriminator.build()
             self.discriminator = discriminator or PatchDiscriminator()
+            moving = sorted({"translation", "cutout"} & set(augment))
+            if self.labels and moving:
+                raise UserError(
+                    f"loss.params.augment: {' and '.join(moving)} would move pictures away from the"
+                    " labels that this discriminator reads; take colour alone"
+                )
 
     def _apply(self, fn, recurse: bool = True):
         if self.perceptual is not None:
@@ -169,7 +196,12 @@ class VQGANLoss(FirstStageLoss):
         return total + self.perceptual_weight * terms["perceptual"], terms
 
     def autoencoder(
-        self, image: Tensor, reconstruction: Reconstruction, last_layer: nn.Parameter, step: int
+        self,
+        image: Tensor,
+        reconstruction: Reconstruction,
+        last_layer: nn.Parameter,
+        step: int,
+        labels: Tensor | None = None,
     ) -> tuple[Tensor, Terms]:
         """The generator's loss (), to call backward on once, and its terms.
 
@@ -185,7 +217,7 @@ class VQGANLoss(FirstStageLoss):
         # 1. gradients of both parts at the reconstruction
         leaf = output.detach().float().requires_grad_()
         nll, terms = self.distance(image, leaf)
-        adversarial = -discriminator(augmented(leaf, self.augment)).float().mean()
+        adversarial = discriminator.generator_loss(augmented(leaf, self.augment), labels)
         nll_gradient = torch.autograd.grad(nll, leaf)[0]
         adversarial_gradient = torch.autograd.grad(adversarial, leaf)[0]
         # 2. their weighted sum, to go backward from there
@@ -196,12 +228,13 @@ class VQGANLoss(FirstStageLoss):
         terms |= {"quantizer": quantizer, "adversarial": adversarial, "adaptive_weight": adaptive}
         return total, terms
 
-    def adversary(self, image: Tensor, output: Tensor) -> tuple[Tensor, Terms]:
+    def adversary(
+        self, image: Tensor, output: Tensor, labels: Tensor | None = None
+    ) -> tuple[Tensor, Terms]:
         if self.discriminator is None:
             return super().adversary(image, output)
         pictures = (augmented(image, self.augment), augmented(output.detach(), self.augment))
-        real, fake = (self.discriminator(picture).float() for picture in pictures)
-        loss = FORMS[self.form](real, fake)
+        loss, real, fake = self.discriminator.losses(*pictures, self.form, labels)
         terms = {"discriminator": loss, "real": real.mean(), "fake": fake.mean()}
         if self.lecam is not None:
             terms["lecam"] = self.lecam(real, fake)
@@ -210,17 +243,6 @@ class VQGANLoss(FirstStageLoss):
             terms["penalty"] = gradient_penalty(self.discriminator, pictures[0])
             loss = loss + self.penalty * terms["penalty"]
         return loss, terms
-
-
-def hinge(real: Tensor, fake: Tensor) -> Tensor:
-    return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
-
-
-def vanilla(real: Tensor, fake: Tensor) -> Tensor:
-    return (F.softplus(-real).mean() + F.softplus(fake).mean()) / 2
-
-
-FORMS = {"hinge": hinge, "vanilla": vanilla}
 
 
 def adaptive_weight(

@@ -12,6 +12,7 @@ from taming.errors import UserError
 from taming.first_stage.colour import YCbCr
 from taming.first_stage.interface import (
     Autoencoder,
+    Codes,
     FirstStage,
     Quantizer,
     Reconstruction,
@@ -19,10 +20,12 @@ from taming.first_stage.interface import (
     precise,
 )
 from taming.first_stage.losses import FirstStageLoss, VQGANLoss
+from taming.first_stage.perturbation import neighbours, perturbed
 from taming.images import IGNORE, colour_labels, montage, psnr
 from taming.training.module import Training, adam
 from taming.training.tuning import frozen_quantizers
 
+FRESH = 50  # batches, after which the codes' neighbours are looked for anew
 COLOUR_PICTURES = 256  # whose colours are measured; the deviations of so many differ by about 4 %
 
 
@@ -47,6 +50,13 @@ class FirstStageTraining(Training):
                     f"trainer.freeze_codes: a {type(model).__name__} has no codes; leave it out"
                 )
             model.freeze_codes()
+        self.perturb = experiment.trainer.perturb_codes
+        if self.perturb:
+            if not isinstance(model, FirstStage):
+                raise UserError(
+                    f"trainer.perturb_codes: a {type(model).__name__} has no codes; leave it out"
+                )
+            self.nearest = neighbours(model)
         # In batches from now on: a resumed run may be longer, and its discriminator stays on
         params = (experiment.loss or {}).get("params", {})
         if "adversarial_start" in params and isinstance(loss, VQGANLoss):
@@ -77,7 +87,8 @@ class FirstStageTraining(Training):
         return optimizers
 
     def micro_batch(self, batch: dict, last: bool) -> dict[str, Tensor]:
-        image = self.to_device(batch)[self.model.key]
+        batch = self.to_device(batch)
+        image, labels = batch[self.model.key], self._labels(batch)
         parts = self.experiment.trainer.accumulate_grad_batches
         share = 1 / parts
         optimizers = self.optimizers()
@@ -90,7 +101,7 @@ class FirstStageTraining(Training):
             quantizer.set_step(self.batches, self.micro, parts)
         reconstruction = self._reconstruction(image)
         total, terms = self.loss.autoencoder(
-            image, reconstruction, self.model.last_layer, self.batches
+            image, reconstruction, self.model.last_layer, self.batches, labels
         )
         self.manual_backward(total * share)
         if last:
@@ -100,7 +111,7 @@ class FirstStageTraining(Training):
             output = reconstruction.output
             if not self.experiment.trainer.share_forward:
                 output = self._again(image)
-            adversary, more = self.loss.adversary(image, output)
+            adversary, more = self.loss.adversary(image, output, labels)
             self.manual_backward(adversary * share)
             if last:
                 self.step(rest[0], discriminator.parameters(), counts=False)
@@ -112,10 +123,35 @@ class FirstStageTraining(Training):
             terms["used"] = used / sum(self.model.num_codes) * torch.ones(())
         return {"total": total.detach(), **terms}
 
+    def _labels(self, batch: dict) -> Tensor | None:
+        """What the loss reads beside the images."""
+        if self.loss.labels is None:
+            return None
+        labels = batch.get("segmentation")
+        if labels is None:
+            raise UserError(
+                "loss: its discriminator reads 'segmentation', which these pictures come without;"
+                " take SegmentedImages as data.train, or PatchDiscriminator"
+            )
+        return labels
+
     def _reconstruction(self, image: Tensor) -> Reconstruction:
-        if self.frozen and isinstance(self.model, FirstStage):
-            return self.model.reconstruction_of(self.model.encode(image))
-        return self.model(image)
+        if not isinstance(self.model, FirstStage) or not (self.frozen or self.perturb):
+            return self.model(image)
+        if self.frozen:
+            return self.model.reconstruction_of(self._perturbed(self.model.encode(image)))
+        return self.model.perturbed_reconstruction(image, self._perturbed)
+
+    def _perturbed(self, codes: Codes) -> Codes:
+        """With the share of this batch replaced by near ones."""
+        if not self.perturb:
+            return codes
+        assert isinstance(self.model, FirstStage)
+        left = 1 - self.batches / self.experiment.trainer.max_steps
+        share = self.perturb if self.frozen else self.perturb * left
+        if not self.frozen and self.batches % FRESH == 0 and self.micro == 0:
+            self.nearest = neighbours(self.model)  # codes move
+        return tuple(perturbed(grid, self.nearest.to(grid.device), share) for grid in codes)
 
     @torch.no_grad()
     def _again(self, image: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from taming.config.ranges import Length, Range
 from taming.data.codes import About, Rows, write_rows
 from taming.errors import UserError
 from taming.inference.shard import shard
-from tests.conftest import first_stage_plain, paint_pairs
+from tests.conftest import first_stage_plain, paint_pairs, write_vgg
 from tests.data import fakes
 
 CLASSES = config.file_classes()
@@ -64,6 +64,13 @@ PARAMS: dict[str, dict] = {
     "GPT": {"layers": 1, "heads": 2, "width": 16, **SHAPE},
     "CompVisGPT": {"layers": 1, "heads": 2, "width": 16, "shared_vocabulary": 8, **SHAPE},
     "LlamaGenGPT": {"layers": 1, "heads": 2, "width": 16, **SHAPE},
+    "RARGPT": {
+        "layers": 1,
+        "heads": 2,
+        "width": 16,
+        **SHAPE,
+        "parts": [{"vocabulary": 3, "length": 1}],
+    },
     "GatedPixelCNN": {"layers": 1, "width": 8, **SHAPE},
     "PixelSNAIL": {"blocks": 1, "layers": 1, "width": 8, **SHAPE},
     "MaskedPrior": {"layers": 1, "heads": 2, "width": 16, **SHAPE},
@@ -143,6 +150,9 @@ def example_params(name: str, pictures: str) -> dict:
     own = Path(pictures).parent / name.rpartition(".")[2]
     if "root" in params:
         params |= {"root": str(own) if own.is_dir() else pictures, "view": {"size": 16}}
+    if name == "taming.first_stage.ProjectedDiscriminator":
+        file = own.parent / "vgg.safetensors"
+        params |= {"features": str(file if file.is_file() else write_vgg(file, 1)), "blocks": 1}
     if name == "taming.data.Shards":
         params |= {"files": f"{own}/*.tar", "view": {"size": 16}}
     if name == "taming.data.Codes":

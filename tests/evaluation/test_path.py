@@ -11,6 +11,7 @@ from taming.evaluation.intervals import Estimate
 from taming.evaluation.layout import Judge
 from taming.evaluation.protocol import Figures
 from taming.first_stage import VQVAE, VectorQuantizer
+from taming.first_stage.perturbation import NEAREST, neighbours, perturbed
 
 
 def figures_of(**values: float) -> Figures:
@@ -30,26 +31,26 @@ def tokenizer(num_codes: int = 300) -> VQVAE:
 
 def test_neighbours_are_the_nearest_other_codes_by_brute_force():
     model = tokenizer()
-    table = path.neighbours(model)
+    table = neighbours(model)
     vectors = model.quantizer.embedding.weight.detach().double()
     distances = (vectors[:, None] - vectors).square().sum(dim=2)
     distances.fill_diagonal_(torch.inf)
-    assert table.shape == (300, path.NEAREST)
-    assert torch.equal(table, distances.argsort(dim=1)[:, : path.NEAREST])
-    assert path.neighbours(tokenizer(5)).shape == (5, 4), "all others, where there are few"
+    assert table.shape == (300, NEAREST)
+    assert torch.equal(table, distances.argsort(dim=1)[:, :NEAREST])
+    assert neighbours(tokenizer(5)).shape == (5, 4), "all others, where there are few"
 
 
 def test_a_share_of_codes_is_replaced_by_neighbours_and_each_picture_has_its_own_seed():
-    table = path.neighbours(tokenizer())
+    table = neighbours(tokenizer())
     codes = torch.randint(300, (64, 64), generator=torch.Generator().manual_seed(1))
-    changed = path.perturbed(codes, table, 0.1, seed=3)
+    changed = perturbed(codes, table, 0.1, seed=3)
     moved = changed != codes
     assert float(moved.float().mean()) == pytest.approx(0.1, abs=0.02)
     assert (table[codes[moved]] == changed[moved][:, None]).any(dim=1).all()
-    assert torch.equal(changed, path.perturbed(codes, table, 0.1, seed=3))
-    assert not torch.equal(changed, path.perturbed(codes, table, 0.1, seed=4))
-    assert torch.equal(codes, path.perturbed(codes, table, 0.0, seed=3))
-    assert (path.perturbed(codes, table, 1.0, seed=3) != codes).all()
+    assert torch.equal(changed, perturbed(codes, table, 0.1, seed=3))
+    assert not torch.equal(changed, perturbed(codes, table, 0.1, seed=4))
+    assert torch.equal(codes, perturbed(codes, table, 0.0, seed=3))
+    assert (perturbed(codes, table, 1.0, seed=3) != codes).all()
 
 
 def test_what_limits_is_said_in_words():
@@ -129,7 +130,7 @@ def test_doctor_repeats_the_verdict_and_survives_broken_figures(tmp_path):
 
 def test_several_levels_and_single_codes_are_left_out_with_a_reason():
     with pytest.raises(UserError, match="not of 1"):
-        path.neighbours(tokenizer(1))
+        neighbours(tokenizer(1))
 
 
 def test_a_first_stage_has_reconstructions_and_perturbed_codes_whatever_the_batch(tmp_path):

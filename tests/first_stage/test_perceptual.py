@@ -4,23 +4,13 @@ from safetensors.torch import load_file, save_file
 
 from taming.errors import UserError
 from taming.first_stage import VQGANLoss
-from taming.first_stage.perceptual import VGG_BLOCKS, perceptual_distance
+from taming.first_stage.perceptual import perceptual_distance
+from tests.conftest import write_vgg
 
 
 @pytest.fixture
 def vgg_file(tmp_path):
-    state, channels = {}, 3
-    for b, widths in enumerate(VGG_BLOCKS[:2], start=1):
-        for c, width in enumerate(widths, start=1):
-            state |= {
-                f"block{b}_conv{c}.weight": (
-                    torch.randn(width, channels, 3, 3) * (2 / (9 * channels)) ** 0.5
-                ),
-                f"block{b}_conv{c}.bias": torch.zeros(width),
-            }
-            channels = width
-    save_file(state, tmp_path / "vgg.safetensors")
-    return str(tmp_path / "vgg.safetensors")
+    return str(write_vgg(tmp_path / "vgg.safetensors", blocks=2))
 
 
 @pytest.mark.parametrize("kind", ["stlpips", "file"])

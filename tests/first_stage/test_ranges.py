@@ -40,6 +40,7 @@ GOOD = {
     "MaskLoss": {},
     "VQGANLoss": {"perceptual": "none"},
     "PatchDiscriminator": {},
+    "SegmentingDiscriminator": {"labels": 3, "width": 4},
 }
 BAD = {
     "VectorQuantizer": {
@@ -98,6 +99,7 @@ BAD = {
         "layers": [0, -1, 99],
         "normalization": ["layer", None],
     },
+    "SegmentingDiscriminator": {"labels": [0, -1, 2**40], "width": [0], "layers": [0, 99]},
 }
 
 

@@ -6,8 +6,10 @@ import torch
 from taming.config.experiment import Optimizer
 from taming.errors import UserError
 from taming.evaluation.metrics import read_metrics
+from taming.first_stage import VQGANLoss
 from taming.formats.load import load
 from taming.training import run
+from taming.training.first_stage import FirstStageTraining
 from taming.training.module import Training, schedule
 from tests.conftest import experiment_of, first_stage_plain, mask_stage_plain
 from tests.training.conftest import content
@@ -146,6 +148,38 @@ def test_frozen_codes_stay_while_the_decoder_learns(tmp_path):
     assert changed and {name.split(".")[0] for name in changed} <= {"decoder", "post_quant_conv"}
 
 
+def test_a_decoder_learns_from_disturbed_codes_and_the_codes_stay(tmp_path):
+    run.train(experiment_of(first_stage_plain(ema=0.9)), tmp_path / "first")
+    outcomes = {}
+    for share in (0.0, 0.5):
+        plain = first_stage_plain(freeze_codes=True, perturb_codes=share)
+        folder = tmp_path / str(share)
+        run.train(experiment_of(plain), folder, start_from=tmp_path / "first")
+        outcomes[share] = load(folder)
+    image = torch.rand(2, 3, 16, 16) * 2 - 1
+    codes = [model.encode(image)[0] for model in outcomes.values()]
+    assert torch.equal(*codes)
+    plain, disturbed = (model.decode((codes[0],)) for model in outcomes.values())
+    assert not torch.equal(plain, disturbed)
+
+
+def test_disturbing_a_whole_first_stage_is_over_when_training_ends(tmp_path):
+    """The share falls to 0: in the last of many batches as good as nothing is disturbed."""
+    run.train(experiment_of(first_stage_plain(perturb_codes=0.5)), tmp_path / "run")
+    training = FirstStageTraining(
+        experiment_of(first_stage_plain(perturb_codes=0.5, max_steps=100)),
+        load(tmp_path / "run"),
+        VQGANLoss("none", adversarial=0),
+    )
+    codes = torch.randint(training.model.num_codes[0], (64, 16, 16))
+    shares = []
+    for batch in (0, 50, 99):
+        training.batches = batch
+        (other,) = training._perturbed((codes,))
+        shares.append(float((other != codes).float().mean()))
+    assert shares == pytest.approx([0.5, 0.25, 0.005], abs=0.01)
+
+
 def test_a_model_without_codes_has_none_to_freeze(tmp_path):
     plain = first_stage_plain(freeze_codes=True)
     likelihood = {"target": "taming.first_stage.GaussianLikelihood"}
@@ -153,4 +187,7 @@ def test_a_model_without_codes_has_none_to_freeze(tmp_path):
     plain["model"] = {"target": "taming.first_stage.VAE", "params": params}
     plain["loss"] = {"target": "taming.first_stage.LikelihoodLoss"}
     with pytest.raises(UserError, match=r"trainer\.freeze_codes: a VAE has no codes"):
+        run.train(experiment_of(plain), tmp_path / "run")
+    plain["trainer"] |= {"freeze_codes": False, "perturb_codes": 0.5}
+    with pytest.raises(UserError, match=r"trainer\.perturb_codes: a VAE has no codes"):
         run.train(experiment_of(plain), tmp_path / "run")
