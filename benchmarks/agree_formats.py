@@ -3,9 +3,10 @@
     python benchmarks/agree_formats.py --sources DIR [--golden tests/formats/golden]
 
 diffusers comes from pip (the `interop` extra); DIR holds clones of the others, named llamagen, var,
-seed, tok1d (bytedance/1d-tokenizer) and dalle; what is missing is left out. Random weights in
-float32, square and wide pictures. Latents and reconstructions: max |a - b| / max |b|. `--golden`
-writes the values that tests/formats/test_foreign.py compares with, without any of these packages.
+seed, tok1d (bytedance/1d-tokenizer; RAR's prior also needs timm) and dalle; what is missing is left
+out. Random weights in float32, square and wide pictures. Latents and reconstructions: max |a - b| /
+max |b|. `--golden` writes the values that tests/formats/test_foreign.py compares with, without any
+of these packages.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -310,7 +312,39 @@ def compare_prior(sources: Path, golden: Path | None) -> str:
     if golden:
         values = {"codes": codes[:1], "classes": classes[:1], "logits": logits[:1, :-1]}
         write_golden(golden / "foreign_llamagen_prior", model, [], values)
-    return f"| LlamaGen | prior, 1 layer of 768, RoPE, SwiGLU | logits {difference:.1e} | | |"
+    return (
+        f"| LlamaGen | prior, one layer of 768 (RoPE, SwiGLU, RMS norms) | {difference:.1e} | | |"
+    )
+
+
+@torch.no_grad()
+def compare_rar(sources: Path, golden: Path | None) -> str:
+    """Likewise of RAR's prior, over MaskGIT's codes; needs the package timm."""
+    tokenizer = next(maskgit(sources))
+    package = types.ModuleType("modeling.modules")  # its __init__ imports losses, too
+    package.BaseModel = nn.Module
+    with imported_from(sources / "tok1d"):
+        sys.modules["modeling.modules"] = package
+        module = importlib.import_module("modeling.rar")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes |= {"intermediate_size": 96, "image_seq_len": 256, "condition_num_classes": 10}
+    sizes |= {"dropout": 0.0, "attn_drop": 0.0}
+    generator = {"generator": sizes, "vq_model": {"codebook_size": 64}}
+    model = fill(module.RAR(OmegaConf.create({"model": generator})))
+    random = torch.Generator().manual_seed(0)
+    codes, classes = torch.randint(64, (2, 16, 16), generator=random), torch.tensor([3, 10])
+    ids = classes + 64 + 1
+    logits = model(codes.flatten(1), ids)[:, :-1]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tokenizer.save(folder)
+        ours = taming.load(save_state(model, "rar_b.bin")(folder))
+        condition = (taming.second_stage.Part(classes[:, None], 10),)
+        difference = relative(ours.prior(codes, condition).flatten(1, 2), logits)
+    if golden:
+        values = {"codes": codes[:1], "classes": classes[:1], "logits": logits[:1]}
+        write_golden(golden / "foreign_rar", model, [], values)
+    return f"| RAR | prior, two layers of 32, adaptive norms | {difference:.1e} | | |"
 
 
 def relative(a: Tensor, b: Tensor) -> float:
@@ -360,6 +394,8 @@ def main() -> None:
                     write_golden(path, other.model, other.sizes, values)
             if name == "LlamaGen":
                 print(compare_prior(arguments.sources.resolve(), arguments.golden), flush=True)
+            if name == "MaskGIT":
+                print(compare_rar(arguments.sources.resolve(), arguments.golden), flush=True)
         except ImportError as error:
             print(f"| {name} | not here: {error} | | | |")
 

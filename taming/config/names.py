@@ -25,6 +25,7 @@ ROOMS = (
     "taming.segmenter",
     "taming.formats.compvis",
     "taming.formats.llamagen_prior",
+    "taming.formats.rar",
 )
 LIBRARIES = ("torchvision.datasets", "torchvision.models", "torchvision.transforms")
 PRETRAINED = "taming.formats.pretrained.pretrained"  # functions, for YAML of one's own only

@@ -11,7 +11,7 @@ from torch import nn
 
 from taming.errors import UserError, did_you_mean
 from taming.files import file_hash
-from taming.formats import dalle, diffusers, ibq, llamagen, llamagen_prior, maskgit, var
+from taming.formats import dalle, diffusers, ibq, llamagen, llamagen_prior, maskgit, rar, var
 from taming.formats.building import filled_model
 from taming.formats.compvis.checkpoint import read_published
 from taming.formats.compvis.config import configs_beside
@@ -31,7 +31,7 @@ ORIGIN = "origin"  # the attribute of a loaded model that says what it is
 PARTS = ("vqvae", "vqmodel", "vae", "movq")  # folders of a pipeline that hold its first stage
 PAIRS = (dalle.FILES,)  # two files of a folder, of which either may be named
 ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".tar", ".pkl")
-FORMATS = (diffusers, llamagen, llamagen_prior, var, maskgit, ibq)
+FORMATS = (diffusers, llamagen, llamagen_prior, var, maskgit, rar, ibq)
 CURES = {
     "first": "give the run of a first stage (configs/first_stage)",
     "second": "train a prior on it first (configs/second_stage), and give that run",
@@ -169,8 +169,9 @@ def checkpoint_files(path: str | Path, config: str | Path | None = None) -> list
         return dalle.parts(path)
     if not is_index(path) and is_ours(path):
         return files
-    if path.stem.startswith("c2i_") and (tokenizer := llamagen_prior.tokenizer_of(path)):
-        return [*files, tokenizer]
+    for start, room in (("c2i_", llamagen_prior), ("rar_", rar)):
+        if path.stem.startswith(start) and (tokenizer := room.tokenizer_of(path)):
+            return [*files, tokenizer]
     card = path.parent / "config.json"
     return [*files, *([card] if card.is_file() else configs_beside(path))]
 

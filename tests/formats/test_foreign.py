@@ -16,7 +16,7 @@ from torch import nn
 
 import taming
 from taming.errors import UserError
-from taming.formats import diffusers
+from taming.formats import diffusers, rar
 from taming.formats.describe import describe
 from taming.formats.load import checkpoint_files, checkpoint_hash, read_checkpoint
 from taming.second_stage import Part
@@ -167,6 +167,49 @@ def test_the_logits_of_llamagens_prior(tmp_path):
             decoder.extend(values["codes"][:, 0, i : i + 1])
 
 
+def save_rar(folder: Path, state: dict | None = None) -> tuple[Path, dict]:
+    """RAR's prior beside its tokenizer."""
+    golden_state, values, _ = golden_of("rar")
+    torch.save(golden_state if state is None else state, folder / "rar_b.bin")
+    torch.save(golden_of("maskgit")[0], folder / "maskgit-vqgan-imagenet-f16-256.bin")
+    return folder / "rar_b.bin", values
+
+
+def test_the_logits_of_rars_prior(tmp_path):
+    path, values = save_rar(tmp_path)
+    assert "second stage of RAR" in describe(path)
+    model = taming.load(path)
+    condition = (Part(values["classes"][:, None], 10),)
+    with torch.no_grad():
+        logits = model.prior(values["codes"], condition)
+        assert relative(logits.flatten(1, 2), values["logits"]) < 1e-5
+        null = model.prior(values["codes"], (condition[0].null(),))
+        assert relative(null, logits) > 0.01
+    small = values["codes"][:, :3, :4]
+    with torch.no_grad():  # what is cached is what is computed anew, on a corner of the grid too
+        expected = model.prior(small, condition).flatten(1, 2)
+        decoder = model.prior.decoder(condition, (3, 4))
+        for i in range(12):
+            assert torch.allclose(decoder.logits(), expected[:, i], atol=1e-4)
+            decoder.extend(small.flatten(1)[:, i : i + 1])
+        changed = small.clone()
+        changed[0, 1, 1] = (changed[0, 1, 1] + 1) % 64
+        moved = (model.prior(changed, condition).flatten(1, 2) - expected).abs().amax(-1)[0]
+    assert not moved[:6].any() and moved[6:].all(), "causal"
+    assert model.sample({"class": torch.tensor([3])}, size=(32, 32)).shape == (1, 3, 32, 32)
+
+
+def test_rars_prior_needs_its_tokenizer(tmp_path):
+    path, _ = save_rar(tmp_path)
+    assert [file.name for file in checkpoint_files(path)][1:] == [rar.TOKENIZERS[0]]
+    (tmp_path / rar.TOKENIZERS[0]).unlink()
+    with pytest.raises(UserError, match="put 'maskgit-vqgan-imagenet-f16-256.bin' into the same"):
+        taming.load(path)
+    torch.save(golden_of("llamagen")[0], tmp_path / rar.TOKENIZERS[0])
+    with pytest.raises(UserError, match="is not a tokenizer of MaskGIT"):
+        taming.load(path)
+
+
 def test_a_prior_needs_its_tokenizer_and_its_size(tmp_path):
     path, _ = save_prior(tmp_path)
     path.rename(tmp_path / "prior.pt")
@@ -198,6 +241,26 @@ def test_what_does_not_fit_is_one_line(name, change, tmp_path):
     with pytest.raises(UserError) as refusal:
         taming.load(SAVE[name](tmp_path, state))
     assert "\n" not in str(refusal.value) and str(tmp_path) in str(refusal.value)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("name", ["rar", "llamagen_prior"])
+def test_what_does_not_fit_a_prior_is_one_line(name, change, tmp_path):
+    state, _, _ = golden_of(name)
+    save = save_rar if name == "rar" else save_prior
+    path, _ = save(tmp_path)
+    for victim in (list(state)[0], list(state)[-1], next(key for key in state if "norm" in key)):
+        damaged = dict(state)
+        CHANGES[change](damaged, victim)
+        torch.save(damaged, path)
+        with pytest.raises(UserError) as refusal:
+            taming.load(path)
+        assert "\n" not in str(refusal.value) and str(tmp_path) in str(refusal.value)
+    torch.save(state, path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UserError) as refusal:
+        taming.load(path)
+    assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("name", SAVE)
@@ -243,10 +306,7 @@ def test_without_config_json(tmp_path):
         taming.load(folder)
 
 
-TRANSFORMERS = {
-    "VAR": {"word_embed.weight": torch.ones(2, 2), "pos_1LC": torch.ones(1, 2, 2)},
-    "RAR": {"target_aware_pos_embed": torch.ones(2, 2), "pos_embed": torch.ones(1)},
-}
+TRANSFORMERS = {"VAR": {"word_embed.weight": torch.ones(2, 2), "pos_1LC": torch.ones(1, 2, 2)}}
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
