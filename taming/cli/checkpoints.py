@@ -44,6 +44,17 @@ def convert(words: list[str]) -> None:
         action="store_true",
         help="floats in half precision; in a quarter those that no sample needs",
     )
+    parser.add_argument(
+        "--int8", action="store_true", help="as --half, and the matrices of priors in 8 bits"
+    )
+    parser.add_argument(
+        "--base", metavar="CKPT", help="IN is a cascade: the prior of its scenes is taken from here"
+    )
+    parser.add_argument(
+        "--decoder",
+        metavar="CKPT",
+        help="the decoder is taken from here: a model of the same codes",
+    )
     add_loading(parser)
     arguments = parser.parse(words)
     source, out, config = arguments.checkpoint, arguments.out, arguments.config
@@ -53,14 +64,16 @@ def convert(words: list[str]) -> None:
         raise UserError("convert needs IN and OUT; see: taming convert --help")
 
     from taming.files import check_ending, check_output
+    from taming.formats.assembly import with_base, with_decoder
     from taming.formats.building import build_model
     from taming.formats.compvis.checkpoint import convert_yaml
     from taming.formats.load import find_checkpoint, read_checkpoint
     from taming.formats.ours import save_safetensors
 
     if arguments.to != "taming":
-        if arguments.half:
-            raise UserError("--half is for --to taming; leave one of them out")
+        for word in ("half", "int8", "base", "decoder"):
+            if getattr(arguments, word):
+                raise UserError(f"--{word} is for --to taming; leave one of them out")
         _write_folder(source, out, config, arguments)
         return
     if source.endswith(YAML):
@@ -69,10 +82,16 @@ def convert(words: list[str]) -> None:
         print(convert_yaml(source, out))
         return
     check_ending(out, ".safetensors")
-    check_output(out, (find_checkpoint(source), *filter(None, (config,))), (".safetensors",))
+    parts = [find_checkpoint(part) for part in (arguments.base, arguments.decoder) if part]
+    inputs = (find_checkpoint(source), *parts, *filter(None, (config,)))
+    check_output(out, inputs, (".safetensors",))
     content = read_checkpoint(source, config, arguments.allow)
+    if arguments.base:
+        content = with_base(content, read_checkpoint(arguments.base, allow=arguments.allow))
+    if arguments.decoder:
+        content = with_decoder(content, read_checkpoint(arguments.decoder, allow=arguments.allow))
     build_model(content)  # what can't be loaded is not written
-    save_safetensors(out, content, arguments.half)
+    save_safetensors(out, content, arguments.half or arguments.int8, arguments.int8)
     _print_unused(content.unused)
     print(out)
 

@@ -26,6 +26,7 @@ from taming.formats.checksums import (
     write_checksums,
 )
 from taming.formats.content import Content, content_of, malformed
+from taming.formats.int8 import FACTORS, quantized, restored, suits
 from taming.formats.sharded import is_sharded, read_sharded
 from taming.formats.unpickler import load_torch, read_restricted
 from taming.weights import is_safetensors, read_safetensors
@@ -71,6 +72,7 @@ def read_ours(path: Path, allow: Iterable[str] = ()) -> tuple[Content | None, di
         return None, {"state_dict": weights}
     if "taming.checksums" in metadata:
         compare_checksums(metadata["taming.checksums"], metadata["taming"], weights, path)
+    weights = restored(weights, path)
     loss = _take(weights, "loss.")
     weights = {name: weights[name] for name in weights if not name.startswith("loss.")}
     return content_of(parsed(metadata["taming"], path), weights, loss, path, allow), {}
@@ -89,7 +91,9 @@ def is_ours(path: Path) -> bool:
     return isinstance(raw, dict) and "taming" in raw
 
 
-def save_safetensors(path: str | Path, content: Content, half: bool = False) -> None:
+def save_safetensors(
+    path: str | Path, content: Content, half: bool = False, int8: bool = False
+) -> None:
     """Writes weights and configuration for passing on.
 
     Args:
@@ -97,6 +101,7 @@ def save_safetensors(path: str | Path, content: Content, half: bool = False) -> 
         content: what it is to hold.
         half: floats in half precision, and in a quarter (float8) the decoder of a condition's
             tokenizer, which no sample needs.
+        int8: the matrices of priors in 8 bits, see int8.py, everything else as `half` says.
 
     Raises:
         UserError: a number is too large for half precision, or the file can't be written.
@@ -104,7 +109,12 @@ def save_safetensors(path: str | Path, content: Content, half: bool = False) -> 
     from safetensors.torch import save_file
 
     sources = {**content.weights, **{f"loss.{k}": v for k, v in content.loss.items()}}
-    tensors = {name: _stored(name, tensor, half) for name, tensor in sources.items()}
+    tensors = {}
+    for name, tensor in sources.items():
+        if int8 and suits(name, tensor):
+            tensors[name], tensors[f"{name}{FACTORS}"] = quantized(tensor)
+        else:
+            tensors[name] = _stored(name, tensor, half)
     text = json.dumps(
         {
             "stage": content.stage,
@@ -160,7 +170,7 @@ def _take(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _stored(name: str, tensor: Tensor, half: bool) -> Tensor:
-    if not half or not tensor.is_floating_point():
+    if not half or not tensor.is_floating_point() or tensor.element_size() == 1:
         return tensor.contiguous().clone()
     unneeded = name.startswith("conditioner.first_stage.decoder.")
     dtype = torch.float8_e4m3fn if unneeded else torch.float16

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
+from taming.cli.main import main
 from taming.errors import UserError
-from taming.formats.cascade import join_cascade
 from taming.formats.load import load
 from taming.second_stage import Cascade
 from taming.training import run
 from taming.training.cascade import blurred, disturbed
 from tests.conftest import experiment_of, paint_pairs, second_stage_plain
-from tests.training.conftest import Killed, assert_same, at_batch, content, kill
+from tests.training.conftest import assert_resumes_exactly
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +39,7 @@ def plain(trained, tmp_path_factory) -> dict:
 
 
 def test_a_cascade_trains_resumes_exactly_and_draws(plain, tmp_path, monkeypatch):
-    run.train(experiment_of(plain), tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        at_batch(patch, 6, kill)
-        with pytest.raises(Killed):
-            run.train(experiment_of(plain), tmp_path / "cut")
-    run.train(experiment_of(plain), tmp_path / "cut", resume=True)
-    assert_same(content(tmp_path / "cut"), content(tmp_path / "whole"))
+    assert_resumes_exactly(monkeypatch, plain, tmp_path, micro_batch=6)
     model = load(tmp_path / "whole")
     assert isinstance(model, Cascade)
     size = [2 * side for side in model.trained_size]
@@ -64,15 +58,19 @@ def test_only_the_level_learns(plain, trained, tmp_path):
         assert torch.equal(model.state_dict()[name], tensor), name
 
 
-def test_base_and_level_trained_apart_are_joined(plain, trained, tmp_path):
+def test_base_and_level_trained_apart_are_joined(plain, trained, tmp_path, capsys):
     root, _ = trained
     run.train(
         experiment_of({**plain, "trainer": {**plain["trainer"], "max_steps": 1}}), tmp_path / "r"
     )
-    joined = load(join_cascade(tmp_path / "r", root / "cached", tmp_path / "both.safetensors"))
+    level, base, out = (str(p) for p in (tmp_path / "r", root / "cached", tmp_path / "both"))
+    assert main(["convert", level, f"{out}.safetensors", "--base", base]) == 0
+    joined = load(f"{out}.safetensors")
     assert isinstance(joined, Cascade)
-    with pytest.raises(UserError, match="holds no cascade"):
-        join_cascade(root / "cached", root / "cached", tmp_path / "x.safetensors")
+    for name, tensor in load(base).state_dict().items():
+        assert torch.equal(joined.state_dict()[name], tensor), name
+    assert main(["convert", base, f"{out}.safetensors", "--base", base]) == 2
+    assert "holds no cascade" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
