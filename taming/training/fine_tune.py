@@ -31,6 +31,7 @@ RANK = 8  # of the updates of a prior that sees few pictures
 BATCH = 8
 PREFIXES = {"first": "first_stage", "masks": "conditioner.first_stage"}
 RATES = {"first": 2e-4, "masks": 5e-4, "prior": 2e-4, "lora": 1e-3}
+TABLES = ("cond_emb.weight", "map.tables.0.weight")  # of a prior that reads labels without tokenizer
 
 
 @dataclass
@@ -111,7 +112,7 @@ def fine_tune(request: Request) -> Path:
     # 2. stage by stage
     make_writable(request.folder)
     for stage in [stage for stage in STAGES if stage in stages]:
-        experiment, part = _experiment(request, content, stage, names)
+        experiment, part = _experiment(request, content, stage, names, bool(added))
         start = request.folder / f"before_{stage}.safetensors"
         save_safetensors(start, part)
         train(experiment, request.folder / stage, start_from=start)
@@ -221,22 +222,27 @@ def with_labels(content: Content, names: list[str]) -> Content:
         for name in (f"{prefix}decoder.conv_out.weight", f"{prefix}decoder.conv_out.bias"):
             weights[name] = _widened(weights[name], 0, before, after)
     else:
-        tables = [n for n in weights if n.startswith("priors.") and n.endswith("cond_emb.weight")]
-        tables = [n for n in tables if len(weights[n]) == before + 1]
-        if len(tables) != 1:
+        tables = _label_tables(content)
+        if not tables:
             raise UserError(
                 f"'{content.path}' can't learn new labels ({', '.join(names[before:])}); say which"
                 " of its own they are: variables.same={'new': 'old'}"
             )
         config["model"]["params"]["conditioner"]["params"]["count"] = after
-        table = weights[tables[0]]
-        # The null condition is the last row
-        rows = _widened(table[:before], 0, before, after)
-        weights[tables[0]] = torch.cat([rows, table[before:]])
+        for name in tables:  # the null condition is the last row
+            rows = _widened(weights[name][:before], 0, before, after)
+            weights[name] = torch.cat([rows, weights[name][before:]])
     colours = Legend.of(names).colours[before:]
     old = content.card.legend(before) or Legend.of(before)
     card = replace(content.card, labels=tuple(names), colours=(*old.colours, *colours))
     return replace(content, config=config, weights=weights, card=card)
+
+
+def _label_tables(content: Content) -> list[str]:
+    """Of each prior the table with a row for each label, where no tokenizer reads them."""
+    rows = _label_count(content) + 1
+    names = [n for n in content.weights if n.startswith("priors.") and n.endswith(TABLES)]
+    return [name for name in names if len(content.weights[name]) == rows]
 
 
 def _widened(weight: Tensor, dim: int, before: int, after: int) -> Tensor:
@@ -249,9 +255,13 @@ def _widened(weight: Tensor, dim: int, before: int, after: int) -> Tensor:
 
 
 def _experiment(
-    request: Request, content: Content, stage: str, names: list[str]
+    request: Request, content: Content, stage: str, names: list[str], wider: bool
 ) -> tuple[Experiment, Content]:
-    """The configuration of a stage, and what it starts from."""
+    """The configuration of a stage, and what it starts from.
+
+    Args:
+        wider: the label list has new entries, which learn beside low-rank updates too.
+    """
     part = content
     if content.stage == "second" and stage != "prior":
         part = first_stage_content(content, PREFIXES[stage])
@@ -280,6 +290,9 @@ def _experiment(
         if request.decoder_only or content.stage == "second":
             plain["trainer"]["freeze_codes"] = True
     plain = merge(plain, overriding(request.overrides))
+    if stage == "prior" and wider and plain["tuning"].get("lora"):
+        tables = [n.removeprefix("priors.").removesuffix(".weight") for n in _label_tables(content)]
+        plain["tuning"].setdefault("parts", tables)
     return from_plain(plain, f"fine-tuning of '{request.start}' ({stage})", trusted=False), part
 
 

@@ -137,6 +137,40 @@ def test_a_wider_label_list_changes_nothing_for_the_old_ones(here):
     assert torch.equal(codes, same)
 
 
+def as_it_is(tmp_path):
+    """The same model reading masks without a tokenizer, as the shipped one does."""
+    tree = plain()
+    params = tree["model"]["params"]
+    node = {"target": "taming.second_stage.LabelMap", "params": {"count": 3, "factor": 2}}
+    params["conditioner"] = node
+    prior = {"layers": 1, "heads": 2, "width": 16, "condition": "added"}
+    params["prior"] = {"target": "taming.second_stage.GPT", "params": prior}
+    params["size"] = 16
+    torch.manual_seed(0)
+    experiment = config.from_plain(tree)
+    weights = config.build(experiment.model).state_dict()
+    content = Content("second", config.to_plain(experiment), weights, 0, {})
+    content.card = Card(("sky", "tree", "water"), size=(16, 16))
+    save_safetensors("map.safetensors", content)
+    return content
+
+
+def test_a_prior_that_reads_labels_itself_learns_new_ones(here, capsys):
+    before = as_it_is(here)
+    name = "priors.0.added.map.tables.0.weight"
+    words = ["train", "--from", "map.safetensors", "variables.root=my data", *FEW, "-n", "n"]
+    assert main([*words, "tuning.lora=2"]) == 0
+    assert "new labels: road" in capsys.readouterr().err
+    after = read_checkpoint("runs/n/model.safetensors")
+    table = after.weights[name].float()
+    assert len(table) == len(before.weights[name]) + 1
+    mean = before.weights[name][:3].mean(dim=0)
+    assert not torch.allclose(table[3], mean, atol=1e-6)  # beside the updates, the new row learns
+    model = load("runs/n/model.safetensors")
+    assert model.card.labels == ("sky", "tree", "water", "road")
+    assert model.sample(np.full((16, 16), 3, np.uint8)).shape == (1, 3, 16, 16)
+
+
 def test_training_stops_where_nothing_is_gained(here, monkeypatch, capfd):
     monkeypatch.setattr(
         "taming.training.second_stage.SecondStageTraining.figures", lambda self, sums: {"nll": 1.0}
