@@ -31,7 +31,7 @@ RANK = 8  # of the updates of a prior that sees few pictures
 BATCH = 8
 PREFIXES = {"first": "first_stage", "masks": "conditioner.first_stage"}
 RATES = {"first": 2e-4, "masks": 5e-4, "prior": 2e-4, "lora": 1e-3}
-TABLES = ("cond_emb.weight", "map.tables.0.weight")  # of a prior that reads labels without tokenizer
+TABLES = ("cond_emb.weight", "map.tables.0.weight")  # of a prior that reads labels itself
 
 
 @dataclass
