@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from PIL import Image
 
+from taming.data.legend import Colour
 from taming.errors import UserError
 from taming.evaluation import doctor, report
 from taming.evaluation.metrics import read_metrics
@@ -19,6 +20,7 @@ from taming.evaluation.protocol import Figure, Figures, has_interval
 from taming.evaluation.report import Section
 from taming.evaluation.words import label
 from taming.files import folder_beside, write_atomically
+from taming.inference.models import legend_for
 
 LARGEST = 4_900_000  # bytes of a page
 SMALL = 100_000  # bytes of a picture that is taken as it is
@@ -102,8 +104,12 @@ def write(
     after = [*_differences(names, folders), _stamps(names, figures)]
     # 3. the page, with pictures as large as it may be
     text = ""
+    legends = [_legend(folder, allow) for folder in folders]
     for quality, width in QUALITIES:
-        middle = [_run(name, folder, quality, width) for name, folder in zip(names, folders)]
+        middle = [
+            _run(name, folder, legend, quality, width)
+            for name, folder, legend in zip(names, folders, legends)
+        ]
         text = report.page(f"taming: {', '.join(names)}", [*before, *middle, *after])
         if len(text.encode()) <= LARGEST:
             return report.write_page(out, text)
@@ -230,8 +236,19 @@ def _plots(names: list[str], folders: list[Path], out: Path) -> list[tuple[str, 
     return plots
 
 
-def _run(name: str, folder: Path, quality: int, width: int) -> Section:
-    """The pictures of a run, and its configuration."""
+def _legend(folder: Path, allow: Sequence[str]) -> list[tuple[str, Colour]]:
+    """Names and colours of the labels that its pictures show; none where it knows no labels."""
+    try:
+        legend = legend_for(folder, allow)
+    except UserError:  # what is wrong with it stands among the diagnoses
+        return []
+    return list(zip(legend.names, legend.label_colours())) if legend else []
+
+
+def _run(
+    name: str, folder: Path, legend: Sequence[tuple[str, Colour]], quality: int, width: int
+) -> Section:
+    """The pictures of a run, with the legend of their layouts, and its configuration."""
     files = {
         folder / "figures" / file: caption
         for file, caption in PICTURES.items()
@@ -247,7 +264,11 @@ def _run(name: str, folder: Path, quality: int, width: int) -> Section:
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             unreadable.append(f"'{path}' is not a readable picture.")
     return Section(
-        name, " ".join(unreadable), pictures=pictures, folded=report.configuration(folder)
+        name,
+        " ".join(unreadable),
+        pictures=pictures,
+        legend=legend if pictures else (),
+        folded=report.configuration(folder),
     )
 
 

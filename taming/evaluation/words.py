@@ -44,12 +44,25 @@ WORDS = {
     "density": "how densely samples lie among pictures, 1 for pictures themselves" + UP,
     "coverage": "pictures that have a sample nearby" + UP,
     "copying": "samples nearer to training pictures than new ones are; 0.5: as nature, 1: copies",
+    "correlation_y": "correlation of brightness with the picture's" + UP,
+    "correlation_cb": "correlation of blue against yellow with the picture's" + UP,
+    "correlation_cr": "correlation of red against green with the picture's" + UP,
+    "error_y": "error of brightness, grey levels of 255" + DOWN,
+    "error_cb": "error of blue against yellow, grey levels of 255" + DOWN,
+    "error_cr": "error of red against green, grey levels of 255" + DOWN,
+    "hue": "clearly coloured pixels that keep their hue" + UP,
+    "hue_red": "clearly red pixels that stay red" + UP,
+    "hue_green": "clearly green pixels that stay green" + UP,
+    "border_error": "error of the outermost pixels, grey levels of 255" + DOWN,
+    "corner_error": "error of the four corners, grey levels of 255" + DOWN,
+    "inside_error": "error of all other pixels, grey levels of 255" + DOWN,
     "layout_iou": "overlap of the layout with the one found in the sample" + UP,
     "layout_accuracy": "pixels that follow the layout" + UP,
 }
 PLACES = {
     "real": "of held-out pictures in the samples' place",
     "reconstructed": "of reconstructions in the samples' place",
+    "perturbed": "of reconstructions from codes of which a tenth is replaced by near ones",
     "floor": "with another picture's layout",
 }
 
@@ -58,7 +71,12 @@ def label(name: str) -> str:
     """`psnr` -> `psnr: signal over error of reconstructions, dB ↑`; a name without words of its
     own stays as it is.
     """
-    words = WORDS.get(plain := name.removeprefix("validation/"))
+    plain, of_label = name.removeprefix("validation/"), ""
+    for figure in ("iou", "accuracy"):  # layout_iou_water, layout_real_iou_water
+        before, middle, after = plain.partition(f"_{figure}_")
+        if middle and before.startswith("layout"):
+            plain, of_label = f"{before}_{figure}", f", of {after.replace('_', ' ')} alone"
+    words = WORDS.get(plain)
     for place, addition in PLACES.items():
         parts = plain.split("_")
         if words is None and place in parts:
@@ -67,4 +85,7 @@ def label(name: str) -> str:
     if words is None and plain.rpartition("_")[2].isdecimal():  # of a level
         base, _, level = plain.rpartition("_")
         words = WORDS.get(base) and f"{WORDS[base]} (level {level})"
+    if words and of_label:
+        arrow = words[-len(UP) :] if words.endswith((UP, DOWN)) else ""
+        words = words.removesuffix(arrow) + of_label + arrow
     return f"{name}: {words}" if words else name

@@ -11,7 +11,7 @@ from taming.cli.main import main
 from taming.errors import UserError
 from taming.evaluation import comparison
 from taming.training import run
-from tests.conftest import experiment_of, first_stage_plain
+from tests.conftest import experiment_of, first_stage_plain, mask_stage_plain
 
 SHORT = {"max_steps": 4, "validate_every": 2, "checkpoint_every": 4, "pictures_every": 4}
 
@@ -58,6 +58,12 @@ def test_a_page_has_both_runs_side_by_side_and_needs_no_other_file(runs, tmp_pat
         "learning_rate.png",
         "share_of_codes_in_use.png",
     }
+
+
+def test_layouts_have_their_legend(tmp_path):
+    run.train(experiment_of(mask_stage_plain(**SHORT)), tmp_path / "masks")
+    page = comparison.write([tmp_path / "masks"], tmp_path / "report.html").read_text()
+    assert re.search(r"<p class='legend'>(<span><i style='[^']+'></i>[^<]+</span> ){2,}</p>", page)
 
 
 def test_figures_of_different_protocols_are_starred(runs, tmp_path):
