@@ -66,35 +66,41 @@ def first_stages(values: dict[str, dict[str, Any]]) -> Figure:
 
 def codebooks(use: dict[str, Any]) -> Figure:
     """Codes in use, and PSNR, over the size of the codebook."""
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    curves = {}
     for name, rows in use["values"].items():
         shares, _, psnr = zip(*rows)
-        left.plot(use["num_codes"], shares, marker=".", label=name)
-        right.plot(use["num_codes"], psnr, marker=".")
+        curves[name] = (shares, psnr)
+    figure, left, right = _two_panels(use["num_codes"], curves, height=3.2)
     for axis in (left, right):
         axis.set_xscale("log", base=2)
         axis.set_xlabel("K, codes in the codebook")
     left.set_ylabel("% of the codes used")
     right.set_ylabel("PSNR, dB")
     figure.legend(loc="outside right upper", frameon=False)
-    _grid(left, right)
     return figure
 
 
 def beta(sweep: dict[str, Any]) -> Figure:
     """Squared error and codes used over beta."""
-    figure = Figure(figsize=(8, 2.8), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for name, rows in sweep["values"].items():
-        errors, used = zip(*rows)
-        left.semilogx(sweep["beta"], errors, marker=".", label=name)
-        right.semilogx(sweep["beta"], used, marker=".")
-    left.set(xlabel="beta", ylabel="squared error, held out")
-    right.set(xlabel="beta", ylabel="codes used of 64")
+    curves = {name: tuple(zip(*rows)) for name, rows in sweep["values"].items()}
+    figure, left, right = _two_panels(sweep["beta"], curves, height=2.8)
+    left.set(xscale="log", xlabel="beta", ylabel="squared error, held out")
+    right.set(xscale="log", xlabel="beta", ylabel="codes used of 64")
     left.legend(frameon=False)
-    _grid(left, right)
     return figure
+
+
+def _two_panels(
+    x: list[float], curves: dict[str, tuple[Any, ...]], height: float
+) -> tuple[Figure, Axes, Axes]:
+    """Side by side the first and the second curve of each name over x."""
+    figure = Figure(figsize=(8, height), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name, (first, second) in curves.items():
+        left.plot(x, first, marker=".", label=name)
+        right.plot(x, second, marker=".")
+    _grid(left, right)
+    return figure, left, right
 
 
 def systems(models: dict[str, Any]) -> Figure:

@@ -18,12 +18,12 @@ from torch import Tensor
 from taming.config.ranges import Count, Range
 from taming.config.sampling import Sampling
 from taming.errors import UserError
-from taming.first_stage.interface import Codes, FirstStage
+from taming.first_stage.interface import FirstStage
 from taming.images import IGNORE
 from taming.second_stage.conditioners import entry_of
 from taming.second_stage.conditioners.label_map import label_shares
 from taming.second_stage.interface import Condition, Conditioner, Part, PartShape, Prior, describe
-from taming.second_stage.model import SecondStage, check_known, generators, start_prior
+from taming.second_stage.model import Request, SecondStage, check_known, generators, start_prior
 from taming.second_stage.sampling import sample
 from taming.second_stage.window import decode_tiled
 
@@ -196,36 +196,27 @@ class Cascade(SecondStage):
         codes = size[0] * size[1] // self.tokenizer.stride**2
         return MAPS * 4 * width * codes if self.doublings(size) else 0
 
-    def _sample(
-        self,
-        batch: dict,
-        sampling: Sampling,
-        known: tuple[Tensor, Tensor] | None,
-        first: int | list[int],
-        on_row: Callable[[Codes, int], None] | None,
-        on_step: Callable[[int, int], None] | None,
-    ) -> Tensor:
+    def _sample(self, batch: dict, request: Request) -> Tensor:
         # 1. the sizes of the scene and of each level, of which the last covers the picture
+        sampling, known, first = request.sampling, request.known, request.first
         size = sampling.size or self.size_of(batch)
         number = self.doublings(size)
         if not number:
-            return super()._sample(batch, sampling, known, first, on_row, on_step)
+            return super()._sample(batch, request)
         scene = self.scene(size)
         full = (scene[0] << number, scene[1] << number)
         # 2. layout and known pictures, continued to the last level's size
         batch = self._continued(batch, size, full)
         known = None if known is None else self._continued_known(known, size, full)
-        progress = Progress.of(on_step, self, scene, number, sampling)
+        progress = Progress.of(request.on_step, self, scene, number, sampling)
         # 3. the scene
-        small = replace(sampling, size=scene)
-        picture = super()._sample(
-            self._scene_batch(batch, full, scene),
-            small,
-            None if known is None else known_at(known, scene),
-            first,
-            on_row,
-            progress.base,
+        small = replace(
+            request,
+            sampling=replace(sampling, size=scene),
+            known=None if known is None else known_at(known, scene),
+            on_step=progress.base,
         )
+        picture = super()._sample(self._scene_batch(batch, full, scene), small)
         # 4. level by level; the coarser picture says more than guidance could
         unguided = replace(sampling, guidance=1.0, guidance_second=None, guidance_labels=None)
         for k in range(1, number + 1):
@@ -233,8 +224,8 @@ class Cascade(SecondStage):
             picture, codes = self.enlarge(
                 picture, batch, unguided, known, streams, progress.level(k)
             )
-            if on_row is not None:
-                on_row((codes,), codes.shape[1])
+            if request.on_row is not None:
+                request.on_row((codes,), codes.shape[1])
         return picture[..., : size[0], : size[1]]
 
     @torch.no_grad()

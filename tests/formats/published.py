@@ -78,6 +78,17 @@ def dummy_stage(key):
     }
 
 
+def latent_diffusion_tree(multipliers, codes, dim, attention=(32,)):
+    return first_tree(
+        multipliers=multipliers,
+        attention=attention,
+        codes=codes,
+        dim=dim,
+        latent=dim,
+        kind="VQModelInterface",
+    )
+
+
 PUBLISHED = {
     "imagenet_f16_1024": first_tree(),
     "imagenet_f16_16384": first_tree(codes=16384),
@@ -88,33 +99,10 @@ PUBLISHED = {
     "coco_cond_stage": first_tree(
         inputs=183, kind="VQSegmentationModel", n_labels=183, image_key="segmentation"
     ),
-    "ldm_vq_f4": first_tree(
-        multipliers=(1, 2, 4), attention=(), codes=8192, dim=3, latent=3, kind="VQModelInterface"
-    ),
-    "ldm_vq_f8": first_tree(
-        multipliers=(1, 2, 2, 4),
-        attention=(32,),
-        codes=16384,
-        dim=4,
-        latent=4,
-        kind="VQModelInterface",
-    ),
-    "ldm_vq_f8_n256": first_tree(
-        multipliers=(1, 2, 2, 4),
-        attention=(32,),
-        codes=256,
-        dim=4,
-        latent=4,
-        kind="VQModelInterface",
-    ),
-    "ldm_vq_f16": first_tree(
-        multipliers=(1, 1, 2, 2, 4),
-        attention=(16,),
-        codes=16384,
-        dim=8,
-        latent=8,
-        kind="VQModelInterface",
-    ),
+    "ldm_vq_f4": latent_diffusion_tree((1, 2, 4), 8192, 3, ()),
+    "ldm_vq_f8": latent_diffusion_tree((1, 2, 2, 4), 16384, 4),
+    "ldm_vq_f8_n256": latent_diffusion_tree((1, 2, 2, 4), 256, 4),
+    "ldm_vq_f16": latent_diffusion_tree((1, 1, 2, 2, 4), 16384, 8, (16,)),
     "sflckr": second_tree(
         24,
         16,

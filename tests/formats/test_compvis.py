@@ -236,23 +236,8 @@ def test_their_yaml_trains(layout, tmp_path, monkeypatch, capsys):
     )
 
     # Fine-tuning from what was exported: discriminator included
-    assert (
-        main(
-            [
-                "train",
-                "-b",
-                "theirs.yaml",
-                "-n",
-                "tuned",
-                "--from",
-                "back",
-                "model.params.n_embed=8",
-                "trainer.max_steps=1",
-                *datasets,
-            ]
-        )
-        == 0
-    )
+    again = ["train", "-b", "theirs.yaml", *datasets, "--from", "back", "-n"]
+    assert main([*again, "tuned", "model.params.n_embed=8", "trainer.max_steps=1"]) == 0
     assert "no discriminator" not in capsys.readouterr().err
     state = torch.load("runs/tuned/checkpoints/last.ckpt", weights_only=True)["state_dict"]
     before = torch.load("back/checkpoints/last.ckpt", weights_only=True)["state_dict"]
@@ -262,43 +247,12 @@ def test_their_yaml_trains(layout, tmp_path, monkeypatch, capsys):
         .max()
     )
     assert moved <= 1e-6  # one batch before its start
-    assert (
-        main(
-            [
-                "train",
-                "-b",
-                "theirs.yaml",
-                "-n",
-                "other",
-                "--from",
-                "back",
-                "model.params.n_embed=16",
-                *datasets,
-            ]
-        )
-        == 2
-    )
+    assert main([*again, "other", "model.params.n_embed=16"]) == 2
     assert (
         "'quantizer.embedding.weight' has shape (8, 4), but its configuration says (16, 4) (number"
         " of codes" in capsys.readouterr().err
     )
-    assert (
-        main(
-            [
-                "train",
-                "-b",
-                "theirs.yaml",
-                "-n",
-                "other",
-                "--from",
-                "back",
-                "--fitting",
-                "trainer.max_steps=1",
-                *datasets,
-            ]
-        )
-        == 0
-    )
+    assert main([*again, "other", "--fitting", "trainer.max_steps=1"]) == 0
     assert (
         "1 tensor did not fit and start anew or are not used: quantizer.embedding.weight"
         in capsys.readouterr().err

@@ -49,6 +49,15 @@ def resume(plain: dict, folder: Path) -> dict:
     return content(folder)
 
 
+def assert_resumes_exactly(monkeypatch, plain: dict, folder: Path, micro_batch: int) -> None:
+    """A run that is killed where this micro-batch begins, and resumed, equals `folder`/whole, which
+    was not.
+    """
+    run.train(experiment_of(plain), folder / "whole")
+    train_until_killed(monkeypatch, plain, folder / "cut", micro_batch)
+    assert_same(resume(plain, folder / "cut"), content(folder / "whole"))
+
+
 def content(folder: Path) -> dict:
     """The last checkpoint, and the rows of metrics.csv."""
     state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)

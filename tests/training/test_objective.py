@@ -8,7 +8,6 @@ from taming.config.experiment import Objective
 from taming.errors import UserError
 from taming.first_stage import VQGAN, VectorQuantizer
 from taming.second_stage import GPT, GatedPixelCNN, Part, sample
-from taming.training import run
 from taming.training.objective import (
     Objectives,
     cluster_loss,
@@ -16,8 +15,8 @@ from taming.training.objective import (
     losses_of,
     nearest_means,
 )
-from tests.conftest import experiment_of, second_stage_plain
-from tests.training.conftest import Killed, assert_same, at_batch, content, kill
+from tests.conftest import second_stage_plain
+from tests.training.conftest import assert_resumes_exactly
 
 PARTS = [{"vocabulary": 3, "grid": [3, 4]}]
 
@@ -166,13 +165,7 @@ def test_a_run_resumes_bit_identical(trained, objective, tmp_path, monkeypatch):
     plain = second_stage_plain(root / "first", max_steps=5, checkpoint_every=2)
     plain["model"]["params"]["prior"]["params"] |= {"condition": "added"}
     plain["objective"] = objective
-    run.train(experiment_of(plain), tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        at_batch(patch, 4, kill)
-        with pytest.raises(Killed):
-            run.train(experiment_of(plain), tmp_path / "cut")
-    run.train(experiment_of(plain), tmp_path / "cut", resume=True)
-    assert_same(content(tmp_path / "cut"), content(tmp_path / "whole"))
+    assert_resumes_exactly(monkeypatch, plain, tmp_path, micro_batch=4)
 
 
 @pytest.mark.parametrize(
