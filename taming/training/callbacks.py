@@ -28,6 +28,7 @@ from taming.training.module import NotFinite, Training
 from taming.training.sharded import save_sharded
 
 STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")
+STOPS = 1 << 16  # above all numbers of signals
 # Windows lacks the last two
 SIGNALS = [getattr(signal, name) for name in (*STOPPING, "SIGUSR1") if hasattr(signal, name)]
 
@@ -66,7 +67,7 @@ class Checkpoints(BatchCallback):
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.signal: int | None = None  # to act upon at the end of the batch
+        self.signals: list[int] = []  # to act upon at the end of the batch
         self.saved = 0  # the batch that last.ckpt holds; 0: there is none
         self.failed = 0  # the batch that last.ckpt could not be written at
 
@@ -81,7 +82,8 @@ class Checkpoints(BatchCallback):
                 signal.signal(number, self._note)
 
     def after_batch(self, trainer: pl.Trainer, module: Training) -> None:
-        self._agree(trainer)
+        count = len(self.signals)  # what arrives from now on waits for the next batch
+        number = self._agreed(trainer, self.signals[:count])
         settings = module.experiment.trainer
         end = module.batches >= settings.max_steps
         if module.data_module.validation is not None and (
@@ -95,9 +97,9 @@ class Checkpoints(BatchCallback):
             if module.without_gain == module.experiment.tuning.patience and not end:
                 end = trainer.should_stop = True
                 _say(f"stopped at batch {module.batches}: no gain since best.ckpt was written")
-        if module.batches % settings.checkpoint_every == 0 or end or self.signal:
+        if module.batches % settings.checkpoint_every == 0 or end or number:
             self.save(trainer, module, "last.ckpt")
-        number, self.signal = self.signal, None
+        del self.signals[:count]
         if number and signal.Signals(number).name in STOPPING:
             raise_once(trainer, Interrupted(number, self.last))
 
@@ -145,21 +147,25 @@ class Checkpoints(BatchCallback):
 
     def _note(self, number: int, _frame) -> None:
         """The handler. A second Ctrl-C does not wait."""
-        if self.signal == number == signal.SIGINT:
+        if number == signal.SIGINT and number in self.signals:
             _say("stopped at once; what came after the last checkpoint is lost")
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         if number == signal.SIGINT:
             _say("saving after this batch; Ctrl-C again stops at once, without saving")
-        if self.signal is None or signal.Signals(self.signal).name not in STOPPING:
-            self.signal = number
+        self.signals.append(number)
 
-    def _agree(self, trainer: pl.Trainer) -> None:
-        """A signal to one process is one to all, or they would wait for each other."""
+    def _agreed(self, trainer: pl.Trainer, signals: list[int]) -> int:
+        """The one of these that counts, 0 for none: the first that stops, else one that saves. A
+        signal to one process is one to all, or they would wait for each other.
+        """
+        stopping = [number for number in signals if signal.Signals(number).name in STOPPING]
+        number = stopping[0] + STOPS if stopping else max(signals, default=0)
         if trainer.world_size > 1:
-            number = torch.tensor(self.signal or 0, device=trainer.strategy.root_device)
-            dist.all_reduce(number, op=dist.ReduceOp.MAX)
-            self.signal = int(number) or None
+            tensor = torch.tensor(number, device=trainer.strategy.root_device)
+            dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+            number = int(tensor)
+        return number % STOPS
 
 
 def _say(line: str) -> None:

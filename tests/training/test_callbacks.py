@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -52,6 +53,60 @@ def test_a_second_interrupt_says_what_it_does(monkeypatch, tmp_path, capfd):
     assert (
         kills == [signal.SIGINT] and "after the last checkpoint is lost" in capfd.readouterr().err
     )
+
+
+def two_processes() -> tuple[SimpleNamespace, SimpleNamespace]:
+    """What `after_batch` looks at of a trainer and its module, in the middle of a run."""
+    settings = SimpleNamespace(max_steps=9, checkpoint_every=9, validate_every=9)
+    module = SimpleNamespace(
+        batches=1,
+        experiment=SimpleNamespace(trainer=settings),
+        data_module=SimpleNamespace(validation=None),
+    )
+    strategy = SimpleNamespace(root_device="cpu")
+    return SimpleNamespace(world_size=2, is_global_zero=True, strategy=strategy), module
+
+
+@pytest.mark.parametrize("where", ["while they agree", "while one saves"])
+def test_a_signal_is_never_lost(monkeypatch, tmp_path, where):
+    """Nor is it for one process alone: what arrives late waits for the next batch."""
+    checkpoints, saved = Checkpoints(tmp_path), []
+    trainer, module = two_processes()
+
+    rest = ["it arrives"]
+
+    def arrive() -> None:
+        if rest:
+            checkpoints._note(signal.SIGTERM, rest.pop())
+
+    def save(*_) -> None:
+        saved.append(module.batches)
+        arrive()
+
+    monkeypatch.setattr(checkpoints, "save", save)
+    agreeing = where == "while they agree"
+    monkeypatch.setattr(callbacks.dist, "all_reduce", lambda *_, **__: agreeing and arrive())
+    module.experiment.trainer.checkpoint_every = 9 if agreeing else 1
+    checkpoints.after_batch(trainer, module)
+    assert len(saved) == (not agreeing) and not rest, "this batch goes on"
+    module.batches += 1
+    with pytest.raises(UserError, match="stopped by SIGTERM"):
+        checkpoints.after_batch(trainer, module)
+    assert saved[-1] == module.batches and not checkpoints.signals
+
+
+def test_of_two_signals_in_two_processes_the_one_that_stops_counts(monkeypatch, tmp_path):
+    """SIGHUP has the smaller number."""
+    checkpoints, (trainer, module) = Checkpoints(tmp_path), two_processes()
+    monkeypatch.setattr(checkpoints, "save", lambda *_: None)
+
+    def reduce(tensor, **_):
+        tensor.clamp_(min=int(signal.SIGUSR1))  # the other process
+
+    monkeypatch.setattr(callbacks.dist, "all_reduce", reduce)
+    checkpoints._note(signal.SIGHUP, None)
+    with pytest.raises(UserError, match="stopped by SIGHUP"):
+        checkpoints.after_batch(trainer, module)
 
 
 def test_a_hang_up_that_nohup_ignores_stays_ignored(tmp_path, monkeypatch):
