@@ -26,7 +26,7 @@ from taming.data.storage import expanded
 from taming.data.tar import write_tar
 from taming.errors import UserError
 from taming.inference.shard import shard
-from tests.conftest import paint_pairs
+from tests.conftest import full_disk, paint_pairs
 
 
 def picture(value: int, size: tuple[int, int] = (24, 20)) -> bytes:
@@ -400,6 +400,17 @@ def test_several_processes_write_the_shards_of_one(tmp_path):
     assert names == sorted(path.name for path in (tmp_path / "many").glob("*.tar"))
     with pytest.raises(UserError, match="is made of something else"):
         shard(str(root), tmp_path / "one", samples=3)
+
+
+def test_a_full_disk_is_one_line_and_the_rest_is_made_later(tmp_path):
+    root, out = paint_pairs(tmp_path / "pairs", count=4), tmp_path / "shards"
+    for room, words in ((2000, "00000.tar' can't be written"), (100, "index' can't be written")):
+        with full_disk(room), pytest.raises(UserError, match=words) as error:
+            shard(str(root), out, samples=1) if room == 2000 else Shards(str(out / "*.tar"), 16)
+        assert "\n" not in str(error.value)
+        assert not list(out.glob(".*")), "neither temporary files, nor claims, nor a lock"
+        assert shard(str(root), out, samples=1).startswith("4 samples in 4 shards")
+        next(out.glob(".*.index")).unlink()
 
 
 def test_an_index_of_many_shards_is_of_one_size_whatever_the_names(tmp_path):
