@@ -28,6 +28,7 @@ def inspect(words: list[str]) -> None:
 
 def convert(words: list[str]) -> None:
     """Write a checkpoint, ours or somebody else's, in another format; or a YAML as ours."""
+    # 1. what is said
     parser = Parser(prog="taming convert", description=convert.__doc__)
     parser.add_argument(
         "checkpoint", metavar="IN", help="a checkpoint or a run folder; or a published YAML"
@@ -70,6 +71,7 @@ def convert(words: list[str]) -> None:
     from taming.formats.load import find_checkpoint, read_checkpoint
     from taming.formats.ours import save_safetensors
 
+    # 2. into somebody else's layout, or a configuration alone
     if arguments.to != "taming":
         for word in ("half", "int8", "base", "decoder"):
             if getattr(arguments, word):
@@ -81,16 +83,18 @@ def convert(words: list[str]) -> None:
         check_output(out, (source,), YAML)
         print(convert_yaml(source, out))
         return
+    # 3. nothing that is read is written over
     check_ending(out, ".safetensors")
     parts = [find_checkpoint(part) for part in (arguments.base, arguments.decoder) if part]
     inputs = (find_checkpoint(source), *parts, *filter(None, (config,)))
     check_output(out, inputs, (".safetensors",))
+    # 4. the checkpoint, put together and built: what can't be loaded is not written
     content = read_checkpoint(source, config, arguments.allow)
     if arguments.base:
         content = with_base(content, read_checkpoint(arguments.base, allow=arguments.allow))
     if arguments.decoder:
         content = with_decoder(content, read_checkpoint(arguments.decoder, allow=arguments.allow))
-    build_model(content)  # what can't be loaded is not written
+    build_model(content)
     save_safetensors(out, content, arguments.half or arguments.int8, arguments.int8)
     _print_unused(content.unused)
     print(out)

@@ -88,6 +88,7 @@ def encode(words: list[str]) -> None:
 
 
 def _encode_parser() -> Parser:
+    # What is read and written
     parser = Parser(prog="taming encode", description=encode.__doc__)
     add_checkpoint(parser)
     parser.add_argument("source", metavar="SRC", help=f"{SOURCE}; for a mask tokenizer label maps")
@@ -106,6 +107,7 @@ def _encode_parser() -> Parser:
         action="store_true",
         help="with -o alone: how much of a folder is done, and who works on the rest",
     )
+    # How a folder of codes is made
     many = parser.add_argument_group("for a folder of codes")
     many.add_argument(
         "--size",

@@ -20,6 +20,7 @@ NOT_MEASURED = ("size", "accept", "classifier")  # fields of Sampling that evalu
 
 def evaluate(words: list[str]) -> None:
     """Measure a checkpoint, or two folders of pictures."""
+    # 1. what is said
     arguments = _evaluate_parser().parse(words)
     quiet_lightning()
     out = _figures_file(arguments)
@@ -28,6 +29,7 @@ def evaluate(words: list[str]) -> None:
     from taming.evaluation.evaluate import evaluate as measure
     from taming.inference.share import share_of_process
 
+    # 2. the figures
     options = {"only": _parts(arguments.only)} if arguments.only is not None else {}
     figures = measure(
         out,
@@ -53,6 +55,7 @@ def evaluate(words: list[str]) -> None:
         sampling=sampling_of(arguments, NOT_MEASURED),
         **options,
     )
+    # 3. the table, once
     if share_of_process().rank == 0:
         if arguments.shard is not None:
             print(

@@ -55,6 +55,7 @@ def sample(words: list[str]) -> None:
 
 
 def _parser() -> Parser:
+    # With what, and where to
     parser = Parser(prog="taming sample", description=sample.__doc__)
     add_checkpoint(parser, nargs="?")
     parser.add_argument(
@@ -67,6 +68,7 @@ def _parser() -> Parser:
         "--overwrite", action="store_true", help="draw again what is in OUT with other settings"
     )
 
+    # What to draw, and how its layouts are read
     what = parser.add_argument_group(
         "what to draw", "one of these, of a prior with two conditions one or both"
     )
@@ -101,6 +103,7 @@ def _parser() -> Parser:
         choices=("ade20k", "coco-stuff", "cityscapes"),
         help="what the numbers in masks of a published set mean",
     )
+    # What stays of a picture
     parser.add_argument(
         "--known", metavar="IMAGE", help="a picture of which a part stays, to the bit"
     )
@@ -123,6 +126,7 @@ def _parser() -> Parser:
         help="blend what stays into what is drawn over so many pixels",
     )
 
+    # How it is drawn, and what is written
     add_sampling(parser)
     parser.add_argument("--batch-size", type=positive, default=16, help="drawn together")
     parser.add_argument(

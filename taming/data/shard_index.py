@@ -139,6 +139,7 @@ def write_index(
     Raises:
         UserError: none of them holds a sample.
     """
+    # 1. what the shards hold
     if parts is None:
         with ThreadPoolExecutor(THREADS) as threads:
             bar = tqdm(
@@ -151,6 +152,7 @@ def write_index(
         raise UserError(
             f"no sample in {len(shards)} shards; first: {next(iter(problems.values()))}"
         )
+    # 2. the roles that there are, and where each part's numbers come from
     present = np.array([part.lengths.any(axis=0) for part in parts]).any(axis=0)
     columns = np.flatnonzero(present)
 
@@ -164,6 +166,7 @@ def write_index(
             end = int(ends[-1]) if len(ends) else end
             yield ends
 
+    # 3. the file, an array after the other
     length = sum(len(part.names) for part in parts)
     shape = (count, len(columns))
     write_arrays(

@@ -182,11 +182,13 @@ def verdict(figures: Figures) -> list[str]:
 
 def _of_distance(figures: Figures, distance: str) -> list[str]:
     """Of the way from photographs to samples, what share is gone after each step."""
+    # 1. the distances along the way
     again = figures[f"{distance}_reconstructed"]
     real = figures[f"{distance}_real"] if f"{distance}_real" in figures else 0.0
     name = f"{distance}_perturbed"
     frail = figures[name] - again if name in figures else 0.0
     words = f"{SHARE:.0%} of codes replaced by near ones"
+    # 2. without samples: the tokenizer, and whether its decoder is robust
     if distance not in figures:
         if name not in figures:
             return []
@@ -203,6 +205,7 @@ def _of_distance(figures: Figures, distance: str) -> list[str]:
             f"The tokenizer limits: reconstructions are {again - real:.4g} further from photographs"
             f" than photographs are ({distance}); {words} add {frail:.4g}."
         ]
+    # 3. with samples: who has the largest share
     total, tokenizer = figures[distance] - real, again - real
     if _overlap(figures, distance, f"{distance}_real"):
         return [f"Samples are as near as photographs, {WITHIN} ({distance})."]

@@ -199,6 +199,7 @@ def _attention(card: dict[str, Any], levels: int, path: str) -> list[int]:
 
 def _card(model: Any, params: dict, size: int) -> dict[str, Any]:
     """config.json of a model of ours."""
+    # 1. what has no counterpart
     name, quantizer = type(model).__name__, getattr(model, "quantizer", None)
     if type(model) is not VQGAN:
         raise UserError(f"{name} has no counterpart in diffusers; a VQGAN of images has")
@@ -220,6 +221,7 @@ def _card(model: Any, params: dict, size: int) -> dict[str, Any]:
         raise UserError("colour and padding have no counterpart in diffusers; RGB and zeros have")
     if model.quant_conv.kernel_size != (1, 1):
         raise UserError("quant_kernel 3 has no counterpart in diffusers; 1 has")
+    # 2. the rest under their names
     levels = range(len(widths))
     attention = set(params.get("attention", ()))
     down, up = ([f"{'Attn' * (i in attention)}{plain}" for i in levels] for plain in BLOCKS)

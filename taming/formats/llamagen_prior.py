@@ -9,12 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from taming.config import from_plain, to_plain
 from taming.config.ranges import Decay
 from taming.errors import UserError
 from taming.formats import llamagen
+from taming.formats.class_prior import class_prior_content, file_beside, read_tokenizer
 from taming.formats.content import Content
-from taming.formats.ours import read_raw
 from taming.formats.source import Source
 from taming.second_stage.block import Block, BlockOptions, places_of, rotation_of
 from taming.second_stage.gpt import GPT
@@ -28,6 +27,7 @@ CLASSES, TEXT = "cls_embedding.embedding_table.weight", "cls_embedding.cap_proj.
 # No tensor tells the heads: all class-conditional ones have 64 numbers, but for the two largest
 HEADS = {768: 12, 1024: 16, 1280: 20, 1536: 24, 2048: 32, 2560: 40, 3200: 32, 4096: 32}
 GRIDS = {"256": 16, "384": 24}  # nor the size: it stands in the name, as c2i_B_256.pt
+STRIDE = 16  # of the tokenizer
 TOKENIZERS = ("vq_ds16_c2i.pt", "vq_ds16_c2i.safetensors")
 LAYERS = {
     "attention.wqkv": "attn.qkv",
@@ -111,6 +111,7 @@ def read(source: Source, allow: Iterable[str] = ()) -> Content:
         UserError: it is conditioned on text, its size or its tokenizer is not known, or a tensor is
             missing that tells the architecture.
     """
+    # 1. what is not supported, or not whole
     path, state = source.path, source.weights
     if TEXT in state:
         raise UserError(
@@ -119,66 +120,35 @@ def read(source: Source, allow: Iterable[str] = ()) -> Content:
         )
     if CLASSES not in state or state[CLASSES].ndim != 2:
         raise UserError(f"'{path}' lacks '{CLASSES}'; is it whole? download it again")
-    first = _read_tokenizer(path, allow)
+    # 2. the tokenizer, then the architecture: what tensors tell, and the name of the file
+    first = read_tokenizer(path, NAME, TOKENIZERS, llamagen, allow)
     classes, width = len(state[CLASSES]) - 1, state[CLASSES].shape[1]
     if width not in HEADS:
         raise UserError(f"'{path}' is {width} wide; LlamaGen's are {', '.join(map(str, HEADS))}")
     side = _grid_side(path)
     layers = 1 + max(_layer(name) for name in state)
-    prior = {"layers": layers, "heads": HEADS[width], "width": width}
-    prior |= {"num_codes": first.config["model"]["params"]["quantizer"]["params"]["num_codes"]}
-    prior |= {"grid": [side, side], "parts": [{"vocabulary": classes, "length": 1}]}
-    conditioner = {"target": "taming.second_stage.ClassLabel", "params": {"classes": classes}}
-    model = {
-        "target": "taming.second_stage.SecondStage",
-        "params": {
-            "first_stage": first.config["model"],
-            "conditioner": conditioner,
-            "prior": {"target": f"{__name__}.LlamaGenGPT", "params": prior},
-        },
-    }
-    weights = {f"first_stage.{name}": tensor for name, tensor in first.weights.items()}
-    unknown = list(first.unknown)
+    params = {"layers": layers, "heads": HEADS[width], "width": width}
+    params |= {"num_codes": first.config["model"]["params"]["quantizer"]["params"]["num_codes"]}
+    params |= {"grid": [side, side], "parts": [{"vocabulary": classes, "length": 1}]}
+    # 3. its tensors by our names, and both as one second stage
+    tensors: dict[str, Tensor] = {}
+    unknown = []
     for name, tensor in state.items():
         ours = _our_name(name)
         if ours is None:
             unknown.append(name)
         else:
-            weights[f"priors.0.{ours}"] = tensor
-    weights["priors.0.pos_emb"] = torch.zeros(1, side * side + 1, width)
-    tree = {"model": model, "condition_dropout": 0.1, "variables": {"size": 16 * side}}
-    return Content(
-        stage="second",
-        config=to_plain(from_plain(tree)),
-        weights=weights,
-        batches=0,
-        figures={},
-        unused=source.unused | first.unused,
-        notes=[*source.notes, f"its tokenizer is '{tokenizer_of(path)}'"],
-        unknown=unknown,
-        source=NAME,
-        path=str(path),
-        allow=tuple(allow),
+            tensors[ours] = tensor
+    tensors["pos_emb"] = torch.zeros(1, side * side + 1, width)
+    target = f"{__name__}.LlamaGenGPT"
+    return class_prior_content(
+        source, NAME, first, target, params, tensors, unknown, STRIDE, TOKENIZERS, allow
     )
 
 
 def tokenizer_of(path: Path) -> Path | None:
     """The tokenizer beside a prior."""
-    places = (path.parent / name for name in TOKENIZERS)
-    return next((place for place in places if place.is_file()), None)
-
-
-def _read_tokenizer(path: Path, allow: Iterable[str]) -> Content:
-    tokenizer = tokenizer_of(path)
-    if tokenizer is None:
-        raise UserError(
-            f"'{path}' is a prior of LlamaGen without its tokenizer; put '{TOKENIZERS[0]}' into the"
-            " same folder"
-        )
-    source = Source(tokenizer, read_raw(tokenizer))
-    if not llamagen.recognises(source):
-        raise UserError(f"'{tokenizer}' is not a tokenizer of LlamaGen")
-    return llamagen.read(source, allow)
+    return file_beside(path, TOKENIZERS)
 
 
 def _grid_side(path: Path) -> int:

@@ -11,12 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from taming.config import from_plain, to_plain
 from taming.config.ranges import Decay
 from taming.errors import UserError
 from taming.formats import maskgit
+from taming.formats.class_prior import class_prior_content, file_beside, read_tokenizer
 from taming.formats.content import Content
-from taming.formats.ours import read_raw
 from taming.formats.source import Source
 from taming.second_stage.block import Block, BlockOptions, LayerCache, initialise
 from taming.second_stage.interface import (
@@ -224,46 +223,23 @@ def read(source: Source, allow: Iterable[str] = ()) -> Content:
         UserError: its tokenizer is not there, or a tensor is missing that tells the architecture.
     """
     path, state = source.path, source.weights
-    first = _read_tokenizer(path, allow)
+    # 1. the tokenizer, then the architecture, which tensors tell
+    first = read_tokenizer(path, NAME, TOKENIZERS, maskgit, allow)
     params = _prior_params(state, path)
-    classes = params["parts"][0]["vocabulary"]
-    conditioner = {"target": "taming.second_stage.ClassLabel", "params": {"classes": classes}}
-    model = {
-        "target": "taming.second_stage.SecondStage",
-        "params": {
-            "first_stage": first.config["model"],
-            "conditioner": conditioner,
-            "prior": {"target": f"{__name__}.RARGPT", "params": params},
-        },
-    }
-    weights = {f"first_stage.{name}": tensor for name, tensor in first.weights.items()}
-    unknown, count = list(first.unknown), math.prod(params["grid"])
+    # 2. its tensors by our names; tables of positions are longer than any picture
+    tensors, unknown, count = {}, [], math.prod(params["grid"])
     for name, tensor in state.items():
         ours = _our_name(name)
         if ours is None:
             unknown.append(name)
             continue
         if ours in ("pos_emb", "target_emb", "step_emb") and tensor.ndim == 3:
-            # Made longer than any picture
             tensor = tensor[:, : count + (1 if ours == "step_emb" else 2)]
-        weights[f"priors.0.{ours}"] = tensor
-    tree = {
-        "model": model,
-        "condition_dropout": 0.1,
-        "variables": {"size": STRIDE * params["grid"][0]},
-    }
-    return Content(
-        stage="second",
-        config=to_plain(from_plain(tree)),
-        weights=weights,
-        batches=0,
-        figures={},
-        unused=source.unused | first.unused,
-        notes=[*source.notes, f"its tokenizer is '{tokenizer_of(path)}'"],
-        unknown=unknown,
-        source=NAME,
-        path=str(path),
-        allow=tuple(allow),
+        tensors[ours] = tensor
+    # 3. both as one second stage
+    target = f"{__name__}.RARGPT"
+    return class_prior_content(
+        source, NAME, first, target, params, tensors, unknown, STRIDE, TOKENIZERS, allow
     )
 
 
@@ -297,21 +273,7 @@ def _prior_params(state: dict[str, Tensor], path: Path) -> dict:
 
 def tokenizer_of(path: Path) -> Path | None:
     """The tokenizer beside a prior."""
-    places = (path.parent / name for name in TOKENIZERS)
-    return next((place for place in places if place.is_file()), None)
-
-
-def _read_tokenizer(path: Path, allow: Iterable[str]) -> Content:
-    tokenizer = tokenizer_of(path)
-    if tokenizer is None:
-        raise UserError(
-            f"'{path}' is a prior of RAR without its tokenizer; put '{TOKENIZERS[0]}' into the same"
-            " folder"
-        )
-    source = Source(tokenizer, read_raw(tokenizer))
-    if not maskgit.recognises(source):
-        raise UserError(f"'{tokenizer}' is not a tokenizer of MaskGIT")
-    return maskgit.read(source, allow)
+    return file_beside(path, TOKENIZERS)
 
 
 def _layer(name: str) -> int:
