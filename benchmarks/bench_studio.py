@@ -106,15 +106,16 @@ def print_pictures(studio: Studio, sizes: list[tuple[int, int]]) -> None:
 def print_memory(studio: Studio, requests: int) -> None:
     """After warming up and after so many previews, pictures, layouts and refusals."""
     client = Client(studio)
-    labels = np.zeros((32, 32), np.uint8)
+    side = client.model["smallest"]
+    labels = np.zeros((side, side), np.uint8)
     before = 0.0
     for i in range(requests + 20):
         if i == 20:
             before = memory()
-        labels[16 + i % 16 :] = i % 5
+        labels[side // 2 + i % (side // 2) :] = i % 5
         blobs = {"layout": labels.tobytes()}
         do = ("preview", "draw", "mask", "nonsense")[i % 4]
-        one(client.ask(do, blobs, height=32, width=32), "failed" if i % 4 == 3 else "done")
+        one(client.ask(do, blobs, height=side, width=side), "failed" if i % 4 == 3 else "done")
     print(f"server memory: {before:.0f} MB after 20 requests, {memory():.0f} after {requests + 20}")
 
 

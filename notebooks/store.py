@@ -22,6 +22,8 @@ def store(path: Path) -> None:
     ).execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
+        if "live" in cell.metadata.get("tags", ()):  # what is served while the notebook runs
+            cell.outputs = []
     notebook.metadata = nbformat.from_dict(metadata)
     nbformat.write(notebook, path)
     size = path.stat().st_size // 1024

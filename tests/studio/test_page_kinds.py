@@ -1,4 +1,9 @@
-"""The page of models without layouts: classes, no condition, a first stage alone."""
+"""The page of models without layouts: classes, no condition, a first stage alone; and inside a
+notebook.
+"""
+
+import http.server
+import threading
 
 import pytest
 from PIL import Image
@@ -60,3 +65,32 @@ def test_a_first_stage_alone_shows_codes_and_swaps_them(checkpoints, tmp_path):
             page.wait_for_selector(f"#code-text:has-text('code {(code + 5) % 16} ')")
     finally:
         server.stop()
+
+
+def test_a_notebook_shows_it_inline(studio):
+    """In a page of another server of this machine, as Jupyter's is."""
+    chromium()
+    text = f"<!doctype html><title>notebook</title>{studio._repr_html_()}".encode()
+
+    class Notebook(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, format, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Notebook)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with painting(studio.address) as painter:
+            page = painter.page
+            page.goto(f"http://localhost:{server.server_port}/")
+            inside = page.frame_locator("iframe")
+            inside.locator("#dimensions:not(:empty)").wait_for()
+            inside.locator("#draw").click()
+            inside.locator("#history li").wait_for()
+    finally:
+        server.shutdown()
+        server.server_close()
