@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from taming.config.allocation import bounded
+from taming.config.allocation import within_memory
 from taming.config.hints import expectation, fits, shortened
 from taming.config.names import class_of, resolve
 from taming.config.ranges import Deferred, Read
@@ -93,13 +93,18 @@ def _names_a_class(node: Any) -> bool:
     return isinstance(node, dict) and "target" in node
 
 
-def build(node: Any, allow: Iterable[str] = (), place: str = "model", trusted: bool = True) -> Any:
+def build(
+    node: Any,
+    allow: Iterable[str] = (),
+    place: str = "model",
+    trusted: bool = True,
+    copies: int = 1,
+) -> Any:
     """The object that a target/params tree describes, checked first; inner trees are built first.
-    Arguments as for `check`.
+    Arguments as for `check`, `copies` as for `within_memory`.
     """
     check(node, place, allow, trusted)
-    with bounded(place):
-        return _built(node, place, allow, trusted)
+    return within_memory(partial(_built, node, place, allow, trusted), place, copies)
 
 
 def _built(node: Any, place: str, allow: Iterable[str], trusted: bool) -> Any:

@@ -72,6 +72,7 @@ from taming.training.tuning import tune
 
 Sets = tuple[PictureSet, PictureSet | None]
 """For training and for validation."""
+COPIES = 4  # of a weight that learns: its gradient, and two means of AdamW
 
 
 def train(
@@ -201,7 +202,10 @@ def prepare(
     """
     # 1. the model, with weights of its own or of a checkpoint
     check_sections(experiment)
-    model = _build(experiment, experiment.model, "model")
+    everything = not (experiment.tuning.lora or experiment.tuning.parts)
+    here = _device(experiment.trainer.accelerator) == "cpu"
+    copies = COPIES if here and everything else 1
+    model = _build(experiment, experiment.model, "model", copies)
     if weights:
         _refuse_other_tokenizer(experiment, model, weights, source)
         if fitting:
@@ -248,11 +252,11 @@ def prepare(
     )
 
 
-def _build(experiment: Experiment, node: dict | None, place: str) -> Any:
+def _build(experiment: Experiment, node: dict | None, place: str, copies: int = 1) -> Any:
     """The object, where there is a node for it."""
     if not node:
         return None
-    return build(node, experiment.allow, place, experiment.trusted)
+    return build(node, experiment.allow, place, experiment.trusted, copies)
 
 
 def _first_stage(experiment: Experiment, model: Autoencoder, sets: Sets) -> FirstStageTraining:

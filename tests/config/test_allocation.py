@@ -33,6 +33,26 @@ def test_a_legal_size_beyond_all_machines(params):
     assert "\n" not in str(error.value)
 
 
+def test_what_is_large_is_first_built_without_memory(monkeypatch):
+    """The same numbers come out; to train takes four times the weights."""
+    torch.manual_seed(0)
+    plain = config.build(MODEL).state_dict()
+    monkeypatch.setattr(allocation, "SMALL", 1e4)
+    torch.manual_seed(0)
+    careful = config.build(MODEL).state_dict()
+    assert all(torch.equal(plain[name], careful[name]) for name in plain)
+
+    weights = sum(tensor.nbytes for tensor in plain.values())
+    monkeypatch.setattr(allocation, "free_memory", lambda: 2.0 * weights)
+    config.build(MODEL)
+    torch.manual_seed(0)
+    with pytest.raises(UserError, match="to train it takes about 0.0 GB"):
+        config.build(MODEL, copies=4)
+    monkeypatch.setattr(allocation, "free_memory", lambda: 0.5 * weights)
+    with pytest.raises(UserError, match="its weights take over"):
+        config.build(MODEL)
+
+
 def test_free_memory_is_that_of_the_container(monkeypatch, tmp_path):
     for name, text in (("max", "3000000\n"), ("current", "2500000"), ("stat", "inactive_file 9\n")):
         (tmp_path / f"memory.{name}").write_text(text)
