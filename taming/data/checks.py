@@ -12,7 +12,7 @@ from taming.data.concatenated import Concatenated
 from taming.data.folder import ImageFolder
 from taming.data.header_cache import SMALLEST, read_remarks, write_remarks
 from taming.data.interface import PictureSet
-from taming.data.reading import CorruptImage
+from taming.data.reading import CorruptImage, mask_remark
 
 THREADS = 8
 
@@ -45,6 +45,8 @@ def check_pictures(sets: Mapping[str, PictureSet | None], full: bool = False) ->
         for remark, count in remarks.items():
             line += f"; {count} {remark}"
         print(line, file=sys.stderr)
+        if remark := mask_remark(dataset.paths):
+            print(f"{name}: {remark}", file=sys.stderr)
         refuse_too_many(broken, len(dataset))
     _report_shared(folders)
 

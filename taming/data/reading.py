@@ -4,10 +4,11 @@ read in layouts.py.
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from taming.errors import UserError, first_line
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
 Source = str | Path | BytesIO
 """A file, or what lies in an archive and says its name as text, see Member."""
+LOOKED = 4  # pictures of a set, to tell whether they are masks
+FEW = 64  # values that a mask has at most
 _ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -86,6 +89,31 @@ def image_size(path: str | Path) -> tuple[int, int]:
         # Pillow decodes the whole of a PNG to look for EXIF that its header lacks
         turned = "exif" in file.info and _orientation(file) >= 5
         return (file.height, file.width) if turned else file.size
+
+
+def mask_remark(paths: Sequence[Any]) -> str | None:
+    """What to say where pictures, to judge by a few of them, are label maps: in one channel, a few
+    values, in a palette or nearly black. They are read as the pictures that they are to the eye.
+    """
+    count = min(LOOKED, len(paths))
+    few = [paths[i * len(paths) // count] for i in range(count)]
+    if not few or not all(isinstance(path, Path) and _is_like_a_mask(path) for path in few):
+        return None
+    return (
+        f"'{few[0]}' and others look like label maps, and are read as pictures; if they are masks,"
+        " give the folder that holds images/ and segmentations/, or a mask tokenizer"
+    )
+
+
+def _is_like_a_mask(path: Path) -> bool:
+    try:
+        with Image.open(path) as file:
+            if file.mode not in ("P", "L") or file.format not in ("PNG", "BMP", "TIFF"):
+                return False
+            values = np.flatnonzero(np.bincount(np.asarray(file).ravel(), minlength=256)[:255])
+            return 1 < len(values) < FEW and (file.mode == "P" or values.max() < FEW)
+    except Exception:  # what can't be read is named where it is read
+        return False
 
 
 def to_tensor(image: Image.Image) -> Tensor:

@@ -3,7 +3,9 @@ rows on disk, and the figures so far.
 """
 
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +19,7 @@ from taming import images
 from taming.config.doors import cast
 from taming.data.folder import find_pictures
 from taming.data.interface import PictureSet
+from taming.data.reading import mask_remark
 from taming.data.stored import stored_pictures
 from taming.data.views import as_pair
 from taming.errors import UserError, did_you_mean
@@ -35,7 +38,7 @@ from taming.formats.load import checkpoint_hash, find_checkpoint, load, read_che
 from taming.inference.conditions import metadata_of
 from taming.inference.memory import MAPS, refuse
 from taming.inference.sample import sample
-from taming.inference.share import shard_of
+from taming.inference.share import shard_of, share_of_process
 from taming.precision import Precision, autocast, resolved
 from taming.second_stage.model import SecondStage
 from taming.second_stage.sampling import Sampling
@@ -227,6 +230,7 @@ class Session:
         if not is_stream(out):
             make_writable(out.parent)
         # 1. the model
+        self.device = share_of_process().device
         self.model: nn.Module | None = None
         content = None
         if request.checkpoint:
@@ -244,6 +248,9 @@ class Session:
                 f"the model reads '{self.first.key}', but the pictures to measure on have none;"
                 " give --data DIR with images/ and segmentations/"
             )
+        remark = mask_remark(getattr(data, "paths", ()))
+        if remark and share_of_process().rank == 0:
+            print(remark, file=sys.stderr)
         self._refuse_too_large()
         # 3. the networks
         self.network = self._network()
@@ -374,24 +381,33 @@ class Session:
             stamp |= self.network.stamp()
         return stamp_of(**stamp, **more)
 
-    def measure(self, name: str, dataset: PictureSet, measurer: Measurer) -> Rows:
-        """The rows of a part, see `rows.measure`; measured once."""
+    def measure(
+        self, name: str, dataset: PictureSet, measurer: Measurer, networks: Iterable[nn.Module] = ()
+    ) -> Rows:
+        """The rows of a part, see `rows.measure`; measured once.
+
+        Args:
+            networks: that it needs beside the model, the network of features, and the segmenter.
+        """
         if name not in self._rows:
             mark = self.hash(dataset)
             within = self._in_precision(measurer)
-            self._rows[name] = rows.measure(name, dataset, within, self.store, mark)
+            parts = [self.model, self.network, self.segmenter, *networks]
+            with on_device(parts, self.device):
+                self._rows[name] = rows.measure(name, dataset, within, self.store, mark)
         return self._rows[name]
 
     def _in_precision(self, measurer: Measurer) -> Measurer:
-        """The same measurer, whose networks compute as requested; numbers are stored in float32 or
-        better.
+        """The same measurer, whose networks compute where and as requested; numbers are stored in
+        float32 or better.
         """
 
         def measured(batch: dict) -> dict[str, Tensor]:
-            with autocast(self.request.precision, "cpu"):
+            batch = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+            with autocast(self.request.precision, self.device):
                 values = measurer(batch)
             halves = (torch.bfloat16, torch.float16)
-            return {k: v.float() if v.dtype in halves else v for k, v in values.items()}
+            return {k: (v.float() if v.dtype in halves else v).cpu() for k, v in values.items()}
 
         return measured
 
@@ -464,6 +480,21 @@ class Session:
                 f" {other[0]}x{other[1]}; give --size HxW, or --feature-size HxW to resize both for"
                 " the features"
             )
+
+
+@contextmanager
+def on_device(networks: Iterable[nn.Module | None], device: torch.device) -> Iterator[None]:
+    """Networks of the CPU are on a device while they measure; all else that is done with them is
+    little.
+    """
+    moved = [network for network in networks if network is not None]
+    for network in moved:
+        network.to(device)
+    try:
+        yield
+    finally:
+        for network in moved:
+            network.to("cpu")
 
 
 def _montage(samples: Samples) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from taming.data.layouts import mask_to_tensor, read_mask
-from taming.data.reading import CorruptImage, image_size, read_image, to_tensor
+from taming.data.reading import CorruptImage, image_size, mask_remark, read_image, to_tensor
 from taming.errors import UserError
 
 pytestmark = [
@@ -164,3 +164,25 @@ def test_the_header_says_the_size_without_the_pixels(tmp_path):
 def test_what_is_no_pil_picture_is_one_line(convert, value):
     with pytest.raises(UserError, match="is expected, not"):
         convert(value)
+
+
+def test_label_maps_among_pictures_are_remarked_on(tmp_path):
+    """By a few values, in a palette or nearly black; greyscale and black pictures are pictures."""
+    labels = np.arange(64 * 48).reshape(48, 64) % 7
+    grey = np.linspace(0, 255, 64 * 48).reshape(48, 64)
+    kinds = {
+        "labels": Image.fromarray(labels.astype(np.uint8)),
+        "ignored": Image.fromarray(np.where(labels == 6, 255, labels).astype(np.uint8)),
+        "palette": Image.fromarray((labels * 30).astype(np.uint8)).convert("P"),
+        "grey": Image.fromarray(grey.astype(np.uint8)),
+        "black": Image.new("L", (64, 48)),
+        "colour": Image.fromarray(labels.astype(np.uint8)).convert("RGB"),
+    }
+    for name, image in kinds.items():
+        image.save(tmp_path / f"{name}.png")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    for name in (*kinds, "broken"):
+        remark = mask_remark([tmp_path / f"{name}.png"] * 9)
+        assert (remark is not None) == (name in ("labels", "ignored", "palette")), name
+    assert mask_remark([tmp_path / "labels.png", tmp_path / "grey.png"]) is None
+    assert mask_remark([]) is None
