@@ -15,7 +15,8 @@ from taming.cli.parser import (
 )
 from taming.errors import UserError
 
-NOT_MEASURED = ("size", "accept", "classifier")  # fields of Sampling that evaluate has no flag for
+# Fields of Sampling that evaluate has no flag for, or one for all that it measures
+NOT_MEASURED = ("size", "accept", "classifier", "precision")
 
 
 def evaluate(words: list[str]) -> None:

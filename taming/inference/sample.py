@@ -26,6 +26,7 @@ from taming.inference.record import Record, read_record, record_of
 from taming.inference.sample_shards import Form, Store, draw_shards
 from taming.inference.share import Share, share_of_process
 from taming.inference.sheet import write_sheet
+from taming.precision import resolved
 from taming.second_stage.model import SecondStage
 from taming.second_stage.sampling import Sampling
 
@@ -102,6 +103,8 @@ def sample(
     share, out = share_of_process(shard), Path(out)
     model = second_stage_of(checkpoint, config, allow).to(share.device)
     sampling = Sampling.of(sampling or model.card.settings(), **changes).seeded()
+    # What auto means here is written down, so that another processor draws the same
+    sampling = replace(sampling, precision=resolved(sampling.precision, share.device))
     if sampling.guides:
         model.check_guidance(sampling)
 

@@ -20,6 +20,7 @@ from taming.config.sampling import Sampling
 from taming.errors import UserError
 from taming.first_stage.interface import FirstStage
 from taming.images import IGNORE
+from taming.precision import autocast
 from taming.second_stage.conditioners import entry_of
 from taming.second_stage.conditioners.label_map import label_shares
 from taming.second_stage.interface import Condition, Conditioner, Part, PartShape, Prior, describe
@@ -266,7 +267,8 @@ class Cascade(SecondStage):
             generators=streams,
             on_step=on_step,
         )
-        drawn = decode_tiled(self.tokenizer, (codes,)).clamp(-1, 1)
+        with autocast((sampling or Sampling()).precision, coarse.device):
+            drawn = decode_tiled(self.tokenizer, (codes,)).float().clamp(-1, 1)
         return corrected(drawn, coarse), codes
 
     def _known_level(

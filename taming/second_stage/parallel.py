@@ -10,6 +10,7 @@ from torch import Tensor
 
 from taming.config.sampling import Sampling
 from taming.first_stage.interface import precise
+from taming.precision import autocast
 from taming.second_stage.filters import combined, draw, guiding
 from taming.second_stage.interface import Condition, Window
 from taming.second_stage.masked import MaskedPrior, check_steps, remaining
@@ -159,7 +160,8 @@ def _logits(
                 waiting.append((picture, window, middle))
     for start in range(0, len(waiting), WINDOWS):
         part = waiting[start : start + WINDOWS]
-        features = _features(prior, canvas, part)
+        with autocast(sampling.precision, canvas.codes.device):
+            features = _features(prior, canvas, part).to(prior.head.weight.dtype)
         features = features.unflatten(0, (-1, len(part)))  # by what guidance compares
         for i, (picture, window, middle) in enumerate(part):
             where = (places[_slices(picture, window)] & middle).flatten()

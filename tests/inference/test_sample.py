@@ -172,6 +172,13 @@ def test_a_png_is_drawn_again_bitwise(here, capsys):
     assert "not the file any more" in capsys.readouterr().err
 
 
+def test_a_png_says_what_auto_meant_where_it_was_drawn(here, monkeypatch):
+    """Else it would be drawn otherwise by a processor that auto means something else for."""
+    monkeypatch.setattr("taming.precision.fast_bfloat16", lambda device: True)
+    assert run("masks.safetensors", "--masks", "layouts/m0.png", "--precision", "auto") == 0
+    assert read_record("out/m0-0.png").sampling.precision == "bf16-mixed"
+
+
 def test_a_png_repeats_guided_known_and_odd_ones_and_notes_changed_files(here, capsys):
     known = ("--known", "picture.png", "--known-mask", "top")
     assert run("masks.safetensors", "--masks", "layouts/m0.png", "--guidance", "2", *known) == 0

@@ -56,6 +56,20 @@ def test_up_to_the_trained_size_it_is_the_base():
     assert torch.equal(model.sample(batch, seed=1), base.sample(batch, seed=1))
 
 
+def test_a_level_in_bfloat16_draws_nearly_the_same():
+    """Its products are rounded, what is drawn from is float32; the scene is not touched."""
+    model, batch = small(), {"segmentation": mask(32, 32)}
+    exact = model.sample(batch, seed=1, temperature=0)
+    rounded = model.sample(batch, seed=1, temperature=0, precision="bf16-mixed")
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(rounded, exact), "it is computed otherwise"
+    assert (rounded - exact).abs().mean() < 0.1
+    scene = {"segmentation": mask(16, 16)}
+    assert torch.equal(
+        model.sample(scene, seed=1, precision="bf16-mixed"), model.sample(scene, seed=1)
+    )
+
+
 def test_each_level_has_the_light_of_the_scene():
     """Whatever the level draws, the mean of each four pixels is near the coarser picture's, and
     without new pixels the picture is the coarser one enlarged.

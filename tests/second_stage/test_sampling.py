@@ -113,6 +113,7 @@ WRONG = {
     "size": ((0, 4), (4,), (4, 4, 4), "8x8", (4.5, 4), -1),
     "classifier": (3,),
     "steps": (0, -1, 1.5),
+    "precision": ("half", "16", None, 32),
     "guidance_second": (float("nan"), "strong"),
     "guidance_schedule": ("steep", None, 1),
     "guidance_power": (0, -1.0, float("nan")),
