@@ -21,7 +21,7 @@ from taming.evaluation.manifold import density_coverage, precision_recall
 from taming.evaluation.protocol import Figures
 from taming.evaluation.rows import Measurer
 from taming.evaluation.session import Session
-from taming.first_stage.interface import Codes, FirstStage
+from taming.first_stage.interface import FirstStage
 from taming.first_stage.perturbation import neighbours, perturbed
 from taming.images import psnr
 
@@ -100,10 +100,9 @@ def _measurer(session: Session, first: FirstStage, table: Tensor, judge: Judge |
         original = batch["image"]
         (grids,) = first.encode(original)
         seeds = [(session.request.seed << 32) + int(index) for index in batch["index"]]
-        changed: Codes = (
-            torch.stack([perturbed(grid, table, SHARE, s) for grid, s in zip(grids, seeds)]),
-        )
-        image = first.decode(changed).clamp(-1, 1)
+        pairs = zip(grids.cpu(), seeds)  # random numbers are drawn there
+        changed = torch.stack([perturbed(grid, table, SHARE, seed) for grid, seed in pairs])
+        image = first.decode((changed.to(original.device),)).clamp(-1, 1)
         rows = {"psnr": psnr(image, original).double()}
         if session.network is not None:
             rows["features"] = session.network(image)["features"]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics.functional.image import (
     multiscale_structural_similarity_index_measure,
     peak_signal_noise_ratio,
@@ -79,7 +79,8 @@ def measured(session: Session) -> Rows:
         perceptual, missing = distances()
         session.figures.missing += missing
     measurer = measurer_of(session.first, perceptual, session.network)
-    return session.measure("reconstruction", session.data, measurer)
+    networks = [distance for distance in perceptual.values() if isinstance(distance, nn.Module)]
+    return session.measure("reconstruction", session.data, measurer, networks)
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ from taming.first_stage.interface import FirstStage, evaluating, pad_to_multiple
 from taming.formats.load import find_checkpoint, load
 from taming.inference.conditions import named
 from taming.inference.memory import check_reconstruction
-from taming.inference.models import first_stage_of, read_input
+from taming.inference.models import batches_of, first_stage_of
 from taming.inference.share import Share, share_of_process
 from taming.inference.sources import pictures_of
 from taming.inference.work import Claims, shared_parts
@@ -66,14 +66,14 @@ def encode_folder(
     model = first_stage_of(checkpoint, config, allow)
     if not isinstance(model, FirstStage):
         raise UserError(f"'{checkpoint}' is a {type(model).__name__}, which has no codes")
-    codes = {}
-    for name, path in pictures:
-        picture = read_input(model, path)
-        check_reconstruction(model, picture)
-        levels = model.encode(pad_to_multiple(picture, model.multiple))
+    device = share_of_process().device
+    codes, model = {}, model.to(device)
+    for names, batch in batches_of(model, pictures):
+        check_reconstruction(model, batch)
+        levels = model.encode(pad_to_multiple(batch.to(device), model.multiple))
         for i, level in enumerate(levels):
-            key = name if len(levels) == 1 else f"{name}/{i}"
-            codes[key] = level[0].to(torch.int32).numpy()
+            keys = names if len(levels) == 1 else [f"{name}/{i}" for name in names]
+            codes |= zip(keys, level.to(torch.int32).cpu().numpy())
 
     def write(file: Path) -> None:
         with open(file, "wb") as stream:

@@ -1,8 +1,9 @@
 """The models that the verbs run, and what a first stage reads of a file."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from taming.data.card import Card
@@ -14,6 +15,8 @@ from taming.first_stage.interface import Autoencoder
 from taming.formats.building import build_model
 from taming.formats.load import load, read_checkpoint
 from taming.second_stage.model import SecondStage
+
+NUMBERS = 3 << 20  # of a batch, about: 16 pictures of 256 x 256
 
 
 def second_stage_of(
@@ -57,6 +60,24 @@ def legend_for(checkpoint: str | Path, allow: Sequence[str] = ()) -> Legend | No
     """The same of a checkpoint, whose weights are not looked at."""
     content = read_checkpoint(checkpoint, allow=allow)
     return content.card.legend(number_of_labels(build_model(content)))
+
+
+def batches_of(
+    model: Autoencoder, pictures: Sequence[tuple[str, Path]]
+) -> Iterator[tuple[list[str], Tensor]]:
+    """Neighbours of one size together: their names, and (B, ...) as the model reads them."""
+    names: list[str] = []
+    inputs: list[Tensor] = []
+    for name, path in pictures:
+        picture = read_input(model, path)
+        same = not inputs or picture.shape == inputs[0].shape
+        if not same or len(inputs) * picture.numel() >= NUMBERS:
+            yield names, torch.cat(inputs)
+            names, inputs = [], []
+        names.append(name)
+        inputs.append(picture)
+    if inputs:
+        yield names, torch.cat(inputs)
 
 
 def read_input(model: Autoencoder, path: Path) -> Tensor:

@@ -1,7 +1,7 @@
 """Folders of pictures, encoded and decoded."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -18,11 +18,9 @@ from taming.first_stage.tiling import is_large
 from taming.formats.load import find_checkpoint
 from taming.inference.conditions import named
 from taming.inference.memory import check_reconstruction
-from taming.inference.models import first_stage_of, read_input
+from taming.inference.models import batches_of, first_stage_of
+from taming.inference.share import share_of_process
 from taming.second_stage.window import TILE, decode_tiled
-
-Pictures = Sequence[tuple[str, Path]]
-PIXELS = 3 << 20  # numbers of a batch, about: 16 pictures of 256 x 256
 
 
 def reconstruct_folder(
@@ -58,30 +56,14 @@ def reconstruct_folder(
     # 2. the pictures, several of one size at a time
     model = first_stage_of(checkpoint, config, allow)
     make_writable(out)
-    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model = model.to(share_of_process().device)
     scores: list[float] = []
-    for names, original in _batches(model, pictures):
+    for names, original in batches_of(model, pictures):
         scores += _reconstruct(model, original, [out / f"{name}.png" for name in names])
     # 3. how near they came
     unit = "dB PSNR" if model.key != "segmentation" else "of the labels right"
     mean, count = sum(scores) / len(scores), len(scores)
     return f"{count} picture{'s' * (count > 1)} in '{out}': {mean:.4g} {unit} on average"
-
-
-def _batches(model: Autoencoder, pictures: Pictures) -> Iterator[tuple[list[str], Tensor]]:
-    """Neighbours of one size together: their names, and (B, ...) as the model reads them."""
-    names: list[str] = []
-    inputs: list[Tensor] = []
-    for name, path in pictures:
-        picture = read_input(model, path)
-        same = not inputs or picture.shape == inputs[0].shape
-        if not same or len(inputs) * picture.numel() >= PIXELS:
-            yield names, torch.cat(inputs)
-            names, inputs = [], []
-        names.append(name)
-        inputs.append(picture)
-    if inputs:
-        yield names, torch.cat(inputs)
 
 
 def _reconstructed(model: Autoencoder, inputs: Tensor) -> Tensor:
