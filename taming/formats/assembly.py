@@ -35,7 +35,9 @@ def with_base(cascade: Content, base: Content) -> Content:
     config["model"]["params"]["base"] = base.config["model"]
     weights = {n: t for n, t in cascade.weights.items() if not n.startswith(BASE)}
     weights |= {n: t for n, t in base.weights.items() if n.startswith(BASE)}
-    return dataclasses.replace(cascade, config=config, weights=weights)
+    # What is said of the model is what its base reached; what its level did stands beside it
+    figures = {**base.figures, **{f"level_{k}": v for k, v in cascade.figures.items()}}
+    return dataclasses.replace(cascade, config=config, weights=weights, figures=figures)
 
 
 def with_decoder(content: Content, finished: Content) -> Content:

@@ -5,7 +5,7 @@ import torch
 
 from taming.cli.main import main
 from taming.errors import UserError
-from taming.formats.load import load
+from taming.formats.load import load, read_checkpoint
 from taming.second_stage import Cascade
 from taming.training import run
 from taming.training.cascade import blurred, disturbed
@@ -69,6 +69,8 @@ def test_base_and_level_trained_apart_are_joined(plain, trained, tmp_path, capsy
     assert isinstance(joined, Cascade)
     for name, tensor in load(base).state_dict().items():
         assert torch.equal(joined.state_dict()[name], tensor), name
+    figures = read_checkpoint(f"{out}.safetensors").figures
+    assert figures["nll"] == read_checkpoint(base).figures["nll"] != figures["level_nll"]
     assert main(["convert", base, f"{out}.safetensors", "--base", base]) == 2
     assert "holds no cascade" in capsys.readouterr().err
 
