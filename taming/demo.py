@@ -1,5 +1,5 @@
-"""The main job in minutes: mask tokenizer, VQ-GAN and prior on drawn landscapes, then samples from
-layouts that were not trained on, and a report.
+"""The main job in minutes: VQ-GAN and prior on drawn landscapes, then samples from layouts that
+were not trained on, and a report.
 """
 
 import sys
@@ -21,7 +21,7 @@ from taming.second_stage.model import SecondStage
 from taming.training import run as runs
 from taming.training.callbacks import Interrupted
 
-CONFIGS = {"masks": "drawn_masks_64", "vqgan": "drawn_vqgan_64", "gpt": "drawn_gpt_64"}
+CONFIGS = {"vqgan": "drawn_landscapes_vqgan_64", "gpt": "drawn_landscapes_gpt_64"}
 QUICK = [
     "trainer.max_steps=4",
     "trainer.validate_every=4",
@@ -33,8 +33,8 @@ TOP_P, GUIDANCE = 0.9, 2.0
 
 
 def run(out: str | Path, quick: bool = False) -> Path:
-    """Runs the three trainings into OUT/masks, OUT/vqgan and OUT/gpt (those that are finished stay
-    as they are), prints what to do next, and returns the path of the report.
+    """Runs both trainings into OUT/vqgan and OUT/gpt (one that is finished stays as it is), prints
+    what to do next, and returns the path of the report.
     """
     out = Path(out)
     started = time.monotonic()
@@ -55,7 +55,7 @@ def run(out: str | Path, quick: bool = False) -> Path:
 
 
 def next_steps(out: Path) -> str:
-    """What a person may want to do with the three runs."""
+    """What a person may want to do with the runs."""
     return (
         f"Open '{out / 'report.html'}' in a browser. What you can do next:\n"
         f"  taming sample {out / 'gpt'} --masks {out / 'layouts'} -n 4 -o {out / 'samples'}\n"
@@ -109,7 +109,7 @@ def _batches(folder: Path, out: Path, experiment: Experiment) -> int:
 
 
 def _curves(out: Path) -> list[report.Section]:
-    """The losses and pictures of the three runs."""
+    """The losses and pictures of the runs."""
     return [
         report.run_section(
             "Prior",
@@ -125,17 +125,9 @@ def _curves(out: Path) -> list[report.Section]:
             " reconstruction.",
             [
                 ("train/l1", "validation/l1"),
+                ("train/colour", "validation/colour"),
                 ("train/used", "validation/used"),
                 ("train/discriminator", "train/adaptive_weight"),
-            ],
-        ),
-        report.run_section(
-            "Mask tokenizer",
-            out / "masks",
-            "accuracy: share of pixels that keep their label. Pictures: layout, reconstruction.",
-            [
-                ("train/cross_entropy", "validation/cross_entropy"),
-                ("train/used", "validation/used"),
             ],
         ),
     ]
