@@ -23,7 +23,7 @@ lint: $(STAMP)
 	$(BIN)/basedpyright
 
 docs: .venv/.docs
-	DISABLE_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict --quiet
+	DISABLE_MKDOCS_2_WARNING=true NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo "site/index.html"
 
 # After a change of a notebook, or of the shipped model: run them, store what they show.
