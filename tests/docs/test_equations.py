@@ -32,7 +32,7 @@ from taming.first_stage import (
     VQGANLoss,
 )
 from taming.first_stage.discriminator import hinge
-    from taming.first_stage.losses import DELTA, LARGEST
+from taming.first_stage.losses import DELTA, LARGEST
 from taming.first_stage.quantizers.gradient import rotated, straight_through
 from taming.first_stage.quantizers.gumbel import half_cosine
 from taming.first_stage.vae import Posterior
