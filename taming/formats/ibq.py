@@ -12,7 +12,7 @@ from torch import Tensor
 from taming.errors import UserError
 from taming.formats.compvis.config import configs_beside, translate
 from taming.formats.compvis.weights import rename_weights
-from taming.formats.content import Content
+from taming.formats.content import Content, brief
 from taming.formats.source import Source, tokenizer_content
 
 NAME = "SEED-Voken"
@@ -34,7 +34,8 @@ def read(source: Source, allow: Iterable[str] = ()) -> Content:
         UserError: its YAML is malformed, or does not fit.
     """
     tree, path = _tree(source), source.path
-    params = dict(tree["model"].get("init_args") or tree["model"].get("params") or {})
+    words = "init_args" if tree["model"].get("init_args") else "params"
+    params = _mapping(tree["model"], words, path)
     if params.get("l2_normalize") or params.get("cosine_similarity"):
         raise UserError(f"'{path}': l2_normalize and cosine_similarity are not supported in IBQ")
     if params.get("remap"):
@@ -44,7 +45,7 @@ def read(source: Source, allow: Iterable[str] = ()) -> Content:
     node = {"target": "taming.models.vqgan.VQModel", "params": _compvis_params(params)}
     translated = translate({"model": node}, shapes)
     model = translated.config["model"]
-    model["params"]["quantizer"] = _quantizer(params)
+    model["params"]["quantizer"] = _quantizer(params, path)
     renamed = rename_weights(state, path, False, translated.config)
     source.unused |= renamed.unused
     source.notes += translated.notes
@@ -81,19 +82,34 @@ def averaged(source: Source) -> dict[str, Tensor]:
     return state
 
 
-def _quantizer(params: dict[str, Any]) -> dict:
-    loss = ((params.get("lossconfig") or {}).get("params")) or {}
-    weight = float(loss.get("quant_loss_weight", 1.0))
-    entropy = float(loss.get("entropy_loss_weight", 0.1)) if params.get("use_entropy_loss") else 0.0
+def _quantizer(params: dict[str, Any], path: Path) -> dict:
+    loss = _mapping(_mapping(params, "lossconfig", path), "params", path)
+    weight = _number(loss, "quant_loss_weight", 1.0, path)
+    entropy = _number(loss, "entropy_loss_weight", 0.1, path)
     translated = {
         "num_codes": params["n_embed"],
         "dim": params["embed_dim"],
-        "codebook_weight": weight * float(params.get("beta", 0.25)),
+        "codebook_weight": weight * _number(params, "beta", 0.25, path),
         "commitment_weight": weight,
-        "entropy_weight": entropy,
-        "temperature": float(params.get("entropy_temperature", 0.01)),
+        "entropy_weight": entropy if params.get("use_entropy_loss") else 0.0,
+        "temperature": _number(params, "entropy_temperature", 0.01, path),
     }
     return {"target": "taming.first_stage.IBQ", "params": translated}
+
+
+def _mapping(tree: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
+    """An inner node of the YAML, empty where it is missing. Raises UserError for anything else."""
+    value = tree.get(key) or {}
+    if not isinstance(value, dict):
+        raise UserError(f"'{path}': {key} in its YAML is {brief(value)}, not a mapping")
+    return dict(value)
+
+
+def _number(tree: dict[str, Any], key: str, default: float, path: Path) -> float:
+    value = tree.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError(f"'{path}': {key} in its YAML is {brief(value)}, not a number")
+    return float(value)
 
 
 def _compvis_params(params: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -22,6 +23,7 @@ from taming.formats.load import checkpoint_files, checkpoint_hash, read_checkpoi
 from taming.second_stage import Part
 from tests.formats.foreign import image_of, state_of
 from tests.formats.golden_values import GOLDEN, relative
+from tests.formats.samples import changed
 
 IBQ_YAML = """
 model:
@@ -297,6 +299,39 @@ def test_a_wrong_config_json_is_one_line(case, tmp_path):
     with pytest.raises(UserError, match=message) as refusal:
         taming.load(folder)
     assert "\n" not in str(refusal.value)
+
+
+NOTHING_FITS = (None, 7, "x", [1], {"a": [1]})
+IBQ_PLACES = [
+    ("init_args",),
+    *(("init_args", key) for key in ("ddconfig", "lossconfig", "n_embed", "embed_dim")),
+    ("init_args", "lossconfig", "params"),
+    ("init_args", "lossconfig", "params", "entropy_loss_weight"),
+    ("init_args", "ddconfig", "ch_mult"),
+]
+
+
+@pytest.mark.parametrize("place", IBQ_PLACES, ids=".".join)
+def test_a_wrong_yaml_of_ibq_is_one_line(place, tmp_path):
+    """Whatever stands there: it is refused, or means nothing."""
+    path = save_ibq(tmp_path, golden_of("seed-voken")[0])
+    tree = OmegaConf.to_container(OmegaConf.create(IBQ_YAML))
+    refused = 0
+    for value in NOTHING_FITS:
+        (tmp_path / "ibq.yaml").write_text(json.dumps(changed(tree, ("model", *place), value)))
+        try:
+            taming.load(path)
+        except UserError as refusal:
+            refused += 1
+            assert "\n" not in str(refusal)
+    assert refused >= 3
+
+
+def test_what_ibq_is_not_read_of_is_named(tmp_path):
+    path = save_ibq(tmp_path, golden_of("seed-voken")[0])
+    (tmp_path / "ibq.yaml").write_text(f"{IBQ_YAML}    l2_normalize: true\n")
+    with pytest.raises(UserError, match="l2_normalize and cosine_similarity are not supported"):
+        taming.load(path)
 
 
 def test_without_config_json(tmp_path):
