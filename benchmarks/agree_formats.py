@@ -347,6 +347,27 @@ def compare_rar(sources: Path, golden: Path | None) -> str:
     return f"| RAR | prior, two layers of 32, adaptive norms | {difference:.1e} | | |"
 
 
+@torch.no_grad()
+def compare_decoders(sources: Path) -> str:
+    """VAR's decoder and ours from the same latents in float64, and how far each is from that in
+    float32: whether what reconstructions differ by is rounding.
+    """
+    other = next(var(sources))
+    with tempfile.TemporaryDirectory() as folder:
+        ours = taming.load(other.save(Path(folder)))
+    x = image_of("VAR", 64, 96)[:1]
+    latent = ours.embed(ours.encode(x))
+
+    def decoded(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        z, theirs = latent.to(dtype), other.model.to(dtype)
+        return ours.to(dtype)._run_decoder(z), theirs.decoder(theirs.post_quant_conv(z))
+
+    (mine, theirs), exact = decoded(torch.float32), decoded(torch.float64)
+    both = " and ".join(f"{relative(a.double(), b):.1e}" for a, b in zip((mine, theirs), exact))
+    words = f"decoders from the same latent, float64; of float32 ours and theirs are {both} away"
+    return f"| VAR | {words} | | {relative(*exact):.1e} | |"
+
+
 def relative(a: Tensor, b: Tensor) -> float:
     return ((a - b).abs().max() / b.abs().max()).item()
 
@@ -394,6 +415,8 @@ def main() -> None:
                     write_golden(path, other.model, other.sizes, values)
             if name == "LlamaGen":
                 print(compare_prior(arguments.sources.resolve(), arguments.golden), flush=True)
+            if name == "VAR":
+                print(compare_decoders(arguments.sources.resolve()), flush=True)
             if name == "MaskGIT":
                 print(compare_rar(arguments.sources.resolve(), arguments.golden), flush=True)
         except ImportError as error:
