@@ -48,6 +48,7 @@ def start(place: Path, recipe: str, out: Path, *words: str) -> subprocess.Popen:
         "PYSPARK_PYTHON": sys.executable,
         "PYSPARK_DRIVER_PYTHON": sys.executable,
         "RAY_TMPDIR": "/tmp",  # paths of its sockets have to be short
+        "RAY_worker_niceness": "0",  # or its workers wait for everything else on this machine
     }
     return subprocess.Popen(
         [*command, str(out), "--size", "16", *words],
