@@ -3,6 +3,7 @@ of masks, its prior, each or all, one after the other.
 """
 
 import copy
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from taming.config.experiment import Experiment
 from taming.config.merge import merge, overriding
 from taming.data.card import Card
 from taming.data.legend import Legend, plain_name, read_legend
+from taming.data.segmentation import IMAGES, MASKS
 from taming.errors import UserError, did_you_mean
 from taming.files import make_writable
 from taming.formats.content import Content
@@ -170,11 +172,25 @@ def _labels(content: Content, request: Request) -> tuple[list[str], list[str]]:
     key = _key(content)
     if key != "segmentation":
         return [], []
+    _refuse_folder(request)
     count = _label_count(content)
     names = [*(content.card.legend(count) or Legend.of(count)).names]
     classes = read_legend(Path(request.root) / "classes.txt").renamed(request.same)
     places = {plain_name(name) for name in names}
     return names, [name for name in classes.names if plain_name(name) not in places]
+
+
+def _refuse_folder(request: Request) -> None:
+    """Where pictures with masks are needed, and the folder has none."""
+    root = Path(request.root)
+    if all((root / name).exists() for name in (IMAGES, MASKS, "classes.txt")):
+        return
+    raise UserError(
+        f"variables.root={root}: '{request.start}' reads masks, so there should be {IMAGES}/,"
+        f" {MASKS}/ and classes.txt; pictures in {IMAGES}/ are enough to begin with: taming segment"
+        f" {shlex.quote(f'{root / IMAGES}')} -o {shlex.quote(f'{root / MASKS}')} --for"
+        f" {request.start} makes the rest"
+    )
 
 
 def _key(content: Content) -> str | None:

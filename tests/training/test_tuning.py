@@ -206,9 +206,14 @@ def test_requests_that_say_too_little_are_one_line(words, message):
 
 
 def test_what_can_not_be_tuned_is_one_line(here, capsys):
+    (here / "bare pictures").mkdir()
     start = ["train", "--from", "small.safetensors"]
     for words, message in (
         ([*start, "variables.root=nowhere"], "no such folder"),
+        (
+            [*start, "variables.root=bare pictures"],
+            "taming segment 'bare pictures/images' -o 'bare pictures/segmentations' --for small",
+        ),
         (["train", "--decoder-only", "-b", "drawn_vqvae_32"], "give --from too"),
         (["train", "-b", "drawn_vqvae_32", "tuning.lora=2", "-n", "t"], "name one with --from"),
     ):
