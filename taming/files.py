@@ -9,7 +9,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from filelock import FileLock, Timeout
 
@@ -233,6 +233,14 @@ def check_output(
         raise UserError(
             f"'{out}' exists and is no {' or '.join(endings)} file; give another output"
         )
+
+
+def is_inside(name: str) -> bool:
+    """Whether a name that stands in a file leads to a place in the folder that it is joined to:
+    neither `/etc/x` nor `../x`, and printable.
+    """
+    path = PurePosixPath(name)
+    return bool(name) and name.isprintable() and not path.is_absolute() and ".." not in path.parts
 
 
 def check_ending(out: str | Path, *endings: str) -> None:

@@ -2,6 +2,7 @@
 that trains with it.
 """
 
+import keyword
 import re
 from pathlib import Path
 
@@ -190,7 +191,7 @@ def write_skeleton(kind: str, name: str, folder: str | Path = ".") -> list[Path]
     Raises:
         UserError: the name is none that Python knows, or a file is there already.
     """
-    if not name.isidentifier() or not name[:1].isupper() or not name.isascii():
+    if not re.fullmatch(r"[A-Z][A-Za-z0-9_]{0,99}", name) or keyword.iskeyword(name):
         raise UserError(f"'{name}' is no name of a class; write it like MyPictures")
     module = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
     names = {"name": name, "module": module, "file": f"{module}.yaml"}

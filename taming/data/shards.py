@@ -66,6 +66,11 @@ class Shards(PictureSet):
         self.view, self.window = View.of(view, seed), window
         self.index = index_of(self.shards, cache)
         self.lost = self._lost()
+        if "image" not in self.index.roles:
+            raise UserError(
+                f"shards '{files}' hold no pictures (looked for .jpg, .png, ...), but"
+                f" {', '.join(self.index.roles) or 'empty files'}"
+            )
         self.keys, self.roles = keys, _roles(self.index, keys)
         self.classes = _classes(classes, self.shards[0])
         self.tables = ShardCaptions(max(window or 0, MOST_OPEN)) if captions == "parquet" else None

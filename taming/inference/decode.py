@@ -12,13 +12,15 @@ from tqdm import tqdm
 from taming import images
 from taming.data.codes import ENDING, Codes, read_about
 from taming.errors import UserError
-from taming.files import check_output, make_writable
+from taming.files import check_output, is_inside, make_writable
 from taming.first_stage.interface import Autoencoder, FirstStage
 from taming.formats.load import find_checkpoint
 from taming.inference.encode import weights_hash
 from taming.inference.models import first_stage_of
 from taming.inference.share import share_of_process
 from taming.second_stage.window import decode_tiled
+
+LARGEST_CODE = 2**31  # of any codebook
 
 
 def decode(
@@ -117,17 +119,30 @@ def _items(codes: Codes) -> Iterator[tuple[str, tuple[Tensor, ...]]]:
 
 def _of_archive(path: Path) -> Iterator[tuple[str, tuple[Tensor, ...]]]:
     """Of the .npz that `taming encode` writes: NAME, or NAME/0, NAME/1, ... for levels."""
+    # 1. whole numbers in grids, under names that lie in OUT
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: torch.from_numpy(file[name].astype(np.int64)) for name in file.files}
+            arrays = {name: np.asarray(file[name]) for name in file.files}
     except Exception as error:  # numpy and zipfile raise many kinds
         raise UserError(f"'{path}' is no file of codes ({type(error).__name__})") from None
+    if not arrays:
+        raise UserError(f"'{path}' holds no codes; taming encode writes such files")
+    for key, array in arrays.items():
+        if not is_inside(key):
+            raise UserError(
+                f"'{path}': {key!r:.80} is no name of a picture: it would be written outside of OUT"
+            )
+        if array.ndim != 2 or not array.size:
+            raise UserError(f"'{path}': '{key}' has shape {tuple(array.shape)}, not (h, w)")
+        if array.dtype.kind not in "iu" or array.max() > LARGEST_CODE:
+            raise UserError(f"'{path}': '{key}' holds {array.dtype} numbers that are no codes")
+    # 2. the levels of each picture
     names: dict[str, list[Tensor]] = {}
     for key, array in arrays.items():
-        if array.ndim != 2:
-            raise UserError(f"'{path}': '{key}' has shape {tuple(array.shape)}, not (h, w)")
         head, _, level = key.rpartition("/")
-        names.setdefault(head if head and level.isdecimal() else key, []).append(array)
+        names.setdefault(head if head and level.isdecimal() else key, []).append(
+            torch.from_numpy(array.astype(np.int64))
+        )
     return ((name, tuple(levels)) for name, levels in names.items())
 
 

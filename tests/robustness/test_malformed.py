@@ -2,11 +2,14 @@
 verb that reads it.
 """
 
+import io
 import json
 import struct
+import tarfile
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -146,3 +149,43 @@ def test_a_foreign_or_malformed_png_in_a_folder_of_samples_stays(lab, refuses):
         (lab / "other" / name).write_bytes((lab / "pairs" / "images" / "p0.png").read_bytes())
     refuses(["sample", "free.safetensors", "-n", "2", "-o", "other"])
     refuses(["sample", "free.safetensors", "-n", "2", "-o", "other", "--overwrite"])
+
+
+# Codes in an .npz, pictures in a tar
+
+GRID = np.zeros((8, 8), np.int32)
+
+
+@pytest.mark.parametrize(
+    "arrays, words",
+    [
+        ({}, "no codes"),
+        ({"../../x": GRID}, "outside of OUT"),
+        ({"/tmp/x": GRID}, "outside of OUT"),
+        ({"a\nb": GRID}, "outside of OUT"),
+        ({"a": GRID + 0.5}, "float64 numbers"),
+        ({"a": GRID == 0}, "bool numbers"),
+        ({"a": GRID + 1j}, "complex128 numbers"),
+        ({"a": GRID.astype(np.uint64) + 2**63}, "uint64 numbers"),
+        ({"a": GRID[:0]}, "shape (0, 8)"),
+    ],
+)
+def test_codes_of_a_file(lab, refuses, arrays, words):
+    np.savez(lab / "changed.npz", **arrays)
+    assert words in refuses(["decode", "first.safetensors", "changed.npz", "-o", "out"])
+
+
+@pytest.mark.parametrize("name, content", [("a.txt", b"a lake"), ("a.png", b"")])
+def test_shards_without_pictures(lab, capsys, monkeypatch, name, content):
+    monkeypatch.chdir(lab)
+    with tarfile.open(lab / "changed.tar", "w") as archive:
+        member = tarfile.TarInfo(name)
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+    before = set(lab.iterdir())
+    for words in ("shard changed.tar -o out", "encode first.safetensors changed.tar -o out"):
+        code = main([*words.split(), "--size", "16"])
+        assert code == 2 and not (lab / "out").exists()
+        assert "hold no pictures" in capsys.readouterr().err
+    for index in set(lab.iterdir()) - before:
+        index.unlink()
