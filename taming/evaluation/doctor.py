@@ -17,6 +17,7 @@ from taming.evaluation import path
 from taming.evaluation.metrics import read_metrics
 from taming.evaluation.protocol import Figures
 from taming.first_stage.losses import LARGEST
+from taming.formats.building import without_memory
 from taming.formats.load import read_checkpoint
 
 EARLY = 50  # batches, before which training has not had time for most things
@@ -81,7 +82,7 @@ def read(folder: str | Path, allow: Sequence[str] = ()) -> Run:
     # 1. the checkpoint
     content = read_checkpoint(folder, allow=allow)
     experiment = content.experiment()
-    with torch.device("meta"):
+    with without_memory():
         model = config.build(experiment.model, allow, trusted=False)
     broken = [
         name

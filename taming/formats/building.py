@@ -2,6 +2,9 @@
 the weights stands beside it.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -24,7 +27,7 @@ def build_model(content: Content) -> nn.Module:
     """
     experiment = content.experiment()
     try:
-        with torch.device("meta"):
+        with without_memory():
             model = build(experiment.model, content.allow, trusted=False)
     except UserError as error:  # of tensors that told a shape which nothing can have
         if content.source == "taming":
@@ -80,6 +83,15 @@ def _compute_buffers(model: nn.Module, content: Content) -> None:
     computed = dict(twin.named_buffers())
     for name in waiting:
         _set_tensor(model, name, computed[name])
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Modules are built on the meta device, and no random numbers are asked for: there they would
+    be none, but the first one loads PyTorch's compiler, two seconds.
+    """
+    with torch.device("meta"), Uninitialised():
+        yield
 
 
 class Uninitialised(TorchFunctionMode):

@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from taming.config import build, from_plain
@@ -19,7 +18,7 @@ from taming.errors import UserError
 from taming.files import make_writable, write_atomically
 from taming.first_stage.quantizers import EMAQuantizer, SimVQ, VectorQuantizer
 from taming.first_stage.vqgan import VQGAN
-from taming.formats.building import filled_model
+from taming.formats.building import filled_model, without_memory
 from taming.formats.compvis.first_stage import CODEBOOK_WEIGHT
 from taming.formats.content import Content, brief
 from taming.formats.fitting import count
@@ -66,7 +65,7 @@ def read(source: Source, allow: Iterable[str] = ()) -> Content:
     model = _model_node(card, path)
     from_plain({"model": model}, path)
     weights = {_newer(name): tensor for name, tensor in source.weights.items()}
-    with torch.device("meta"):
+    with without_memory():
         expected = build(model).state_dict()
     names = {_their_name(name, len(model["params"]["multipliers"])): name for name in expected}
     missing = names.keys() - weights.keys()

@@ -121,7 +121,9 @@ class GPT(Transformer):
         return self.condition_length + math.prod(self.grid)
 
     def start_positions(self) -> None:
-        """Fills `pos_emb`."""
+        """Fills `pos_emb`, where it has memory."""
+        if self.pos_emb.is_meta:
+            return
         starts, parts = [], [] if self.is_added else self.parts
         for size in [*(part.size for part in parts), self.grid]:
             if isinstance(size, int):
@@ -334,6 +336,12 @@ def sine_code(grid: tuple[int, int], width: int, scale: float = 0.03) -> Tensor:
     """(h w, width): sines and cosines of row and column, both measured from 0 to 1, so that rasters
     of different fineness over the same picture agree.
     """
+    device = torch.get_default_device()
+    with torch.device("cpu"):  # on the meta device powers load PyTorch's compiler, two seconds
+        return _sine_code(grid, width, scale).to(device)
+
+
+def _sine_code(grid: tuple[int, int], width: int, scale: float) -> Tensor:
     frequencies = math.pi * 2.0 ** torch.linspace(0, 4, max(1, width // 4))
     rows, columns = ((torch.arange(n) + 0.5) / n for n in grid)
     row_code, column_code = (

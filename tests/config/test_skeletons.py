@@ -52,8 +52,9 @@ def test_what_is_written_passes_its_test_and_builds(kind, name, here, capsys):
 
 
 def test_names_that_are_none_are_refused(here, capsys):
-    assert main(["new", "dataset", "my-pictures"]) == 2
-    assert "no name of a class" in capsys.readouterr().err
+    for name in ("my-pictures", "None", "X" * 101):
+        assert main(["new", "dataset", name]) == 2
+        assert "no name of a class" in capsys.readouterr().err
     assert main(["new", "prior", "Mine"]) == 2
 
 
