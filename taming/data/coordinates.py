@@ -33,8 +33,9 @@ def coordinates(size: tuple[int, int], crop: Sequence[float] = (0.0, 0.0, 1.0, 1
 
 class CoordinateCrops(Around):
     """Crops of the pictures of another data set, with "coordinates" float (1, H, W) and "crop"
-    (4,): random ones in random views, the middle in the fixed view. "image", "segmentation" and
-    "depth" are cropped alike.
+    (4,). Each view has a place of its own, the fixed view one that depends on the picture alone: in
+    the middle of all of them, coordinates would say nothing. "image", "segmentation" and "depth"
+    are cropped alike.
 
     Args:
         source: the data set; its pictures are at least as large as the crop.
@@ -57,7 +58,7 @@ class CoordinateCrops(Around):
                 " smaller size"
             )
         draw = random.Random(f"{self.seed}/{index}/{view}/crop")
-        y, x = (0.5, 0.5) if view is None else (draw.random(), draw.random())
+        y, x = draw.random(), draw.random()
         top, left = round((height - rows) * y), round((width - columns) * x)
         for name in ("image", "segmentation", "depth"):
             if name in item:

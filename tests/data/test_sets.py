@@ -233,6 +233,10 @@ def test_a_crop_has_the_coordinates_of_the_whole():
         assert torch.equal(item["image"], source["image"][:, :, left : left + 16])
         places = (torch.arange(16 * 32).reshape(1, 16, 32) / (16 * 32))[:, :, left : left + 16]
         assert torch.allclose(item["coordinates"], places)
+    # Validation sees many places, each time the same: else a condition would be worth nothing there
+    fixed = [dataset[index]["crop"].tolist() for index in range(4)]
+    assert len({tuple(crop) for crop in fixed}) > 1
+    assert fixed == [dataset[(index, None)]["crop"].tolist() for index in range(4)]
 
 
 @pytest.mark.parametrize("table", ["metadata.csv", "metadata.tsv", "metadata.parquet"])
