@@ -1,11 +1,12 @@
-"""The plots of docs/family.md and docs/evaluation.md, from the figures that are kept beside them:
-docs/family.json and docs/figures.json.
+"""The plots of docs/family.md, evaluation.md and troubleshooting.md, from the figures that are kept
+beside them: docs/family.json, figures.json and curves.json.
 
     python benchmarks/plot_figures.py
 """
 
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,14 @@ SAMPLES = (
     ("coverage", "coverage, higher is better"),
 )
 LANDSCAPES = ("precision", "recall", "coverage", "layout_accuracy", "layout_iou")
+FIRST = (
+    ("validation/psnr", "PSNR of validation, dB"),
+    ("validation/used", "share of codes in use"),
+    ("validation/perplexity", "perplexity of 256 codes"),
+    ("train/quantizer", "quantizer's part of the loss"),
+    ("train/discriminator", "discriminator's loss"),
+    ("train/adaptive_weight", "adaptive weight"),
+)
 RUNS = {"landscapes_guided": "guidance 3, top-p 0.9", "landscapes_plain": "guidance 1"}
 
 
@@ -37,6 +46,10 @@ def main() -> None:
         "evaluation_systems": systems(models),
         "evaluation_landscapes": landscapes(models),
     }
+    if (DOCS / "curves.json").is_file():  # of bench_curves.py
+        curves = json.loads((DOCS / "curves.json").read_text())
+        figures["curves_first_stage"] = first_stage_curves(curves["first"])
+        figures["curves_prior"] = prior_curves(curves["second"])
     for name, figure in figures.items():
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
@@ -101,6 +114,39 @@ def _two_panels(
         right.plot(x, second, marker=".")
     _grid(left, right)
     return figure, left, right
+
+
+def first_stage_curves(seeds: dict[str, Any]) -> Figure:
+    """What is worth watching of a VQ-GAN, a panel each."""
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    for axis, (name, title) in zip(figure.subplots(2, 3).flat, FIRST):
+        _band(axis, seeds, name, "C0", "")
+        axis.set(title=title, xlabel="batch")
+        _grid(axis)
+    return figure
+
+
+def prior_curves(seeds: dict[str, Any]) -> Figure:
+    """A prior's surprise, beside what a table of the codes' frequencies would pay."""
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    axis = figure.subplots()
+    _band(axis, seeds, "train/nll", "C1", "training")
+    _band(axis, seeds, "validation/nll", "C0", "validation")
+    _band(axis, seeds, "validation/unigram", "grey", "unigram")
+    axis.axhline(math.log(256), color="grey", ls=":", label="log K: knows nothing")
+    axis.set(xlabel="batch", ylabel="nats per code")
+    axis.legend(frameon=False)
+    _grid(axis)
+    return figure
+
+
+def _band(axis: Axes, seeds: dict[str, Any], name: str, colour: str, label: str) -> None:
+    """The mean of the seeds, and from the smallest to the largest of them."""
+    batches = [[batch for batch, _ in curves[name]] for curves in seeds.values()]
+    values = list(zip(*([value for _, value in curves[name]] for curves in seeds.values())))
+    low, high = ([end(row) for row in values] for end in (min, max))
+    axis.fill_between(batches[0], low, high, color=colour, alpha=0.25, lw=0)
+    axis.plot(batches[0], [sum(row) / len(row) for row in values], color=colour, label=label)
 
 
 def systems(models: dict[str, Any]) -> Figure:
