@@ -82,7 +82,15 @@ class Linear(nn.Linear):
         autocast = torch.is_autocast_enabled(input.device.type)
         if self.packed is None or input.dtype != torch.float32 or autocast:
             return F.linear(input, self.weight, self.bias)
-        return torch.ops.mkldnn._linear_pointwise(input, self.packed, self.bias, "none", [], "")
+        return self.packed_product(input)
+
+    def packed_product(self, input: Tensor, after: str = "none") -> Tensor:
+        """input W + b by the packed weight, and what oneDNN does with it at once: none, relu."""
+        assert self.packed is not None
+        return _PACKED(input, self.packed, self.bias, after, [], "")
+
+
+_PACKED = torch.ops.mkldnn._linear_pointwise.default
 
 
 class LayerCache:
@@ -97,6 +105,13 @@ class LayerCache:
         self.keys[:, :, self.filled : end], self.values[:, :, self.filled : end] = k, v
         self.filled = end
         return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def extend_by_one(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """k, v (B, heads, d) of one token."""
+        place = self.filled
+        self.keys[:, :, place], self.values[:, :, place] = k, v
+        self.filled = place + 1
+        return self.keys[:, :, : place + 1], self.values[:, :, : place + 1]
 
 
 class SelfAttention(nn.Module):
@@ -140,6 +155,30 @@ class SelfAttention(nn.Module):
             causal = self.causal and new > 1
             out = F.scaled_dot_product_attention(q, k, v, is_causal=causal, dropout_p=dropped)
         return self.dropout(self.proj(out.transpose(1, 2).flatten(2)))
+
+    packed: Tensor | None = None
+
+    def pack(self) -> None:
+        """The weights of both norms together, (2, 1, d)."""
+        if hasattr(self, "norm_q"):
+            self.packed = torch.stack([self.norm_q.weight, self.norm_k.weight]).detach()[:, None]
+
+    def step(self, x: Tensor, cache: LayerCache, turn: Tensor | None) -> Tensor:
+        """As `forward` does, to the bit, for the one token x (B, 1, width) that comes next, with
+        packed weights and fewer operations: queries and keys are normalized and turned together.
+
+        Args:
+            turn: (2, d) of `turns_of`, at its place.
+        """
+        qk, v = self.qkv.packed_product(x).view(len(x), 3, self.heads, -1).split((2, 1), dim=1)
+        if self.packed is not None:
+            qk = torch.rms_norm(qk, qk.shape[-1:]) * self.packed
+        if turn is not None:
+            mirrored = qk.reshape(*qk.shape[:-1], -1, 2).flip(-1).view(qk.shape)
+            qk = qk * turn[0] + mirrored * turn[1]
+        k, v = cache.extend_by_one(qk[:, 1], v[:, 0])
+        out = F.scaled_dot_product_attention(qk[:, 0, :, None], k, v)
+        return self.proj.packed_product(out.view(x.shape))
 
     def _visible(self, before: int, new: int, device: torch.device) -> Tensor:
         """(new, before + new) bool: who of the `new` tokens sees whom."""
@@ -200,6 +239,27 @@ class Block(nn.Module):
         x = x + self.attn(self.ln1(x), cache, rotation)
         return x + self.mlp(self.ln2(x))
 
+    @property
+    def can_step(self) -> bool:
+        """Whether its weights are packed, and it is made of what `step` knows."""
+        if self.training or isinstance(self.mlp, SwiGLU):
+            return False
+        layers = (self.attn.qkv, self.attn.proj, self.mlp[0], self.mlp[2])
+        return all(isinstance(one, Linear) and one.packed is not None for one in layers)
+
+    def step(self, x: Tensor, cache: LayerCache, turn: Tensor | None = None) -> Tensor:
+        """As `forward` does for one more token, see `SelfAttention.step`."""
+        x = x + self.attn.step(normalized(self.ln1, x), cache, turn)
+        assert isinstance(self.mlp, nn.Sequential)
+        first, activation, last = self.mlp[0], self.mlp[1], self.mlp[2]
+        assert isinstance(first, Linear) and isinstance(last, Linear)
+        h = normalized(self.ln2, x)
+        if isinstance(activation, SquaredReLU):
+            h = first.packed_product(h, "relu").square_()
+        else:
+            h = F.gelu(first.packed_product(h))
+        return x + last.packed_product(h)
+
     def start_from_zero(self) -> None:
         """Makes the block the identity; training moves it away from that."""
         last: nn.Module = self.mlp.proj if isinstance(self.mlp, SwiGLU) else self.mlp[2]
@@ -210,6 +270,13 @@ class Block(nn.Module):
 
 def make_norm(width: int, options: BlockOptions) -> nn.Module:
     return nn.RMSNorm(width) if options.norm == "rms" else nn.LayerNorm(width)
+
+
+def normalized(norm: nn.Module, x: Tensor) -> Tensor:
+    """norm(x), past what calling a module costs."""
+    if isinstance(norm, nn.RMSNorm):
+        return torch.rms_norm(x, norm.normalized_shape, norm.weight, norm.eps)
+    return norm(x)
 
 
 def make_mlp(
@@ -246,6 +313,15 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
     a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
     cosine, sine = rotation.to(x).unbind(-1)
     return torch.stack([a * cosine - b * sine, a * sine + b * cosine], dim=-1).flatten(-2)
+
+
+def turns_of(rotation: Tensor) -> Tensor:
+    """(T, 2, d) of a rotation (T, d / 2, 2): x turned is x turns[0] + mirrored x turns[1], where
+    the mirrored x has the numbers of each pair changed about.
+    """
+    cosine, sine = rotation.unbind(-1)
+    pairs = torch.stack([cosine, cosine], dim=-1), torch.stack([-sine, sine], dim=-1)
+    return torch.stack([pair.flatten(1) for pair in pairs], dim=1)
 
 
 def places_of(grid: tuple[int, int], over: tuple[int, int] | None = None) -> Tensor:

@@ -14,7 +14,15 @@ from torch import Tensor, nn
 from taming.config.ranges import Decay
 from taming.errors import UserError
 from taming.second_stage import orders
-from taming.second_stage.block import BlockOptions, BlockParameters, LayerCache, Linear, places_of
+from taming.second_stage.block import (
+    BlockOptions,
+    BlockParameters,
+    LayerCache,
+    Linear,
+    SelfAttention,
+    places_of,
+    turns_of,
+)
 from taming.second_stage.condition_map import AddedCondition
 from taming.second_stage.interface import (
     Condition,
@@ -227,7 +235,7 @@ class GPT(Transformer):
         """Packed for the time of a sample, not longer: a training step would leave the other layout
         stale.
         """
-        layers = [module for module in self.modules() if isinstance(module, Linear)]
+        layers = [module for module in self.modules() if isinstance(module, Linear | SelfAttention)]
         try:
             for layer in layers:
                 layer.pack()
@@ -301,6 +309,7 @@ class CachedDecoder:
         self.waiting = [prior.embed_condition(condition)]
         self.added = prior.embed_added(condition, grid, order)
         self.rotation = prior.rotation(condition, grid, order)
+        self.turns = None if self.rotation is None else turns_of(self.rotation)
         count, length, width = self.waiting[0].shape
         shape = (count, prior.heads, length + math.prod(grid), width // prior.heads)
         self.caches = [LayerCache(shape, self.waiting[0]) for _ in prior.blocks]
@@ -315,12 +324,13 @@ class CachedDecoder:
             self.waiting = []
             start, end = self.tokens, self.tokens + x.shape[1]
             self.tokens = end
-            x = self.prior.run_blocks(
-                x,
-                [level[:, start:end] for level in self.added],
-                None if self.rotation is None else self.rotation[start:end],
-                self.caches,
-            )
+            added = [level[:, start:end] for level in self.added]
+            if start and self.prior.can_step(x):
+                turn = None if self.turns is None else self.turns[start]
+                x = self.prior.step(x, added, turn, self.caches)
+            else:
+                rotation = None if self.rotation is None else self.rotation[start:end]
+                x = self.prior.run_blocks(x, added, rotation, self.caches)
             # What is in the vocabulary, but no code, can't come next
             self.next = self.prior.head(self.prior.ln_f(x[:, -1]))[:, : self.prior.num_codes]
         return self.next

@@ -4,6 +4,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from taming.errors import UserError
@@ -88,6 +89,23 @@ class Transformer(Prior):
             x = block(x, caches[i] if caches else None, rotation)
             if states is not None:
                 states.append(x)
+        return x
+
+    def can_step(self, x: Tensor) -> bool:
+        """Whether `step` may take the place of `run_blocks`: on CPUs in float32, while packed."""
+        if x.shape[1] != 1 or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+            return False
+        return all(isinstance(block, Block) and block.can_step for block in self.blocks)
+
+    def step(
+        self, x: Tensor, added: Sequence[Tensor], turn: Tensor | None, caches: list[LayerCache]
+    ) -> Tensor:
+        """As `run_blocks` does for one more token x (B, 1, width), to the bit."""
+        for i, block in enumerate(self.blocks):
+            if added and i in self.added.places:
+                x = x + added[self.added.places.index(i)]
+            assert isinstance(block, Block)
+            x = block.step(x, caches[i], turn)
         return x
 
     def turned(self, places: Tensor) -> Tensor:

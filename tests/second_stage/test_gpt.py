@@ -108,6 +108,41 @@ def test_refusals():
         GPT(1, 3, 16, num_codes=4, grid=[2, 2], parts=PARTS)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"norm": "rms", "bias": False, "mlp": "relu2"},
+        {"qk_norm": True, "rotary": True},
+        {"norm": "rms", "mlp": "relu2", "qk_norm": True, "rotary": True, "zero_init": True},
+        {"mlp": "swiglu", "rotary": True},
+    ],
+)
+@pytest.mark.parametrize("kind", ["prefix", "added"])
+@torch.no_grad()
+def test_a_step_of_few_operations_is_the_same_to_the_bit(options, kind, monkeypatch):
+    """Of every kind of block but SwiGLU, whose steps go through the blocks as they are."""
+    prior = GPT(2, 2, 16, block=options, condition=kind, num_codes=7, grid=[3, 4], parts=PARTS)
+    for parameter in prior.eval().parameters():
+        parameter.normal_(std=0.3)
+    conditioned, codes, steps = condition(), torch.randint(0, 7, (2, 3, 4)), 0
+    with prior.decoding():
+        fast, plain = prior.decoder(conditioned, (3, 4)), prior.decoder(conditioned, (3, 4))
+        for i in range(12):
+            assert torch.equal(fast.logits(), without_steps(monkeypatch, plain)), i
+            steps += prior.can_step(torch.zeros(1, 1, 16))
+            for decoder in (fast, plain):
+                decoder.extend(codes.flatten(1)[:, i : i + 1])
+    assert steps == (0 if options.get("mlp") == "swiglu" else 12)
+    assert not prior.can_step(torch.zeros(1, 1, 16))  # packed no more
+
+
+def without_steps(monkeypatch, decoder) -> torch.Tensor:
+    with monkeypatch.context() as patch:
+        patch.setattr(GPT, "can_step", lambda prior, x: False)
+        return decoder.logits()
+
+
 def test_packed_weights_do_not_outlive_the_sample():
     """While a sample is drawn, the layers hold weights in another layout; a training step
     afterwards must not meet them (fused optimizers change them in place).
