@@ -25,6 +25,8 @@ from taming.formats.content import Content
 from taming.formats.load import read_checkpoint
 from taming.formats.ours import save_safetensors
 from taming.formats.parts import base_content, first_stage_content, tokenizer_node
+from taming.formats.sharded import last_checkpoint
+from taming.training.callbacks import Interrupted
 from taming.training.run import train
 
 STAGES = ("first", "masks", "prior")
@@ -94,8 +96,8 @@ def request_of(
 
 
 def fine_tune(request: Request) -> Path:
-    """Trains stage after stage, each from the best of the one before. Returns the path of the
-    model.
+    """Trains stage after stage, each from the best of the one before; what was interrupted before
+    is resumed. Returns the path of the model.
     """
     if (request.folder / "model.safetensors").exists():
         raise UserError(f"'{request.folder}' holds a model already; choose another name with -n")
@@ -115,10 +117,7 @@ def fine_tune(request: Request) -> Path:
     make_writable(request.folder)
     for stage in [stage for stage in STAGES if stage in stages]:
         experiment, part = _experiment(request, content, stage, names, bool(added))
-        start = request.folder / f"before_{stage}.safetensors"
-        save_safetensors(start, part)
-        train(experiment, request.folder / stage, start_from=start)
-        start.unlink()
+        _train(request, experiment, part, stage)
         content = _with_stage(content, stage, _best(request.folder / stage))
     # 3. all in one file
     path = request.folder / "model.safetensors"
@@ -127,6 +126,29 @@ def fine_tune(request: Request) -> Path:
         content = replace(outer, weights=weights, card=content.card, figures=content.figures)
     save_safetensors(path, content)
     return path
+
+
+def _train(request: Request, experiment: Experiment, part: Content, stage: str) -> None:
+    """One stage, from where it is: while it is trained, what it started from lies beside it."""
+    folder, start = request.folder / stage, request.folder / f"before_{stage}.safetensors"
+    begun = last_checkpoint(folder)
+    if begun and (not start.exists() or _is_done(begun, experiment)):
+        start.unlink(missing_ok=True)
+        return
+    try:
+        if begun:
+            train(experiment, folder, resume=True)
+        else:
+            save_safetensors(start, part)
+            train(experiment, folder, start_from=start)
+    except Interrupted as stop:
+        stop.args = (f"{str(stop).split('. Resume')[0]}. The same command resumes",)
+        raise
+    start.unlink()
+
+
+def _is_done(checkpoint: Path, experiment: Experiment) -> bool:
+    return read_checkpoint(checkpoint).batches >= experiment.trainer.max_steps
 
 
 def _refuse_cascade(outer: Content, content: Content, added: list[str]) -> None:

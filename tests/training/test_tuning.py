@@ -3,6 +3,9 @@ codes keep their meaning, label lists are matched by name, and training stops wh
 gained.
 """
 
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -20,6 +23,7 @@ from taming.formats.ours import save_safetensors
 from taming.training.fine_tune import request_of, with_labels
 from taming.training.tuning import frozen_quantizers, has_updates, merged, tune
 from tests.inference.test_sample import plain
+from tests.training.conftest import at_batch
 
 FEW = ["trainer.max_steps=2", "trainer.validate_every=1", "trainer.checkpoint_every=1"]
 FEW += ["data.views=null", "data.batch_size=2", "trainer.ema=null"]
@@ -181,6 +185,23 @@ def test_training_stops_where_nothing_is_gained(here, monkeypatch, capfd):
     assert "stopped at batch 3: no gain" in capfd.readouterr().err
     assert read_checkpoint("runs/s/prior/checkpoints/last.ckpt").batches == 3
     assert read_checkpoint("runs/s/model.safetensors").batches == 1
+
+
+def test_the_same_command_resumes_what_was_interrupted(here, monkeypatch, capfd):
+    words = ["train", "--from", "small.safetensors", "variables.root=my data", *FEW]
+    words += ["variables.same={road: water}", "stages=masks,prior", "-n"]
+    assert main([*words, "whole"]) == 0
+    with monkeypatch.context() as patch:  # in the second stage; the first is not trained again
+        at_batch(patch, 3, lambda: os.kill(os.getpid(), signal.SIGINT))
+        assert main([*words, "cut"]) == 130
+    said = capfd.readouterr().err
+    assert "runs/cut/prior/checkpoints/last.ckpt'. The same command resumes" in said
+    assert main([*words, "cut"]) == 0
+    whole, cut = (read_checkpoint(f"runs/{name}/model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(tensor, cut.weights[name]) for name, tensor in whole.weights.items())
+    assert not [*(here / "runs" / "cut").glob("before_*")]
+    assert main([*words, "cut"]) == 2
+    assert "holds a model already" in capfd.readouterr().err
 
 
 def test_the_first_stage_in_a_second_stage_stands_for_one(here):
