@@ -62,7 +62,7 @@ def _our_tensors(name: str, tensor: Tensor) -> dict[str, Tensor]:
     if name.startswith(CONVOLUTIONS):
         return {f"quantizer.convolutions.{name.removeprefix(CONVOLUTIONS)}": tensor}
     joined = re.fullmatch(r"(.+\.attn(?:_1|\.\d+))\.qkv\.(weight|bias)", name)
-    if joined and len(tensor) % 3 == 0:
+    if joined and tensor.ndim and len(tensor) % 3 == 0:
         parts = zip("qkv", tensor.chunk(3))
         return {f"{joined[1]}.{letter}.{joined[2]}": part for letter, part in parts}
     if name.startswith(("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")):

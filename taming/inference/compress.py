@@ -4,7 +4,8 @@ probabilities, so that the file is as long as the prior is surprised (-log2 p).
 The encoder walks the decoder's own path, code after code: logits of one parallel pass differ from
 the sequential ones in their last bits, and one such bit is enough to read everything after it
 wrong. For the same reason a file is read by the checkpoint, on the kind of machine and with the
-number of threads that it was written with; a checksum over the codes says if that went wrong.
+number of threads that it was written with; a checksum over the codes says if that went wrong. All
+of it is done on the CPU, also where there is a GPU: a file that only such a GPU reads helps nobody.
 """
 
 import io

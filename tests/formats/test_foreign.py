@@ -265,6 +265,24 @@ def test_what_does_not_fit_a_prior_is_one_line(name, change, tmp_path):
     assert "\n" not in str(refusal.value)
 
 
+SCALARS = {
+    "var": "encoder.mid.attn_1.qkv.weight",
+    "llamagen": "quantize.embedding.weight",
+    "maskgit": "encoder.conv_in.weight",
+    "seed-voken": "quant_conv.weight",
+}
+
+
+@pytest.mark.parametrize("name", SCALARS)
+def test_a_number_in_place_of_a_tensor_is_one_line(name, tmp_path):
+    """Of those that tell the architecture."""
+    state = golden_of(name)[0]
+    assert SCALARS[name] in state
+    with pytest.raises(UserError) as refusal:
+        taming.load(SAVE[name](tmp_path, {**state, SCALARS[name]: torch.tensor(1.0)}))
+    assert "\n" not in str(refusal.value)
+
+
 @pytest.mark.parametrize("name", SAVE)
 def test_a_truncated_file_is_one_line(name, tmp_path):
     state, _, _ = golden_of(name)
