@@ -85,6 +85,8 @@ def _codebook(state: dict[str, Tensor], file: Path) -> Tensor:
     weight, bias = state.get("blocks.input.w"), state.get("blocks.input.b")
     if weight is None or bias is None or weight.ndim != 4 or weight.shape[2:] != (1, 1):
         raise UserError(f"'{file}' is no decoder of DALL-E's dVAE: it has no blocks.input.w")
+    if bias.shape != weight.shape[:1]:
+        raise UserError(f"'{file}': blocks.input.b {tuple(bias.shape)} does not fit blocks.input.w")
     return weight[:, :, 0, 0].T + bias
 
 

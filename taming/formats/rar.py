@@ -258,7 +258,14 @@ def _prior_params(state: dict[str, Tensor], path: Path) -> dict:
     classes = len(state["embeddings.weight"]) - num_codes - 2
     count = state["timesteps_embeddings"].shape[1] - SPARE_STEPS
     side = math.isqrt(max(0, count))
-    if norm is None or norm.ndim != 1 or width % max(1, len(norm)) or classes < 1 or side < 1:
+    if (
+        norm is None
+        or norm.ndim != 1
+        or not len(norm)
+        or width % len(norm)
+        or classes < 1
+        or side < 1
+    ):
         raise UserError(f"'{path}' is no prior of RAR as published; is it whole? download it again")
     return {
         "layers": 1 + max(_layer(name) for name in state),

@@ -258,6 +258,10 @@ def test_what_does_not_fit_a_prior_is_one_line(name, change, tmp_path):
         with pytest.raises(UserError) as refusal:
             taming.load(path)
         assert "\n" not in str(refusal.value) and str(tmp_path) in str(refusal.value)
+    for victim in [key for key in state if "q_norm" in key][:1]:
+        torch.save({**state, victim: torch.zeros(0)}, path)
+        with pytest.raises(UserError):
+            taming.load(path)
     torch.save(state, path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(UserError) as refusal:
@@ -270,17 +274,19 @@ SCALARS = {
     "llamagen": "quantize.embedding.weight",
     "maskgit": "encoder.conv_in.weight",
     "seed-voken": "quant_conv.weight",
+    "dall-e": "decoder.blocks.input.b",
 }
 
 
 @pytest.mark.parametrize("name", SCALARS)
-def test_a_number_in_place_of_a_tensor_is_one_line(name, tmp_path):
+def test_a_number_or_a_row_in_place_of_a_tensor_is_one_line(name, tmp_path):
     """Of those that tell the architecture."""
     state = golden_of(name)[0]
     assert SCALARS[name] in state
-    with pytest.raises(UserError) as refusal:
-        taming.load(SAVE[name](tmp_path, {**state, SCALARS[name]: torch.tensor(1.0)}))
-    assert "\n" not in str(refusal.value)
+    for odd in (torch.tensor(1.0), torch.ones(7)):
+        with pytest.raises(UserError) as refusal:
+            taming.load(SAVE[name](tmp_path, {**state, SCALARS[name]: odd}))
+        assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("name", SAVE)
