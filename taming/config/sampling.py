@@ -17,6 +17,8 @@ Seed = Annotated[int, Range(-(2**63), 2**63 - 1)]
 Mass = Annotated[float, Range(0, 1, low_open=True)]
 """A share that may not be nothing."""
 
+Fast = Literal["off", "bf16", "int8"]
+
 
 @dataclass
 class Sampling:
@@ -99,6 +101,16 @@ class Sampling:
                 " faster at it"
             ),
             "metavar": "auto|32-true|bf16-mixed",
+        },
+    )
+    fast: Fast = field(
+        default="off",
+        metadata={
+            "help": (
+                "of a prior that draws code after code, on a CPU: bf16 or int8 read its weights"
+                " rounded to 16 or 8 bits; other pictures, as probable to a thousandth of a nat"
+            ),
+            "metavar": "off|bf16|int8",
         },
     )
     guidance_schedule: Literal["constant", "linear", "cosine"] = field(

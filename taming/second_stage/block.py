@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from taming.config.ranges import Range
+from taming.config.sampling import Fast
 from taming.errors import UserError, did_you_mean
 
 
@@ -55,6 +56,7 @@ class BlockOptions:
 
 BlockParameters = BlockOptions | dict[str, str | bool | float] | None
 """As a configuration has them."""
+MANY = 16  # tokens, from which on a product is not bound by reading its weights
 ALONE = 0.25  # of the standard deviation of a code's row at the start: nothing but its own
 MODERN = BlockOptions("rms", "relu2", qk_norm=True, rotary=True, zero_init=True, bias=False)
 """The choice of public code for short trainings (modded-nanogpt); not compared here switch by
@@ -69,25 +71,50 @@ class Linear(nn.Linear):
     """
 
     packed: Tensor | None = None
+    scales: Tensor | None = None  # of the rows of 8 bits
 
-    def pack(self) -> None:
+    def pack(self, fast: Fast = "off") -> None:
+        """fast: weights rounded to 16 bits, or to 8 and a scale for each row; float32 sums."""
         if (
-            self.weight.device.type == "cpu"
-            and self.weight.dtype == torch.float32
-            and torch.backends.mkldnn.is_available()
+            self.weight.device.type != "cpu"
+            or self.weight.dtype != torch.float32
+            or not torch.backends.mkldnn.is_available()
         ):
-            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), None)
+            return
+        weight = self.weight.detach()
+        if fast == "int8":
+            largest = torch.linalg.vector_norm(weight, torch.inf, dim=1).clamp(min=1e-12)
+            self.scales = (largest / 126.4).bfloat16()  # 127 even where bfloat16 rounds it down
+            self.packed = (weight / self.scales.float()[:, None]).round_().char()
+            return
+        weight = weight.bfloat16() if fast == "bf16" else weight
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+
+    def unpack(self) -> None:
+        self.packed = self.scales = None
 
     def forward(self, input: Tensor) -> Tensor:
         autocast = torch.is_autocast_enabled(input.device.type)
         if self.packed is None or input.dtype != torch.float32 or autocast:
             return F.linear(input, self.weight, self.bias)
+        if self.packed.dtype != torch.float32 and input.numel() > MANY * self.in_features:
+            return F.linear(input, self.weight, self.bias)  # bound by products, not by reading
         return self.packed_product(input)
 
     def packed_product(self, input: Tensor, after: str = "none") -> Tensor:
         """input W + b by the packed weight, and what oneDNN does with it at once: none, relu."""
         assert self.packed is not None
-        return _PACKED(input, self.packed, self.bias, after, [], "")
+        if self.packed.dtype == torch.float32:
+            return _PACKED(input, self.packed, self.bias, after, [], "")
+        if self.scales is None:
+            out = _PACKED(input.bfloat16(), self.packed, None, "none", [], "").float()
+        else:
+            rows = input.flatten(0, -2).bfloat16()
+            out = torch._weight_int8pack_mm(rows, self.packed, self.scales).float()
+            out = out.view(*input.shape[:-1], -1)
+        if self.bias is not None:
+            out += self.bias
+        return out.relu_() if after == "relu" else out
 
 
 _PACKED = torch.ops.mkldnn._linear_pointwise.default
@@ -158,10 +185,13 @@ class SelfAttention(nn.Module):
 
     packed: Tensor | None = None
 
-    def pack(self) -> None:
+    def pack(self, fast: Fast = "off") -> None:
         """The weights of both norms together, (2, 1, d)."""
         if hasattr(self, "norm_q"):
             self.packed = torch.stack([self.norm_q.weight, self.norm_k.weight]).detach()[:, None]
+
+    def unpack(self) -> None:
+        self.packed = None
 
     def step(self, x: Tensor, cache: LayerCache, turn: Tensor | None) -> Tensor:
         """As `forward` does, to the bit, for the one token x (B, 1, width) that comes next, with

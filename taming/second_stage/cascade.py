@@ -219,7 +219,8 @@ class Cascade(SecondStage):
         )
         picture = super()._sample(self._scene_batch(batch, full, scene), small)
         # 4. level by level; the coarser picture says more than guidance could
-        unguided = replace(sampling, guidance=1.0, guidance_second=None, guidance_labels=None)
+        plain = {"guidance": 1.0, "guidance_second": None, "guidance_labels": None, "fast": "off"}
+        unguided = replace(sampling, **plain)
         for k in range(1, number + 1):
             streams = generators((sampling.seed or 0) ^ (0x5EED00 + k), first, len(picture))
             picture, codes = self.enlarge(

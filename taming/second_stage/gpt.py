@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from taming.config.ranges import Decay
+from taming.config.sampling import Fast
 from taming.errors import UserError
 from taming.second_stage import orders
 from taming.second_stage.block import (
@@ -231,18 +232,18 @@ class GPT(Transformer):
         return 8 * self.layers * self.width * length * count
 
     @contextmanager
-    def decoding(self) -> Iterator[None]:
+    def decoding(self, fast: Fast = "off") -> Iterator[None]:
         """Packed for the time of a sample, not longer: a training step would leave the other layout
-        stale.
+        stale. The head stays in full: it has few of the weights, and decides.
         """
         layers = [module for module in self.modules() if isinstance(module, Linear | SelfAttention)]
         try:
             for layer in layers:
-                layer.pack()
+                layer.pack("off" if layer is self.head else fast)
             yield
         finally:
             for layer in layers:
-                layer.packed = None
+                layer.unpack()
 
     def embed_condition(self, condition: Condition) -> Tensor:
         """(B, M, width), positions included; a raster may be smaller than the trained one. Where

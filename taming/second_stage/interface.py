@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from taming.config.ranges import Length, Range
+from taming.config.sampling import Fast
 from taming.errors import UserError
 from taming.first_stage.interface import FirstStage
 
@@ -366,8 +367,17 @@ class Prior(nn.Module):
         logits = self(codes, condition).float().log_softmax(dim=-1)
         return logits.gather(-1, codes[..., None]).flatten(1).sum(dim=1)
 
-    def decoding(self) -> AbstractContextManager:
-        """What a sample is drawn in, for preparations that only last so long."""
+    def decoding(self, fast: Fast = "off") -> AbstractContextManager:
+        """What a sample is drawn in, for preparations that only last so long.
+
+        Raises:
+            UserError: for a `fast` that this prior does not know.
+        """
+        if fast != "off":
+            raise UserError(
+                f"fast {fast} is of priors that draw code after code from packed weights (GPT), not"
+                f" of a {type(self).__name__}; leave it off"
+            )
         return nullcontext()
 
     def decoder(self, condition: Condition, grid: tuple[int, int]) -> Decoder:

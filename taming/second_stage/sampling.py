@@ -66,7 +66,7 @@ def sample(
     if isinstance(prior, MaskedPrior):
         generators = _check_generators(generators, count)
         crop = crop or Conditioner().crop
-        with evaluating(prior):
+        with evaluating(prior), prior.decoding(sampling.fast):
             return sample_parallel(
                 prior,
                 condition,
@@ -88,7 +88,7 @@ def sample(
     compared = guiding(condition, sampling)
     codes = torch.zeros(count, steps, dtype=torch.int64, device=device)
     # 3. the loop: code after code in the prior's order
-    with evaluating(prior), prior.decoding():
+    with evaluating(prior), prior.decoding(sampling.fast):
         if order is None:
             crop = crop or Conditioner().crop
             decoder, places = reader(prior, compared, grid, crop, sampling.hop)
