@@ -293,6 +293,10 @@ class Training(pl.LightningModule):
             mean.copy_(now)
 
     def _refuse_nonfinite(self, terms: dict[str, Tensor]) -> None:
+        values = [torch.as_tensor(value).detach().float().reshape(()) for value in terms.values()]
+        # One look for all of them: each look waits until a GPU has done all that it was asked for
+        if bool(torch.stack(values).isfinite().all()):
+            return
         for name, value in terms.items():
             if math.isfinite(float(value)):
                 continue

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from taming.config.experiment import Optimizer
 from taming.errors import UserError
@@ -191,3 +192,21 @@ def test_a_model_without_codes_has_none_to_freeze(tmp_path):
     plain["trainer"] |= {"freeze_codes": False, "perturb_codes": 0.5}
     with pytest.raises(UserError, match=r"trainer\.perturb_codes: a VAE has no codes"):
         run.train(experiment_of(plain), tmp_path / "run")
+
+
+def test_one_look_at_all_terms_of_a_batch():
+    """Whether numbers are finite is asked of the device once for all, not once for each: on a GPU
+    each question waits for all work that was begun.
+    """
+    looks = []
+
+    class Looks(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+            if function is torch.ops.aten._local_scalar_dense.default:
+                looks.append(function)
+            return function(*arguments, **(keywords or {}))
+
+    terms = {f"term {i}": torch.tensor(float(i)) for i in range(9)}
+    with Looks():
+        Training._refuse_nonfinite(Training.__new__(Training), terms)
+    assert len(looks) == 1
