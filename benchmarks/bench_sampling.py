@@ -49,6 +49,9 @@ class GrownCache(LayerCache):
         )
         return self.keys, self.values
 
+    def extend_by_one(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        return self.extend(k[:, :, None], v[:, :, None])
+
 
 def prior_of(side: int, part: dict) -> GPT:
     return GPT(LAYERS, HEADS, WIDTH, num_codes=CODES, grid=[side, side], parts=[part]).eval()

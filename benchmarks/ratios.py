@@ -28,10 +28,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import bench_training  # noqa: E402
+from benchmarks.bench_sampling import GrownCache  # noqa: E402
+from taming.config.sampling import Fast  # noqa: E402
 from taming.files import write_atomically  # noqa: E402
 from taming.first_stage.normalization import GroupNorm  # noqa: E402
 from taming.precision import fast_bfloat16  # noqa: E402
 from taming.second_stage import GPT, Part, sample  # noqa: E402
+from taming.second_stage.gpt import CachedDecoder  # noqa: E402
 
 STORED = ROOT / "benchmarks" / "stored.json"
 TOLERANCE = 0.1
@@ -88,7 +91,7 @@ def pairs(folder: Path) -> Iterator[tuple[str, Step, Step]]:
     yield "prior step: published / ours", second(True), second(False)
     yield "prior step: float32 / precision auto", second(False), second(False, "auto")
     yield "group norm, backward: torch / ours", *group_norms()
-    yield "64 codes: recomputed / cached", *samplers()
+    yield from samplers()
 
 
 def group_norms() -> tuple[Step, Step]:
@@ -102,9 +105,10 @@ def group_norms() -> tuple[Step, Step]:
 
 
 @torch.no_grad()
-def samplers() -> tuple[Step, Step]:
-    """A prior of 4 layers and width 256 that draws 8 x 8 codes: the prefix anew for each code, and
-    keys and values kept.
+def samplers() -> Iterator[tuple[str, Step, Step]]:
+    """A prior of 4 layers and width 256 that draws 8 x 8 codes at batch 1: the prefix anew for each
+    code, a cache that grows by concatenation, module after module, or weights of 8 bits, against
+    what `sample` does.
     """
     torch.manual_seed(0)
     start = [{"vocabulary": 1, "length": 1}]
@@ -117,11 +121,32 @@ def samplers() -> tuple[Step, Step]:
         for _ in range(64):
             prior(codes, condition)
 
-    @torch.no_grad()
-    def cached() -> None:
-        sample(prior, condition, (8, 8), generators=[torch.Generator().manual_seed(0)])
+    def drawn(fast: Fast = "off", decoder: type[CachedDecoder] = CachedDecoder) -> Step:
+        def step() -> None:
+            prior.decoder = lambda condition, grid: decoder(prior, condition, grid)
+            streams = [torch.Generator().manual_seed(0)]
+            sample(prior, condition, (8, 8), generators=streams, fast=fast)
 
-    return recomputed, cached
+        return step
+
+    def module_by_module() -> None:
+        prior.can_step = lambda x: False
+        drawn()()
+        del prior.can_step
+
+    yield "64 codes: recomputed / cached", recomputed, drawn()
+    yield "64 codes: concatenated / cached", drawn(decoder=GrownDecoder), drawn()
+    yield "64 codes: module by module / few operations", module_by_module, drawn()
+    yield "64 codes: full weights / fast=bf16", drawn(), drawn("bf16")
+    yield "64 codes: full weights / fast=int8", drawn(), drawn("int8")
+
+
+class GrownDecoder(CachedDecoder):
+    """Its caches grow by concatenation."""
+
+    def __init__(self, prior: GPT, condition: tuple[Part, ...], grid: tuple[int, int]):
+        super().__init__(prior, condition, grid)
+        self.caches = [GrownCache((1, 8, 0, 32), prior.pos_emb) for _ in prior.blocks]
 
 
 def processor() -> str:
