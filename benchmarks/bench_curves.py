@@ -4,7 +4,7 @@ plot_figures.py makes the plots of docs/troubleshooting.md.
 
     python benchmarks/bench_curves.py --folder runs/curves
 
-Half a minute of one core for each stage and seed. Runs that are finished stay as they are.
+About a quarter of a minute of one core for each stage and seed. Runs that are finished stay as they are.
 """
 
 import argparse
@@ -22,16 +22,16 @@ from taming.training import run as runs  # noqa: E402
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 CONFIGS = {"first": "drawn_vqgan_64", "second": "drawn_unconditional_32"}
 OFTEN = (
-    "trainer.max_steps=360",
-    "trainer.validate_every=30",
-    "trainer.checkpoint_every=180",
-    "trainer.pictures_every=360",
+    "trainer.max_steps=240",
+    "trainer.validate_every=20",
+    "trainer.checkpoint_every=240",
+    "trainer.pictures_every=240",
 )
 OVERRIDES = {
     "first": (*OFTEN, "variables.size=32"),
     "second": (
         *OFTEN,
-        "trainer.validation_batches=8",
+        "trainer.validation_batches=4",
         "data.train.params.count=1000",
         "model.params.first_stage.params.checkpoint=FIRST",
         "model.params.first_stage.params.config=drawn_vqgan_64",
