@@ -314,6 +314,8 @@ class CachedDecoder:
         count, length, width = self.waiting[0].shape
         shape = (count, prior.heads, length + math.prod(grid), width // prior.heads)
         self.caches = [LayerCache(shape, self.waiting[0]) for _ in prior.blocks]
+        self.packed: Tensor | None = None  # of the first layer, when `can_step` was found out
+        self.can_step = False
         self.position = 0
         self.tokens = 0  # read, the condition's included
 
@@ -326,7 +328,7 @@ class CachedDecoder:
             start, end = self.tokens, self.tokens + x.shape[1]
             self.tokens = end
             added = [level[:, start:end] for level in self.added]
-            if start and self.prior.can_step(x):
+            if start and x.shape[1] == 1 and self.steps(x):
                 turn = None if self.turns is None else self.turns[start]
                 x = self.prior.step(x, added, turn, self.caches)
             else:
@@ -335,6 +337,13 @@ class CachedDecoder:
             # What is in the vocabulary, but no code, can't come next
             self.next = self.prior.head(self.prior.ln_f(x[:, -1]))[:, : self.prior.num_codes]
         return self.next
+
+    def steps(self, x: Tensor) -> bool:
+        """Whether `Transformer.step` computes the one token x; looked into once while packed."""
+        if self.packed is not self.prior.packed_weight:
+            self.packed = self.prior.packed_weight
+            self.can_step = self.packed is not None and self.prior.can_step(x)
+        return self.can_step
 
     def extend(self, codes: Tensor) -> None:
         """codes (B, n): the next n codes are these."""

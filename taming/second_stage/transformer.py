@@ -97,6 +97,13 @@ class Transformer(Prior):
             return False
         return all(isinstance(block, Block) and block.can_step for block in self.blocks)
 
+    @property
+    def packed_weight(self) -> Tensor | None:
+        """Of the first layer, which stands for all."""
+        block = self.blocks[0]
+        layer = block.attn.qkv if isinstance(block, Block) else None
+        return layer.packed if isinstance(layer, Linear) else None
+
     def step(
         self, x: Tensor, added: Sequence[Tensor], turn: Tensor | None, caches: list[LayerCache]
     ) -> Tensor:
