@@ -4,7 +4,8 @@ plot_figures.py makes the plots of docs/troubleshooting.md.
 
     python benchmarks/bench_curves.py --folder runs/curves
 
-About a quarter of a minute of one core for each stage and seed. Runs that are finished stay as they are.
+About a quarter of a minute of one core for each stage and seed. Runs that are finished stay as they
+are.
 """
 
 import argparse
