@@ -234,7 +234,7 @@ def test_two_processes_give_the_figures_of_one(models, tmp_path):
         )
         for rank in (0, 1)
     ]
-    assert [process.wait(timeout=200) for process in both] == [0, 0]
+    assert [process.wait(timeout=900) for process in both] == [0, 0]
     both_figures = values(Figures.read(tmp_path / "two.json"))
     for name, value in values(Figures.read(one)).items():
         assert both_figures[name] == pytest.approx(value, rel=1e-6, abs=1e-6), name
