@@ -56,17 +56,17 @@ class View:
     def __init__(
         self,
         size: Size | tuple[Count, Count] | str,
-        scale: Annotated[float, Range(1)] = 1.5,
+        scale: Annotated[float, Range(1, 100)] = 1.5,
         flip: bool = True,
         upscale: bool = False,
         seed: Index = 0,
     ):
         self.size = as_pair(size)
         self.scale, self.flip, self.upscale, self.seed = scale, flip, upscale, seed
-        if not isinstance(scale, int | float) or not scale >= 1:
+        if not isinstance(scale, int | float) or not 1 <= scale <= 100:
             raise UserError(
-                f"scale {scale} should be at least 1: how much larger than the crop the resized"
-                " picture may be"
+                f"scale {scale} should be at least 1, at most 100: how much larger than the crop"
+                " the resized picture may be"
             )
 
     @classmethod

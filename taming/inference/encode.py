@@ -4,6 +4,7 @@ many processes make together.
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -127,6 +128,9 @@ def encode_set(
     if out.is_file():
         raise UserError(f"'{out}' is a file; codes go into a folder, or into NAME.npz")
     check_output(out, [source] if Path(source).exists() else [])
+    most = max(32, 4 * (os.cpu_count() or 1))  # as data.workers: many more bring a machine down
+    if not isinstance(workers, int) or not 0 <= workers <= most:
+        raise UserError(f"workers {workers} should be a whole number from 0 to {most}")
     model = load(checkpoint, config, allow=allow)
     if not isinstance(model, FirstStage | SecondStage):
         raise UserError(f"'{checkpoint}' is a {type(model).__name__}, which has no codes")

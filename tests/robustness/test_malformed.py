@@ -189,3 +189,12 @@ def test_shards_without_pictures(lab, capsys, monkeypatch, name, content):
         assert "hold no pictures" in capsys.readouterr().err
     for index in set(lab.iterdir()) - before:
         index.unlink()
+
+
+@pytest.mark.parametrize(
+    "flag, words",
+    [("--workers=-1", "workers -1"), ("--workers=1000000", "from 0 to"), ("--scale=inf", "scale")],
+)
+def test_numbers_of_an_encoding_in_views(refuses, flag, words):
+    line = ["encode", "first.safetensors", "pairs/images", "--size", "16", "-o", "out", flag]
+    assert words in refuses(line)
