@@ -68,7 +68,8 @@ def plot(rows: dict[str, dict]) -> Figure:
     for name in rows:
         curve = name.split(", ")[1] if name.startswith("guidance") else "schedules, min-p"
         curves.setdefault(curve, []).append(name)
-    for number, (curve, names) in enumerate(curves.items()):
+    for number, (curve, names) in enumerate(sorted(curves.items())):
+        names.sort(key=lambda name: float(name.split()[1].strip(",")) if "guid" in name[:4] else 0)
         line = "-" if curve.startswith("top-p") else ""
         points = [(rows[name]["layout_accuracy"], rows[name]["recall"]) for name in names]
         draw(axis, points, f"C{number}", curve, line)

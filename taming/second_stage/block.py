@@ -84,8 +84,8 @@ class Linear(nn.Linear):
         weight = self.weight.detach()
         if fast == "int8":
             largest = torch.linalg.vector_norm(weight, torch.inf, dim=1).clamp(min=1e-12)
-            self.scales = (largest / 126.4).bfloat16()  # 127 even where bfloat16 rounds it down
-            self.packed = (weight / self.scales.float()[:, None]).round_().char()
+            scales = (largest / 126.4).bfloat16()  # 127 even where bfloat16 rounds it down
+            self.packed, self.scales = (weight / scales.float()[:, None]).round_().char(), scales
             return
         weight = weight.bfloat16() if fast == "bf16" else weight
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)

@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+from PIL import Image
 
 from taming.cli.main import main
 from tests.data import fakes
@@ -29,5 +30,6 @@ def test_the_commands_of_the_readme_run(tmp_path, monkeypatch, capsys):
         more = SHORT if words[0] == "train" else []
         assert main([*words, *more]) == 0, (words, capsys.readouterr().err)
         done.append(words[0])
-    assert done == ["sample", "segment", "data", "train", "doctor", "sample"]
-    assert len([*(tmp_path / "painted").glob("large_layout-*.png")]) == 4
+    assert done == ["sample", "sample", "segment", "data", "train", "doctor", "sample"]
+    assert Image.open(tmp_path / "painted" / "large_layout-0.png").size == (1280, 832)
+    assert len([*(tmp_path / "small").glob("large_layout-*.png")]) == 4
