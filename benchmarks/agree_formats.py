@@ -359,12 +359,12 @@ def compare_decoders(sources: Path) -> str:
     latent = ours.embed(ours.encode(x))
 
     def decoded(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        z, theirs = latent.to(dtype), other.model.to(dtype)
-        return ours.to(dtype)._run_decoder(z), theirs.decoder(theirs.post_quant_conv(z))
+        z, others = latent.to(dtype), other.model.to(dtype)
+        return ours.to(dtype)._run_decoder(z), others.decoder(others.post_quant_conv(z))
 
-    (mine, theirs), exact = decoded(torch.float32), decoded(torch.float64)
-    both = " and ".join(f"{relative(a.double(), b):.1e}" for a, b in zip((mine, theirs), exact))
-    words = f"decoders from the same latent, float64; of float32 ours and theirs are {both} away"
+    (mine, others), exact = decoded(torch.float32), decoded(torch.float64)
+    both = " and ".join(f"{relative(a.double(), b):.1e}" for a, b in zip((mine, others), exact))
+    words = f"decoders from the same latent, float64; of float32 ours and others are {both} away"
     return f"| VAR | {words} | | {relative(*exact):.1e} | |"
 
 

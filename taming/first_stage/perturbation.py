@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from taming.errors import UserError
+from taming.first_stage.inputs import precise
 from taming.first_stage.interface import FirstStage
 
 NEAREST = 100  # codes, of which one takes the place
@@ -27,7 +28,7 @@ def neighbours(model: FirstStage) -> Tensor:
         raise UserError(f"the nearest others are sought of 2 to {MOST:,} codes, not of {count:,}")
     device = model.last_layer.device
     latents = model.embed((torch.arange(count, device=device)[:, None, None],)).flatten(1)
-    latents = latents.cpu().double()  # near codes are told apart
+    latents = latents.cpu().to(precise(torch.device("cpu")))  # near codes are told apart
     rows = []
     piece = max(1, 2**24 // count)
     for start in range(0, count, piece):

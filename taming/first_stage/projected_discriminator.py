@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from taming.config.ranges import Range
+from taming.config.ranges import InputFile, Range
 from taming.first_stage.discriminator import Discriminator
 from taming.first_stage.perceptual import VGG_BLOCKS, VGGDistance
 from taming.first_stage.ranges import Width
@@ -28,7 +28,9 @@ class ProjectedDiscriminator(Discriminator):
         blocks: of the network, fine to coarse; the first has the size of the picture.
     """
 
-    def __init__(self, features: str, width: Width = 64, blocks: Annotated[int, Range(1, 5)] = 4):
+    def __init__(
+        self, features: InputFile, width: Width = 64, blocks: Annotated[int, Range(1, 5)] = 4
+    ):
         super().__init__()
         network = VGGDistance(features, blocks).requires_grad_(False).eval()
         self._network = (network,)  # in a tuple, so that its weights stay out of the checkpoint

@@ -176,16 +176,17 @@ def test_codes_of_a_file(lab, refuses, arrays, words):
 
 
 @pytest.mark.parametrize("name, content", [("a.txt", b"a lake"), ("a.png", b"")])
-def test_shards_without_pictures(lab, capsys, monkeypatch, name, content):
+def test_shards_without_pictures(lab, tmp_path, capsys, monkeypatch, name, content):
     monkeypatch.chdir(lab)
     with tarfile.open(lab / "changed.tar", "w") as archive:
         member = tarfile.TarInfo(name)
         member.size = len(content)
         archive.addfile(member, io.BytesIO(content))
     before = set(lab.iterdir())
-    for words in ("shard changed.tar -o out", "encode first.safetensors changed.tar -o out"):
-        code = main([*words.split(), "--size", "16"])
-        assert code == 2 and not (lab / "out").exists()
+    out = tmp_path / "out"
+    for words in ("shard changed.tar", "encode first.safetensors changed.tar"):
+        code = main([*words.split(), "--size", "16", "-o", str(out)])
+        assert code == 2 and not out.exists()
         assert "hold no pictures" in capsys.readouterr().err
     for index in set(lab.iterdir()) - before:
         index.unlink()

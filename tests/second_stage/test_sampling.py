@@ -114,6 +114,7 @@ WRONG = {
     "classifier": (3,),
     "steps": (0, -1, 1.5),
     "precision": ("half", "16", None, 32),
+    "fast": ("int4", None, 8, True),
     "guidance_second": (float("nan"), "strong"),
     "guidance_schedule": ("steep", None, 1),
     "guidance_power": (0, -1.0, float("nan")),
