@@ -151,7 +151,7 @@ def assert_same_run(folder: Path, name: str, other: str) -> None:
 @pytest.mark.timeout(1800)
 def test_twenty_kills_at_random_moments_leave_a_run_that_resumes_bit_identical(tmp_path):
     """Moments, not batches: in mid-batch, in mid-write, and every fourth time while it starts."""
-    train(tmp_path, sixty_batches(max_steps=600), "whole")
+    train(tmp_path, sixty_batches(max_steps=2400), "whole")
     moments = random.Random(0)
     run = tmp_path / "runs" / "cut"
     process = start(tmp_path, "-b", "c.yaml", "-n", "cut")
