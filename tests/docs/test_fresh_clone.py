@@ -46,7 +46,8 @@ def clone(tmp_path_factory):
 @pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/own_pictures.md"])
 def test_commands_run_in_a_clone(page, clone):
     environment = {**os.environ, "PYTHONPATH": str(clone), "WANDB_MODE": "disabled"}
-    shutil.rmtree(clone / "runs", ignore_errors=True)
+    for folder in ("runs", "samples", "painted", "small"):  # of the page before
+        shutil.rmtree(clone / folder, ignore_errors=True)
     variables = (
         "variables.root=my/data data.train.params.list=null data.validation.params.list=null"
     )
