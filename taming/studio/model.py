@@ -16,6 +16,7 @@ from taming.first_stage.interface import Autoencoder, FirstStage
 from taming.formats.load import load
 from taming.inference.models import labels_of
 from taming.inference.record import Record, record_of
+from taming.precision import Precision, resolved
 from taming.second_stage.model import SecondStage
 from taming.second_stage.sampling import Sampling
 from taming.studio.limits import LARGEST_AREA, LARGEST_SIDE, SMALLEST_SIDE
@@ -89,6 +90,11 @@ class StudioModel:
         """The settings that a new tab has."""
         sampling = _card(self.model).settings()
         return {field.name: getattr(sampling, field.name) for field in slider_fields()}
+
+    @property
+    def precision(self) -> Precision:
+        """As the checkpoint recommends, with what auto means here: a PNG says so."""
+        return resolved(_card(self.model).settings().precision, self.device)
 
     def _knows_null(self) -> bool:
         if self.kind in ("first", "none"):

@@ -1,6 +1,6 @@
 """What the page may ask for, checked field by field before anything is done."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -122,7 +122,7 @@ def read_drawing(frame: Frame, model: StudioModel) -> Drawing:
     """Raises UserError for the first field that is wrong."""
     fields = Fields(frame)
     size = size_of(fields, model)
-    sampling = read_sampling(fields, size)
+    sampling = replace(read_sampling(fields, size), precision=model.precision)
     condition, labels = read_condition(fields, model, size)
     edit = read_edit(fields, size)
     style = read_picture(fields.blob("style")) if fields.has_blob("style") else None

@@ -94,3 +94,11 @@ def test_a_shipped_model_has_its_labels_to_paint_with(name):
     """Whether a tokenizer of masks reads them or the prior itself."""
     legend = load_model(name).legend
     assert legend is not None and legend.names[:2] == ("sky", "tree") and len(legend.names) == 10
+
+
+def test_pictures_are_drawn_in_the_precision_that_the_checkpoint_recommends(monkeypatch):
+    """With what auto means on this processor, which a PNG then says."""
+    for fast, expected in ((True, "bf16-mixed"), (False, "32-true")):
+        monkeypatch.setattr("taming.precision.fast_bfloat16", lambda device, fast=fast: fast)
+        assert load_model("landscapes").precision == expected
+    assert load_model("intel_landscapes").precision == "32-true", "nothing is recommended"
