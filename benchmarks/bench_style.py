@@ -29,7 +29,9 @@ SIDE, CANDIDATES = 64, 8
 
 def pair(root: Path, name: str) -> tuple[Tensor, Tensor]:
     """A photograph and its mask."""
-    image = read_image(root / "images" / f"{name}.jpg").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    image = read_image(root / "images" / f"{name}.jpg").resize(
+        (SIDE, SIDE), Image.Resampling.LANCZOS
+    )
     mask = Image.open((root / "segmentations" / name).with_suffix(".png"))
     labels = np.array(mask.resize((SIDE, SIDE), Image.Resampling.NEAREST))
     return to_tensor(image), torch.from_numpy(labels).long()
