@@ -68,6 +68,7 @@ def test_paint_undo_redo_and_fill(painter):
 @pytest.mark.slow
 def test_keys_do_what_the_mouse_does(painter):
     page = painter.page
+    page.evaluate("document.querySelector('#canvas-controls').open = true")
     page.click("#start")
     page.focus("#layout")
     page.keyboard.press("r")
