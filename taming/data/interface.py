@@ -11,8 +11,8 @@ class PictureSet(Dataset):
     """Items are dictionaries with any of image, segmentation, depth, class, caption, name."""
 
     def __len__(self) -> int:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no __len__")
 
     def __getitem__(self, key: Any) -> dict[str, Any]:
         """The item of an index in its fixed view, or of (index, view)."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no __getitem__")

@@ -161,7 +161,7 @@ GRID = np.zeros((8, 8), np.int32)
     [
         ({}, "no codes"),
         ({"../../x": GRID}, "outside of OUT"),
-        ({"/tmp/x": GRID}, "outside of OUT"),
+        ({"/elsewhere/x": GRID}, "outside of OUT"),
         ({"a\nb": GRID}, "outside of OUT"),
         ({"a": GRID + 0.5}, "float64 numbers"),
         ({"a": GRID == 0}, "bool numbers"),

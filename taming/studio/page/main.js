@@ -51,7 +51,8 @@ function start(description) {
   });
   inspector = new Inspector(connection, model);
   layout.onchange = changed;
-  for (const id of ["layout-easel", "start-row", "upload-row", "save-mask", "swatches", "ground-row"]) {
+  const ids = ["layout-easel", "start-row", "upload-row", "save-mask", "swatches", "ground-row"];
+  for (const id of ids) {
     show(id, paints);
   }
   show("layout-side", paints || draws); // without a layout its tools select what is drawn anew
