@@ -201,20 +201,20 @@ def test_their_yaml_trains(layout, tmp_path, monkeypatch, capsys):
             "data": data,
             "lightning": {"trainer": trainer},
         },
-        Path("published.yaml"),
+        Path("theirs.yaml"),
     )
     datasets = [
         f"data.{part}={{target: taming.data.DrawnLandscapes, params: {{size: 16, count: 4}}}}"
         for part in ("train", "validation")
     ]
-    assert main(["train", "-b", "published.yaml", "model.params.n_embed=8", *datasets]) == 2
+    assert main(["train", "-b", "theirs.yaml", "model.params.n_embed=8", *datasets]) == 2
     assert "'logs/gone.ckpt' does not exist" in capsys.readouterr().err
     assert (
         main(
             [
                 "train",
                 "-b",
-                "published.yaml",
+                "theirs.yaml",
                 "model.params.n_embed=8",
                 "model.params.ckpt_path=null",
                 *datasets,
@@ -227,7 +227,7 @@ def test_their_yaml_trains(layout, tmp_path, monkeypatch, capsys):
     assert "distributed_backend ddp" in notes and "max_epochs: 7 is ignored" in notes
     model = taming.load("runs/theirs")
     assert model.quantizer.num_codes == (8,) and model.quantizer.commitment_weight == 1.0
-    assert main(["convert", "--config", "published.yaml", "ours.yaml"]) == 0
+    assert main(["convert", "--config", "theirs.yaml", "ours.yaml"]) == 0
     assert config.load("ours.yaml").loss["params"]["discriminator"]["params"]["layers"] == 2
     assert main(["export", "runs/theirs", "back"]) == 0
     assert (
@@ -236,7 +236,7 @@ def test_their_yaml_trains(layout, tmp_path, monkeypatch, capsys):
     )
 
     # Fine-tuning from what was exported: discriminator included
-    again = ["train", "-b", "published.yaml", *datasets, "--from", "back", "-n"]
+    again = ["train", "-b", "theirs.yaml", *datasets, "--from", "back", "-n"]
     assert main([*again, "tuned", "model.params.n_embed=8", "trainer.max_steps=1"]) == 0
     assert "no discriminator" not in capsys.readouterr().err
     state = torch.load("runs/tuned/checkpoints/last.ckpt", weights_only=True)["state_dict"]

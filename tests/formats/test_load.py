@@ -256,11 +256,11 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(here, verb):
     content.config["model"]["params"]["quantizer"]["params"]["normalize"] = False
     tree = first_tree()
     tree["params"] |= {f"note{i}": "x" * 100 for i in range(60)}
-    write_yaml({"model": tree}, here / "published.yaml")
+    write_yaml({"model": tree}, here / "theirs.yaml")
     write = {
         "convert": lambda: save_safetensors("out/m.safetensors", content),
         "export": lambda: save_published("out", content),
-        "convert yaml": lambda: convert_yaml("published.yaml", "out/ours.yaml"),
+        "convert yaml": lambda: convert_yaml("theirs.yaml", "out/ours.yaml"),
     }[verb]
     with pytest.raises(UserError, match="can't be written .*make room") as refusal:
         with full_disk(4096):
