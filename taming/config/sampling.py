@@ -17,7 +17,7 @@ Seed = Annotated[int, Range(-(2**63), 2**63 - 1)]
 Mass = Annotated[float, Range(0, 1, low_open=True)]
 """A share that may not be nothing."""
 
-Fast = Literal["off", "bf16", "int8"]
+Fast = Literal["off", "bf16", "int8", "compile"]
 
 
 @dataclass
@@ -107,10 +107,12 @@ class Sampling:
         default="off",
         metadata={
             "help": (
-                "of a prior that draws code after code, on a CPU: bf16 or int8 read its weights"
-                " rounded to 16 or 8 bits; other pictures, as probable to a thousandth of a nat"
+                "of a prior that draws code after code: bf16 or int8 read its weights, on a CPU,"
+                " rounded to 16 or 8 bits (other pictures, as probable to a thousandth of a nat);"
+                " compile makes one program of a step first, worth it for more than a few thousand"
+                " codes"
             ),
-            "metavar": "off|bf16|int8",
+            "metavar": "off|bf16|int8|compile",
         },
     )
     guidance_schedule: Literal["constant", "linear", "cosine"] = field(

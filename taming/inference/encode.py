@@ -27,7 +27,7 @@ from taming.first_stage.interface import FirstStage, evaluating, pad_to_multiple
 from taming.formats.load import find_checkpoint, load
 from taming.inference.conditions import named
 from taming.inference.memory import check_reconstruction
-from taming.inference.models import batches_of, first_stage_of
+from taming.inference.models import batches_of, first_stage_of, remark_on_masks
 from taming.inference.share import Share, share_of_process
 from taming.inference.sources import pictures_of
 from taming.inference.work import Claims, shared_parts
@@ -140,6 +140,8 @@ def encode_set(
         view = list(model.trained_size)
     dataset = pictures_of(source, view, part, allow)
     job = Encoding(model.to(process.device), dataset, views, batch_size, workers)
+    if process.rank == 0:
+        remark_on_masks(job.tokenizer, getattr(dataset, "paths", ()))
     about = job.write_all(out, process)
     return status(out) if about.ends else ""
 

@@ -1,7 +1,9 @@
 """The models that the verbs run, and what a first stage reads of a file."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 from taming.data.card import Card
 from taming.data.layouts import read_layout
 from taming.data.legend import Legend
-from taming.data.reading import read_image, to_tensor
+from taming.data.reading import mask_remark, read_image, to_tensor
 from taming.errors import UserError
 from taming.first_stage.interface import Autoencoder
 from taming.formats.building import build_model
@@ -66,6 +68,7 @@ def batches_of(
     model: Autoencoder, pictures: Sequence[tuple[str, Path]]
 ) -> Iterator[tuple[list[str], Tensor]]:
     """Neighbours of one size together: their names, and (B, ...) as the model reads them."""
+    remark_on_masks(model, [path for _, path in pictures])
     names: list[str] = []
     inputs: list[Tensor] = []
     for name, path in pictures:
@@ -78,6 +81,12 @@ def batches_of(
         inputs.append(picture)
     if inputs:
         yield names, torch.cat(inputs)
+
+
+def remark_on_masks(model: Autoencoder, paths: Sequence[Any]) -> None:
+    """Says on stderr that a model of pictures is about to read what looks like label maps."""
+    if model.key == "image" and (remark := mask_remark(paths)):
+        print(remark, file=sys.stderr)
 
 
 def read_input(model: Autoencoder, path: Path) -> Tensor:

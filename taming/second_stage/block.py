@@ -87,11 +87,15 @@ class Linear(nn.Linear):
             scales = (largest / 126.4).bfloat16()  # 127 even where bfloat16 rounds it down
             self.packed, self.scales = (weight / scales.float()[:, None]).round_().char(), scales
             return
-        weight = weight.bfloat16() if fast == "bf16" else weight
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+        rounded = weight.bfloat16() if fast == "bf16" else weight
+        try:
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(rounded, None)
+        except RuntimeError:  # a CPU without AVX-512: the same numbers, as fast as in full
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(rounded.float(), None)
 
     def unpack(self) -> None:
-        self.packed = self.scales = None
+        for name in ("packed", "scales"):
+            vars(self).pop(name, None)
 
     def forward(self, input: Tensor) -> Tensor:
         autocast = torch.is_autocast_enabled(input.device.type)
@@ -123,8 +127,11 @@ _PACKED = torch.ops.mkldnn._linear_pointwise.default
 class LayerCache:
     """Keys and values of one layer, (B, heads, T, d), allocated once and filled from the left."""
 
+    visible: Tensor | None = None  # what a single token sees of them, where that is not all
+
     def __init__(self, shape: tuple[int, ...], like: Tensor):
-        self.keys, self.values = like.new_empty(shape), like.new_empty(shape)
+        # Zeros, since what is hidden is multiplied by 0, which NaN survives
+        self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
         self.filled = 0
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -179,8 +186,8 @@ class SelfAttention(nn.Module):
                 q, k, v, attn_mask=self._visible(before, new, x.device), dropout_p=dropped
             )
         else:
-            causal = self.causal and new > 1
-            out = F.scaled_dot_product_attention(q, k, v, is_causal=causal, dropout_p=dropped)
+            causal, visible = self.causal and new > 1, None if cache is None else cache.visible
+            out = F.scaled_dot_product_attention(q, k, v, visible, dropped, causal)
         return self.dropout(self.proj(out.transpose(1, 2).flatten(2)))
 
     packed: Tensor | None = None
@@ -191,7 +198,7 @@ class SelfAttention(nn.Module):
             self.packed = torch.stack([self.norm_q.weight, self.norm_k.weight]).detach()[:, None]
 
     def unpack(self) -> None:
-        self.packed = None
+        vars(self).pop("packed", None)
 
     def step(self, x: Tensor, cache: LayerCache, turn: Tensor | None) -> Tensor:
         """As `forward` does, to the bit, for the one token x (B, 1, width) that comes next, with

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from taming.config.ranges import Decay
 from taming.config.sampling import Fast
 from taming.errors import UserError
-from taming.second_stage import orders
+from taming.second_stage import compiled, orders
 from taming.second_stage.block import (
     BlockOptions,
     BlockParameters,
@@ -88,6 +88,7 @@ class GPT(Transformer):
         self.set_shape(num_codes, grid, parts)
 
     permutation: Tensor | None
+    steps_compiled = False  # while a sample is drawn
 
     def build(self) -> None:
         order = None
@@ -234,14 +235,19 @@ class GPT(Transformer):
     @contextmanager
     def decoding(self, fast: Fast = "off") -> Iterator[None]:
         """Packed for the time of a sample, not longer: a training step would leave the other layout
-        stale. The head stays in full: it has few of the weights, and decides.
+        stale. The head stays in full: it has few of the weights, and decides. Compiled steps read
+        the weights as they are.
         """
         layers = [module for module in self.modules() if isinstance(module, Linear | SelfAttention)]
+        if fast == "compile":
+            layers = [self.head]
+        self.steps_compiled = fast == "compile"
         try:
             for layer in layers:
                 layer.pack("off" if layer is self.head else fast)
             yield
         finally:
+            self.steps_compiled = False
             for layer in layers:
                 layer.unpack()
 
@@ -328,11 +334,13 @@ class CachedDecoder:
             start, end = self.tokens, self.tokens + x.shape[1]
             self.tokens = end
             added = [level[:, start:end] for level in self.added]
-            if start and x.shape[1] == 1 and self.steps(x):
+            rotation = None if self.rotation is None else self.rotation[start:end]
+            if start and x.shape[1] == 1 and self.prior.steps_compiled:
+                x = compiled.step(self.prior, x, added, rotation, self.caches)
+            elif start and x.shape[1] == 1 and self.steps(x):
                 turn = None if self.turns is None else self.turns[start]
                 x = self.prior.step(x, added, turn, self.caches)
             else:
-                rotation = None if self.rotation is None else self.rotation[start:end]
                 x = self.prior.run_blocks(x, added, rotation, self.caches)
             # What is in the vocabulary, but no code, can't come next
             self.next = self.prior.head(self.prior.ln_f(x[:, -1]))[:, : self.prior.num_codes]

@@ -375,8 +375,8 @@ class Prior(nn.Module):
         """
         if fast != "off":
             raise UserError(
-                f"fast {fast} is of priors that draw code after code from packed weights (GPT), not"
-                f" of a {type(self).__name__}; leave it off"
+                f"fast {fast} is of priors that draw code after code from a cache (GPT), not of a"
+                f" {type(self).__name__}; leave it off"
             )
         return nullcontext()
 

@@ -23,6 +23,7 @@ from taming.data.card import Card
 from taming.errors import UserError, first_line
 from taming.first_stage.interface import evaluating
 from taming.training.datamodule import DataModule, stop_together
+from taming.training.muon import Muon
 from taming.training.sharded import spread_states
 from taming.training.strategies import shard_weights, whole
 from taming.training.tuning import has_updates, merged
@@ -355,7 +356,7 @@ def muon(matrices: list[Tensor], optimizer: Optimizer, rate: float) -> torch.opt
     2502.16982), so that both take the same rate and decay.
     """
     group = {"params": matrices, "weight_decay": optimizer.weight_decay, "peak": rate}
-    return torch.optim.Muon([group], lr=rate, adjust_lr_fn="match_rms_adamw")
+    return Muon([group], lr=rate, adjust_lr_fn="match_rms_adamw")
 
 
 def _mix(*numbers: int) -> int:

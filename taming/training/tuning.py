@@ -70,10 +70,12 @@ def _add_updates(module: nn.Module, rank: int) -> None:
 
 
 def merged(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same weights under the names of a model without updates."""
+    """The same weights under the names of a model without updates; other parametrizations, as a
+    discriminator's spectral norms, stay what they are.
+    """
     plain = {}
     for name, tensor in state.items():
-        if name.endswith(ORIGINAL):
+        if name.endswith(ORIGINAL) and name.removesuffix(ORIGINAL) + UP in state:
             layer = name.removesuffix(ORIGINAL)
             plain[f"{layer}.weight"] = tensor + state[layer + UP] @ state[layer + DOWN]
         elif not name.endswith((DOWN, UP)):
@@ -82,7 +84,7 @@ def merged(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def has_updates(state: dict[str, Tensor]) -> bool:
-    return any(name.endswith(ORIGINAL) for name in state)
+    return any(name.endswith(UP) for name in state)
 
 
 def frozen_quantizers(model: Autoencoder) -> list[Quantizer]:

@@ -62,6 +62,17 @@ def test_codes_are_those_that_the_model_gives_for_each_view(place, tmp_path):
     assert data[(3, 4)]["codes"][0].equal(data[(3, 0)]["codes"][0]), "views cycle"
 
 
+@pytest.mark.parametrize("verb", ["reconstruct", "encode", "encode-set"])
+def test_label_maps_are_not_silently_read_as_pictures(place, tmp_path, capsys, verb):
+    folders = place / "pairs" / "images", place / "pairs" / "segmentations"
+    out = {"reconstruct": "out", "encode": "out.npz", "encode-set": "codes"}[verb]
+    for folder, remarked in zip(folders, (False, True)):
+        command = [verb.removesuffix("-set"), str(place / "first"), str(folder)]
+        command += ["-o", str(tmp_path / folder.name / out)]
+        main(command + (["--size", "16"] if verb == "encode-set" else []))
+        assert ("look like label maps" in capsys.readouterr().err) == remarked
+
+
 def test_processes_share_the_files_and_make_what_one_makes(place, tmp_path):
     encode(place, tmp_path / "one")
     for number in (1, 6, 0):  # more processes than shards

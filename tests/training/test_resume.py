@@ -11,8 +11,21 @@ from taming.cli.main import main
 from taming.errors import UserError
 from taming.formats.load import load
 from taming.training import run
-from tests.conftest import experiment_of, first_stage_plain, second_stage_plain, write_yaml
-from tests.training.conftest import assert_same, content, resume, temporaries, train_until_killed
+from tests.conftest import (
+    experiment_of,
+    first_stage_plain,
+    second_stage_plain,
+    write_vgg,
+    write_yaml,
+)
+from tests.training.conftest import (
+    assert_resumes_exactly,
+    assert_same,
+    content,
+    resume,
+    temporaries,
+    train_until_killed,
+)
 
 
 def rewritten(folder, change) -> None:
@@ -30,6 +43,23 @@ def test_a_killed_and_resumed_run_ends_bit_identical(trained, stage, tmp_path, m
     train_until_killed(monkeypatch, plain, tmp_path / "run", 6)
     assert content(tmp_path / "run")["taming"]["batches"] == 4, "the last checkpoint's"
     assert_same(resume(plain, tmp_path / "run"), content(root / stage))
+
+
+@pytest.mark.parametrize("name", ["ProjectedDiscriminator", "SegmentingDiscriminator"])
+def test_a_run_with_any_discriminator_is_saved_and_resumes_bit_identical(
+    name, tmp_path, monkeypatch
+):
+    """Its parametrized weights, too: spectral norms were taken for low-rank updates."""
+    params = {"width": 4}
+    if name == "ProjectedDiscriminator":
+        params |= {"blocks": 2, "features": str(write_vgg(tmp_path / "vgg.safetensors", blocks=2))}
+    else:
+        params |= {"labels": 10, "layers": 2}
+    plain = first_stage_plain(ema=0.9, max_steps=6, pictures_every=6)
+    target = f"taming.first_stage.{name}"
+    plain["loss"]["params"]["discriminator"] = {"target": target, "params": params}
+    assert_resumes_exactly(monkeypatch, plain, tmp_path, micro_batch=6)
+    load(tmp_path / "whole")
 
 
 def test_accumulation_resumes_exactly_too(tmp_path, monkeypatch):

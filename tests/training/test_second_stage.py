@@ -6,6 +6,7 @@ import torch
 from taming.errors import UserError
 from taming.evaluation.metrics import read_metrics
 from taming.training import run
+from taming.training.muon import Muon
 from tests.conftest import experiment_of, first_stage_plain, second_stage_plain
 from tests.training.conftest import assert_same, content, resume, train_until_killed
 
@@ -49,6 +50,27 @@ def test_a_step_of_muon_is_as_large_as_one_of_adam(trained, tmp_path):
     optimizer.step()
     step = (matrix.detach() - before).square().mean().sqrt()
     assert 0.1 < step < 0.4
+
+
+@pytest.mark.parametrize("shape", [(64, 32), (32, 64), (32, 32)])
+def test_muon_in_float32_is_torchs_but_for_rounding(monkeypatch, shape):
+    """Where bfloat16 is slow its matrices are computed in float32: singular values near 1."""
+    monkeypatch.setattr("taming.training.muon.fast_bfloat16", lambda device: False)
+    start = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    ours, theirs = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
+    options = {"lr": 0.1, "weight_decay": 0.02, "adjust_lr_fn": "match_rms_adamw"}
+    pair = [(ours, Muon([ours], **options)), (theirs, torch.optim.Muon([theirs], **options))]
+    for seed in range(3):
+        before = ours.detach().clone()
+        for parameter, optimizer in pair:
+            parameter.grad = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+            optimizer.step()
+        step = (before * (1 - 0.1 * 0.02) - ours.detach()) / (0.1 * 0.2 * max(shape) ** 0.5)
+        values = torch.linalg.svdvals(step.double())
+        assert (values > 0.3).all() and (values < 1.3).all()
+    torch.testing.assert_close(ours, theirs, atol=0.02, rtol=0)
+    buffers = [optimizer.state[parameter]["momentum_buffer"] for parameter, optimizer in pair]
+    assert torch.equal(*buffers)
 
 
 @pytest.mark.parametrize("stage", ["first", "convolutions"])
