@@ -111,7 +111,9 @@ def main() -> None:
             if "batches" not in row:
                 row |= length(short, arm, options)
             if len(row["seeds"]) <= seed:
-                row["seeds"].append(one(f"{short}-seed{seed}", [*arm, f"seed={seed}"], row, options))
+                row["seeds"].append(
+                    one(f"{short}-seed{seed}", [*arm, f"seed={seed}"], row, options)
+                )
                 file.write_text(json.dumps(rows, indent=1))
                 last = row["seeds"][-1]
                 print(f"{name}, seed {seed}: {last['nats']:.3f} nats", flush=True)

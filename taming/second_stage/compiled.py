@@ -79,8 +79,8 @@ def step(
         x = compiled()(prior, x, added, rotation, place, keys, values)
     except (CppCompileError, InductorError, InvalidCxxCompiler) as error:
         raise UserError(
-            f"fast compile: no C++ compiler works here ({first_line(error)}); install g++ or clang++,"
-            " or leave fast off"
+            f"fast compile: no C++ compiler works here ({first_line(error)}); install g++ or"
+            " clang++, or leave fast off"
         ) from None
     for one in caches:
         one.filled += 1

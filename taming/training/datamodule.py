@@ -78,6 +78,7 @@ class DataModule(pl.LightningDataModule):
             generator=torch.Generator().manual_seed(self.seed),
             persistent_workers=self.workers > 0,
             worker_init_fn=_ignore_interrupt,
+            pin_memory=torch.cuda.is_available(),  # copied to the GPU while it computes
             **options,
         )
 

@@ -3,6 +3,7 @@ both.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -119,8 +120,7 @@ class FirstStageTraining(Training):
         # 3. what to log
         terms = {name: value.detach() for name, value in terms.items()}
         if self.model.num_codes:
-            used = sum(len(codes.unique()) for codes in reconstruction.codes)
-            terms["used"] = used / sum(self.model.num_codes) * torch.ones(())
+            terms["used"] = share_in_use(reconstruction.codes, self.model.num_codes)
         return {"total": total.detach(), **terms}
 
     def _labels(self, batch: dict) -> Tensor | None:
@@ -232,3 +232,12 @@ class FirstStageTraining(Training):
         if not image.is_floating_point():
             image = colour_labels(image, model.labels or int(image.max()) + 1)
         return montage([image, output])
+
+
+def share_in_use(codes: Codes, num_codes: Sequence[int]) -> Tensor:
+    """Of the codes of all levels, () float: how many a batch uses. Nothing waits for the device."""
+    used = [
+        torch.zeros(count, device=level.device).index_fill_(0, level.flatten(), 1.0).sum()
+        for level, count in zip(codes, num_codes, strict=True)
+    ]
+    return torch.stack(used).sum() / sum(num_codes)

@@ -313,7 +313,7 @@ class Training(pl.LightningModule):
             return [self._moved(item) for item in value]
         if not isinstance(value, Tensor):
             return value
-        value = value.to(self.device)
+        value = value.to(self.device, non_blocking=value.is_pinned())
         if self.experiment.trainer.channels_last and value.ndim == 4 and value.is_floating_point():
             return value.to(memory_format=torch.channels_last)
         return value

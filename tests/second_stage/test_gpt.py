@@ -139,8 +139,7 @@ def test_a_step_of_few_operations_is_the_same_to_the_bit(options, kind, monkeypa
 
 @pytest.mark.parametrize("kind", ["prefix", "added"])
 @pytest.mark.parametrize(
-    "compiler",
-    [pytest.param("inductor", marks=pytest.mark.slow), "none", "missing", "broken"],
+    "compiler", [pytest.param("inductor", marks=pytest.mark.slow), "none", "missing", "broken"]
 )
 @torch.no_grad()
 def test_a_compiled_step_gives_the_same_logits(compiler, kind, monkeypatch):
