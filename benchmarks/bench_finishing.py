@@ -50,6 +50,10 @@ ARMS: dict[str, list[str]] = {
         *("loss.params.adversarial=0", "loss.params.lecam=0"),
         "loss.params.perceptual_blocks=5",
     ],
+    "no discriminator, five blocks, weight 1": [
+        *("loss.params.adversarial=0", "loss.params.lecam=0"),
+        *("loss.params.perceptual_blocks=5", "loss.params.perceptual_weight=1"),
+    ],
     "patches": [],
     "frozen features": [
         f"{DISCRIMINATOR}={{target: taming.first_stage.ProjectedDiscriminator, params: {{features:"

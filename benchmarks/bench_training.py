@@ -1,7 +1,7 @@
 """How long a training step takes, against a plain implementation of the published step, interleaved
 in one run.
 
-    python benchmarks/bench_training.py [--rounds 7] [--threads 2]
+    python -m benchmarks.bench_training [--rounds 7] [--threads 2] [--profile]
 
 Plain, first stage: the generator's forward once for each optimizer, the perceptual net too; two
 backward passes to the last layer for the adaptive weight and a third through everything; attention
@@ -10,9 +10,14 @@ Ours: this project's classes. Both: width 32, factors 1, 2, 4, two blocks, 1,024
 8, all five VGG16 blocks (random weights: the time is the same), PatchGAN 64 x 3, discriminator on.
 Plain, second stage: separate query, key and value, attention with its matrix, logits at every
 position, AdamW without fusion. Both: 12 layers, width 256, 255 + 256 tokens, batch 2.
+
+--profile says where the time of a step goes, and what is bound: the plain step over ours if all but
+our products and convolutions took no time. Peak memory is that of a process that does nothing but
+two steps.
 """
 
 import argparse
+import multiprocessing
 import tempfile
 import time
 from pathlib import Path
@@ -211,6 +216,59 @@ def second_stage(plain: bool, precision: Precision = "32-true"):
     return step
 
 
+KINDS = {
+    "convolutions": ("convolution",),
+    "products": ("::mm", "::addmm", "::bmm", "linear"),
+    "attention": ("scaled_dot_product", "softmax"),
+    "norms": ("norm",),
+    "activations": ("silu", "gelu", "relu", "threshold"),
+    "optimizer": ("adam", "foreach"),
+    "copies": ("copy_", "::cat", "::to", "clone", "contiguous"),
+}
+"""Of operators, by what their names hold; the first that fits."""
+
+
+def profiled(step) -> dict[str, float]:
+    """CPU seconds of a step by kind, in `all` those of all operators."""
+    from torch.profiler import ProfilerActivity, profile
+
+    step()
+    with profile(activities=[ProfilerActivity.CPU]) as run:
+        step(), step()
+    seconds = dict.fromkeys([*KINDS, "other"], 0.0)
+    for event in run.key_averages():
+        name = event.key.lower()
+        kind = next((k for k, words in KINDS.items() if any(w in name for w in words)), "other")
+        seconds[kind] += event.self_cpu_time_total / 2e6
+    return {**seconds, "all": sum(seconds.values())}
+
+
+def profiles(title: str, plain, ours) -> None:
+    """Both ways side by side, and the bound."""
+    before, after = profiled(plain), profiled(ours)
+    print(f"\n{title}, by operators\n{'':<24}{'plain':>9}{'ours':>9}{'of ours':>9}")
+    for kind, seconds in after.items():
+        share = seconds / after["all"]
+        print(f"{kind:<24}{before[kind]:>8.3f}s{seconds:>8.3f}s{share:>9.1%}")
+    rest = after["convolutions"] + after["products"]
+    print(f"if all but convolutions and products were free: {before['all'] / rest:.2f}x")
+
+
+def peak_memory(make, *arguments) -> float:
+    """GB that a process with one thread holds at most while it does two steps of `make`."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(_peak, (make, arguments))
+
+
+def _peak(make, arguments) -> float:
+    torch.set_num_threads(1)
+    step = make(*arguments)
+    step(), step()
+    status = Path("/proc/self/status").read_text()  # getrusage counts the parent's memory, too
+    return int(status.split("VmHWM:")[1].split()[0]) / 2**20
+
+
 def medians(steps: dict, rounds: int) -> dict[str, float]:
     """Seconds of each step, with one thread of CPU time; the rounds are interleaved, so that a slow
     moment of the machine hits all.
@@ -240,6 +298,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--profile", action="store_true", help="where the time goes, and memory")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
@@ -254,6 +313,10 @@ def main() -> None:
             f"first-stage step, 64 px, {options.threads} threads, median of {options.rounds}",
             medians(steps, options.rounds),
         )
+        if options.profile:
+            profiles("first-stage step", steps["plain"], steps["ours, shared forward"])
+            for name, way in (("plain", (True, False)), ("ours", (False, True))):
+                print(f"peak memory, {name}: {peak_memory(first_stage, *way, vgg):.2f} GB")
     steps = {
         "plain": second_stage(True),
         "ours": second_stage(False),
@@ -263,6 +326,10 @@ def main() -> None:
         f"prior step, 12 layers, width 256, {options.threads} threads, median of {options.rounds}",
         medians(steps, options.rounds),
     )
+    if options.profile:
+        profiles("prior step", steps["plain"], steps["ours"])
+        for name, plain in (("plain", True), ("ours", False)):
+            print(f"peak memory, {name}: {peak_memory(second_stage, plain):.2f} GB")
 
 
 if __name__ == "__main__":

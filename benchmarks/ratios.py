@@ -35,6 +35,7 @@ from taming.first_stage.normalization import GroupNorm  # noqa: E402
 from taming.precision import fast_bfloat16  # noqa: E402
 from taming.second_stage import GPT, Part, sample  # noqa: E402
 from taming.second_stage.gpt import CachedDecoder  # noqa: E402
+from taming.training.muon import Muon  # noqa: E402
 
 STORED = ROOT / "benchmarks" / "stored.json"
 TOLERANCE = 0.1
@@ -96,7 +97,18 @@ def pairs(folder: Path) -> Iterator[tuple[str, Step, Step]]:
     yield "prior step: published / ours", second(True), second(False)
     yield "prior step: float32 / precision auto", second(False), second(False, "auto")
     yield "group norm, backward: torch / ours", *group_norms()
+    yield "Muon: torch / in the faster precision", *muons()
     yield from samplers()
+
+
+def muons() -> tuple[Step, Step]:
+    """A step on the matrices of four blocks of width 256."""
+    shapes = [(768, 256), (256, 256), (1024, 256), (256, 1024)] * 4
+    matrices = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+    for matrix in matrices:
+        matrix.grad = torch.randn_like(matrix)
+    theirs, ours = (kind(matrices, lr=1e-6) for kind in (torch.optim.Muon, Muon))
+    return theirs.step, ours.step
 
 
 def group_norms() -> tuple[Step, Step]:
@@ -144,6 +156,7 @@ def samplers() -> Iterator[tuple[str, Step, Step]]:
     yield "64 codes: module by module / few operations", module_by_module, drawn()
     yield "64 codes: full weights / fast=bf16", drawn(), drawn("bf16")
     yield "64 codes: full weights / fast=int8", drawn(), drawn("int8")
+    yield "64 codes: step by step / fast=compile", drawn(), drawn("compile")
 
 
 class GrownDecoder(CachedDecoder):
