@@ -131,7 +131,7 @@ _PACKED = torch.ops.mkldnn._linear_pointwise.default
 
 @cache
 def _plain_rows_are_faster() -> bool:
-    """For one token and a layer that does not widen: so on CPUs without AVX-512, by 1.1 to 1.5 times
+    """For one token and a layer that does not widen: by 1.1 to 1.5 times on CPUs without AVX-512
     (docs/sampling.md).
     """
     return not torch.cpu.get_capabilities().get("avx512_f", True)
