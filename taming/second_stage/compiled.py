@@ -47,7 +47,7 @@ def one_step(
     values: Sequence[Tensor],
 ) -> Tensor:
     """`Transformer.run_blocks` for the token x (B, 1, width) at `place`."""
-    caches = [FullCache(k, v, place) for k, v in zip(keys, values)]
+    caches: list[LayerCache] = [FullCache(k, v, place) for k, v in zip(keys, values)]
     return prior.run_blocks(x, added, rotation, caches)
 
 
