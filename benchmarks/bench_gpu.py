@@ -31,11 +31,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.bench_sampling import GrownCache
 from benchmarks.bench_training import OPTIMIZER, PlainGPT
 from taming.first_stage import VQGAN, VectorQuantizer
 from taming.precision import autocast, resolved
 from taming.second_stage import GPT, Part, sample
-from taming.second_stage.block import LayerCache
 from taming.second_stage.gpt import CachedDecoder
 from taming.training.module import adam
 from taming.training.second_stage import decay_groups
@@ -235,17 +235,6 @@ def priors(bench: Bench, sizes: Sizes) -> tuple[float, Step, Step]:
         others.step(), others.zero_grad()
 
     return counted(plain), plain, ours
-
-
-class GrownCache(LayerCache):
-    """Grows by concatenation, as much public code has it."""
-
-    def __init__(self, shape: tuple[int, ...], like: Tensor):
-        super().__init__((*shape[:2], 0, shape[3]), like)
-
-    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        self.keys, self.values = torch.cat([self.keys, k], 2), torch.cat([self.values, v], 2)
-        return self.keys, self.values
 
 
 class GrownDecoder(CachedDecoder):
