@@ -4,10 +4,10 @@
         --size 832x1280 --seeds 3 -o runs/large
 
 A seam would show as a larger difference across the lines on which windows meet (multiples of 32
-pixels: windows of 16 codes, moved by half of that from pass to pass) than across the lines between
-coarser codes on both sides of them (8 pixels away: where codes of the level below meet, differences
-are larger than between, which is no seam of windows). How much the same figure strays by itself
-show the lines 8, 16 and 24 pixels farther, on which no windows meet.
+pixels: windows of 16 codes, moved by half of that from pass to pass) than across the lines in the
+middle between them, 16 pixels away, on which none meet. Lines nearer by are no measure for it: the
+codes of the coarser levels, of 8 and 16 pixels, leave a grid of their own. In brackets the standard
+error over the lines.
 Agreement is the share of pixels that the shipped segmenter labels as the layout
 says, on the whole picture, brought down to a short side of 64 pixels, what it was trained on.
 """
@@ -27,26 +27,24 @@ from taming.images import save
 from taming.inference.segment import load_segmenter
 from taming.second_stage import Cascade
 
-COARSE, LINE = 8, 32  # pixels under a coarser code; between lines on which windows meet
+LINE = 32  # pixels between lines on which windows meet
 
 
-def seams(image: Tensor) -> list[list[float]]:
-    """How much larger the difference of neighbouring pixels is across every fourth line between
-    coarser codes than across those on both sides of it: the mean over lines, of columns and of
-    rows; first of the lines on which windows meet, then of those 8, 16 and 24 pixels farther.
-    Beside each other, because what is in the picture (a horizon) counts more than any seam.
+def seams(image: Tensor) -> list[tuple[float, float]]:
+    """How much larger the difference of neighbouring pixels is across a line on which windows meet
+    than across those half way to the next ones: the mean over lines and its standard error, of
+    columns and of rows. Beside each other, because what is in the picture (a horizon) counts more
+    than any seam.
     """
     ratios = []
     for axis in (-1, -2):
         difference = image.diff(dim=axis).abs().transpose(axis, -1).flatten(0, -2).mean(dim=0)
-        ratios.append([_across(difference, shift) for shift in range(0, LINE, COARSE)])
+        lines = torch.arange(LINE, len(difference) - LINE // 2, LINE) - 1  # pixel 31 and the next
+        beside = (difference[lines - LINE // 2] + difference[lines + LINE // 2]) / 2
+        logarithms = (difference[lines] / beside).log()
+        error = logarithms.std() / len(lines) ** 0.5
+        ratios.append((float(logarithms.mean().exp()), float(error)))
     return ratios
-
-
-def _across(difference: Tensor, shift: int) -> float:
-    lines = torch.arange(LINE + shift, len(difference) - COARSE, LINE) - 1
-    beside = (difference[lines - COARSE] + difference[lines + COARSE]) / 2
-    return float((difference[lines] / beside).log().mean().exp())
 
 
 @torch.no_grad()
@@ -95,13 +93,10 @@ def main() -> None:
             marks = [start, *moments, end]
             levels = ", ".join(f"{b - a:.1f}" for a, b in zip(marks, marks[1:]))
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-            columns, rows = (
-                f"{own:.3f} ({min(others):.3f} to {max(others):.3f})"
-                for own, *others in seams(image)
-            )
+            columns, rows = (f"{ratio:.3f} ({error:.3f})" for ratio, error in seams(image))
             print(
                 f"{Path(path).stem} seed {seed}: {end - start:.1f} s ({levels}), {peak:.2f} GB,"
-                f" across window lines (others): columns {columns}, rows {rows}, layout"
+                f" across window lines {columns} {rows} of those between, layout"
                 f" {agreement(image, labels):.1%}",
                 flush=True,
             )
