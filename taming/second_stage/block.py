@@ -239,8 +239,12 @@ class SelfAttention(nn.Module):
 
 
 class SquaredReLU(nn.Module):
+    """Where no gradient is wanted, x is overwritten: it is what a linear layer just made, and new
+    memory for so large a map costs more than the arithmetic.
+    """
+
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x).square()
+        return F.relu(x).square() if torch.is_grad_enabled() else x.relu_().square_()
 
 
 class SwiGLU(nn.Module):
