@@ -107,8 +107,8 @@ def muons() -> tuple[Step, Step]:
     matrices = [nn.Parameter(torch.randn(shape)) for shape in shapes]
     for matrix in matrices:
         matrix.grad = torch.randn_like(matrix)
-    theirs, ours = (kind(matrices, lr=1e-6) for kind in (torch.optim.Muon, Muon))
-    return theirs.step, ours.step
+    other, ours = (kind(matrices, lr=1e-6) for kind in (torch.optim.Muon, Muon))
+    return other.step, ours.step
 
 
 def group_norms() -> tuple[Step, Step]:
