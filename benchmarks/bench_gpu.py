@@ -14,7 +14,7 @@ for some GPUs, by --peak for others; on a CPU what a product of 2048 x 2048 matr
   a GPU), where diffusers is installed.
 - prior: 24 layers x 1024, 256 + 256 tokens, batch 16. Plain: a GPT with a matrix of attention, in
   float32.
-- sampling: 12 layers x 512, 256 codes, batch 64. Plain: keys and values kept by concatenation.
+- sampling: 12 layers x 512, 256 codes, batch 64. Plain: keys and values grown by concatenation.
 
 On a GPU steps are timed between two events, after three that are not; peak memory is the
 allocator's.

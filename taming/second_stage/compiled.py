@@ -80,7 +80,7 @@ def step(
     except (CppCompileError, InductorError, InvalidCxxCompiler) as error:
         raise UserError(
             f"fast compile: no C++ compiler works here ({first_line(error)}); install g++ or"
-            " clang++, or leave fast off"
+            " clang++, on a GPU Triton, or leave fast off"
         ) from None
     for one in caches:
         one.filled += 1

@@ -173,3 +173,14 @@ def test_an_added_condition_never_drowns_the_codes():
                 parameter.mul_(30)
     assert torch.allclose(sizes[0], sizes[1], rtol=0.2) and sizes[1] < 2 * BESIDE_CODES
     assert sizes[1] > 0.5 * BESIDE_CODES
+
+
+@pytest.mark.parametrize("mlp", ["gelu", "relu2", "swiglu"])
+def test_a_block_gives_the_same_without_gradients_and_leaves_its_input(mlp):
+    """Where none are wanted, maps between its layers are overwritten; what it was given is not."""
+    block = Block(16, 2, 0.0, BlockOptions(mlp=mlp))
+    x = torch.randn(2, 5, 16)
+    before, expected = x.clone(), block(x)
+    with torch.no_grad():
+        assert torch.equal(block(x), expected)
+    assert torch.equal(x, before)

@@ -57,9 +57,9 @@ def test_muon_in_float32_is_torchs_but_for_rounding(monkeypatch, shape):
     """Where bfloat16 is slow its matrices are computed in float32: singular values near 1."""
     monkeypatch.setattr("taming.training.muon.fast_bfloat16", lambda device: False)
     start = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    ours, theirs = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
+    ours, other = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
     options = {"lr": 0.1, "weight_decay": 0.02, "adjust_lr_fn": "match_rms_adamw"}
-    pair = [(ours, Muon([ours], **options)), (theirs, torch.optim.Muon([theirs], **options))]
+    pair = [(ours, Muon([ours], **options)), (other, torch.optim.Muon([other], **options))]
     for seed in range(3):
         before = ours.detach().clone()
         for parameter, optimizer in pair:
@@ -68,7 +68,7 @@ def test_muon_in_float32_is_torchs_but_for_rounding(monkeypatch, shape):
         step = (before * (1 - 0.1 * 0.02) - ours.detach()) / (0.1 * 0.2 * max(shape) ** 0.5)
         values = torch.linalg.svdvals(step.double())
         assert (values > 0.3).all() and (values < 1.3).all()
-    torch.testing.assert_close(ours, theirs, atol=0.02, rtol=0)
+    torch.testing.assert_close(ours, other, atol=0.02, rtol=0)
     buffers = [optimizer.state[parameter]["momentum_buffer"] for parameter, optimizer in pair]
     assert torch.equal(*buffers)
 
