@@ -72,14 +72,16 @@ def run(command: list[str]) -> None:
     subprocess.run([sys.executable, "main.py", *command], check=True, stdout=subprocess.DEVNULL)
 
 
-def figures(checkpoint: str, file: Path) -> dict[str, float]:
+def figures(
+    checkpoint: str, file: Path, names: tuple[str, ...] = FIGURES
+) -> dict[str, float]:
     """Of the reconstructions of the 258 validation photographs."""
     run(
         ["evaluate", checkpoint, "-o", str(file), "--data", "../shared/data/intel_landscapes"]
         + ["--train-pictures", "64", "--features", VGG, "--only", "reconstruction"]
     )
     values = json.loads(file.read_text())["figures"]
-    return {name: values[name]["value"] for name in FIGURES}
+    return {name: values[name]["value"] for name in names}
 
 
 def finished(arm: list[str], name: str, steps: int, seed: int) -> dict[str, float]:

@@ -33,6 +33,7 @@ from taming.formats.parts import part_for
 from taming.formats.sharded import last_checkpoint
 from taming.precision import resolved
 from taming.second_stage.cascade import Cascade
+from taming.second_stage.interface import current_name
 from taming.second_stage.model import SecondStage
 from taming.segmenter import Segmenter
 from taming.training.callbacks import (
@@ -198,7 +199,8 @@ def prepare(
 
     Args:
         weights: of the model, from `source`, instead of fresh ones
-        fitting: take only those with the right shape
+        fitting: take only those with the right shape; tokenizers, and a cascade's base, that the
+            configuration names by checkpoint stay
     """
     # 1. the model, with weights of its own or of a checkpoint
     check_sections(experiment)
@@ -207,7 +209,7 @@ def prepare(
     copies = COPIES if here and everything else 1
     model = _build(experiment, experiment.model, "model", copies)
     if weights:
-        _refuse_other_tokenizer(experiment, model, weights, source)
+        weights = _without_other_parts(experiment, model, weights, source, fitting)
         if fitting:
             report_unused(load_fitting(model, weights, source), source)
         else:
@@ -317,30 +319,55 @@ def _refuse_loss(experiment: Experiment, kind: str) -> None:
         )
 
 
-def _refuse_other_tokenizer(
-    experiment: Experiment, model: nn.Module, weights: dict[str, Tensor], source
-) -> None:
-    """A checkpoint of a prior holds its tokenizers, and would put them in place of other ones that
-    the configuration names by checkpoint.
+def _without_other_parts(
+    experiment: Experiment,
+    model: nn.Module,
+    weights: dict[str, Tensor],
+    source: str | Path,
+    fitting: bool,
+) -> dict[str, Tensor]:
+    """A checkpoint of a prior holds its tokenizers, and one of a cascade its base, and would put
+    them in place of other ones that the configuration names by checkpoint: refused, or with
+    `fitting` those of the configuration stay, and the prior goes on over their codes.
     """
+    weights = {current_name(name): tensor for name, tensor in weights.items()}
+    for key, checkpoint, prefixes in _named_parts(experiment):
+        there = {n: t for n, t in model.state_dict().items() if n.startswith(prefixes)}
+        if not any(
+            name in weights
+            and (weights[name].shape != tensor.shape or not weights[name].to(tensor).equal(tensor))
+            for name, tensor in there.items()
+        ):
+            continue
+        if not fitting:
+            raise UserError(
+                f"--from {source} has another {key} than model.params.{key} ('{checkpoint}'), and"
+                " its prior knows the codes of its own; name the one that it was trained on, or"
+                f" add --fitting to train the prior on over '{checkpoint}'"
+            )
+        print(f"{key}: that of '{checkpoint}' stays, not that of '{source}'", file=sys.stderr)
+        weights = {
+            name: tensor for name, tensor in weights.items() if not name.startswith(prefixes)
+        } | there
+    return weights
+
+
+def _named_parts(experiment: Experiment) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """Keys of the model that name a checkpoint, that, and what the part's tensors begin with."""
     params = experiment.model.get("params") or {}
     conditioner = (params.get("conditioner") or {}).get("params") or {}
-    for prefix, node in (
-        ("first_stage", params.get("first_stage")),
-        ("conditioner.first_stage", conditioner.get("first_stage")),
+    for key, node, prefixes in (
+        ("first_stage", params.get("first_stage"), ("first_stage.",)),
+        (
+            "conditioner.first_stage",
+            conditioner.get("first_stage"),
+            ("conditioner.first_stage.",),
+        ),
+        ("base", params.get("base"), ("first_stage.", "conditioner.", "priors.")),
     ):
-        if not isinstance(node, dict) or node.get("target") != "taming.first_stage.pretrained":
-            continue
-        for name, tensor in model.get_submodule(prefix).state_dict().items():
-            other = weights.get(f"{prefix}.{name}")
-            if other is not None and (
-                other.shape != tensor.shape or not torch.equal(other.to(tensor), tensor)
-            ):
-                raise UserError(
-                    f"--from {source} has another {prefix} than model.params.{prefix}"
-                    f" ('{node['params']['checkpoint']}'), and its prior knows the codes of its"
-                    " own; name the one that it was trained on"
-                )
+        target = node.get("target", "") if isinstance(node, dict) else ""
+        if str(target).endswith("_stage.pretrained"):
+            yield key, node["params"]["checkpoint"], prefixes
 
 
 def take_discriminator(module: Training, content: Content, fitting: bool, source: str) -> None:

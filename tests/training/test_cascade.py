@@ -58,6 +58,23 @@ def test_only_the_level_learns(plain, trained, tmp_path):
         assert torch.equal(model.state_dict()[name], tensor), name
 
 
+def test_a_level_trained_on_reads_the_base_that_its_configuration_names(plain, trained, tmp_path):
+    """`--from LEVEL variables.base=NEW` trained on over the base of LEVEL, and did not say so."""
+    root, plains = trained
+    short = {**plain, "trainer": {**plain["trainer"], "max_steps": 1}}
+    run.train(experiment_of(short), tmp_path / "level")
+    run.train(experiment_of({**plains["cached"], "seed": 99}), tmp_path / "new")
+    base = {**plain["model"]["params"]["base"], "params": {"checkpoint": str(tmp_path / "new")}}
+    params = {**plain["model"]["params"], "base": base}
+    moved = {**short, "model": {**plain["model"], "params": params}}
+    with pytest.raises(UserError, match="has another base .*--fitting"):
+        run.train(experiment_of(moved), tmp_path / "r", start_from=tmp_path / "level")
+    run.train(experiment_of(moved), tmp_path / "r", start_from=tmp_path / "level", fitting=True)
+    model = load(tmp_path / "r")
+    for name, tensor in load(tmp_path / "new").state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor), name
+
+
 def test_base_and_level_trained_apart_are_joined(plain, trained, tmp_path, capsys):
     root, _ = trained
     run.train(

@@ -70,6 +70,16 @@ def test_a_prior_on_other_codes_is_refused_and_not_given_the_old_ones(trained, t
     plain["data"]["views"] = None
     with pytest.raises(UserError, match=f"has another .*{part}.*trained on"):
         run.train(experiment_of(plain), tmp_path / "run", start_from=root / "cached")
+    moved, _ = run.prepare(
+        experiment_of(plain), read_checkpoint(root / "cached").weights, "cached", fitting=True
+    )
+    there = load(tmp_path / "new").state_dict()
+    part_of = moved.model.get_submodule(part if part == "first_stage" else f"{part}.first_stage")
+    assert all(torch.equal(v, there[k]) for k, v in part_of.state_dict().items())
+    prior = read_checkpoint(root / "cached").weights
+    assert all(
+        torch.equal(v, prior[f"priors.{k}"]) for k, v in moved.model.priors.state_dict().items()
+    )
     run.train(experiment_of(plains["cached"]), tmp_path / "same", start_from=root / "cached")
 
 
