@@ -26,7 +26,7 @@ ARMS: dict[str, list[str]] = {
     ],
 }
 FIGURES = (
-    *("psnr", "stlpips", "rfd", "used", "perplexity", "correlation_y", "correlation_cb"),
+    *("psnr", "stlpips", "rfd", "correlation_y", "correlation_cb"),
     *("correlation_cr", "hue_green", "hue_red", "corner_error"),
 )
 RUNS = Path("runs")
@@ -38,7 +38,11 @@ def trained(arm: list[str], name: str, steps: int, seed: int) -> dict[str, float
         + [f"trainer.max_steps={steps}", f"trainer.validate_every={steps}", "trainer.ema=0.98"]
         + [f"trainer.pictures_every={steps}", f"trainer.checkpoint_every={steps}"]
     )
-    return figures(str(RUNS / name), RUNS / name / "figures.json", FIGURES)
+    rows = [line.split(",") for line in (RUNS / name / "metrics.csv").read_text().splitlines()]
+    ended = {row[1]: float(row[2]) for row in rows if row[1].startswith("validation/")}
+    return figures(str(RUNS / name), RUNS / name / "figures.json", FIGURES) | {
+        "perplexity": ended["validation/perplexity"]
+    }
 
 
 def main() -> None:
@@ -61,7 +65,7 @@ def main() -> None:
     for name, seeds in rows.items():
         cells = [
             f"{min(row[key] for row in seeds):.4g} to {max(row[key] for row in seeds):.4g}"
-            for key in FIGURES
+            for key in (*FIGURES, "perplexity")
         ]
         print("|", " | ".join([name, *cells]), "|")
 

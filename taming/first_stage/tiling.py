@@ -3,18 +3,17 @@ with the codes and no longer with every map of the encoder.
 
 A tile is seen with a margin as wide as what a code sees of the picture, and only codes inside the
 margin are taken, so convolutions are exact. Group normalisation and attention look at the whole
-picture: their statistics, keys and values come from the picture reduced to the size of a tile, and,
-with several passes over the tiles, from the pass before. What a pass gathers is exact where all
-that comes before used exact statistics; so each pass makes one more layer exact, and one pass more
-than there are such layers gives the codes of the whole picture. Nothing less is the default: with
-one pass 32 % of the codes of a photograph were others (192x256, tiles of 64, `landscapes`), where
-its halves by themselves had 10 % others: a reduced picture has other statistics.
+picture: one pass over the tiles for each of these layers, in the order in which they come, gathers
+its statistics, or keys and values, and goes no further into the network than that layer; one more
+pass gives the codes of the whole picture. Fewer passes are no way out: with the statistics of a
+reduced picture 32 % of the codes of a photograph were others (192x256, tiles of 64, `landscapes`).
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any, Protocol
 
 import torch
@@ -29,7 +28,9 @@ Codes = tuple[Tensor, ...]
 FLOAT = 4  # bytes
 LARGEST = 1 << 29  # bytes of one map of the encoder, up to which a picture is one piece
 MARGIN = 16  # codes; two blocks a scale, and the middle, see 14
-POSITIONS = 1 << 16  # of attention over the whole picture; more look at their tile only
+POSITIONS = 1 << 16  # of attention over the whole picture
+SAMPLED = 1 << 12  # keys of a larger one: every nth of the rows and columns of the whole picture
+CORNER = 4  # multiples of a side, of the picture that shows which layers come when
 
 
 class Pictured(Protocol):
@@ -109,7 +110,6 @@ def tile_side(model: Pictured, margin: int) -> int:
 def encode_tiled(
     model: Tokenizer,
     image: Tensor,
-    passes: int | None = None,
     tile: int | None = None,
     margin: int | None = None,
 ) -> Codes:
@@ -118,7 +118,6 @@ def encode_tiled(
     Args:
         model: whose codes.
         image: sides are multiples of `model.multiple`.
-        passes: over all tiles; None: as many as give the codes of the whole picture.
         tile: pixels that one takes, a multiple of `model.multiple`; None: see `tile_side`.
         margin: codes around it that are seen too; None: MARGIN.
     """
@@ -127,38 +126,20 @@ def encode_tiled(
     pixels = -(-margin * model.stride // model.multiple) * model.multiple
     inner = tile or tile_side(model, pixels)
     rows, columns = (tiles(size, inner, pixels) for size in image.shape[-2:])
-    codes: Codes = ()
+    codes = tuple(torch.empty(len(image), *grid, dtype=torch.int64) for grid in grids)
+    codes = tuple(level.to(model.last_layer.device) for level in codes)
     with _shared(model, (image.shape[-2], image.shape[-1])) as shared:
-        if shared.layers:
-            reduced = _reduced(image, inner + 2 * pixels, model.multiple)
-            sides = [Tile(0, side, slice(0, side)) for side in reduced.shape[-2:]]
-            shared.tile = sides[0], sides[1]
-            model.encode_piece(reduced)
-            shared.finish()
-        count = shared.used() + 1 if passes is None else passes
-        for _ in range(count):
-            codes = tuple(torch.empty(len(image), *grid, dtype=torch.int64) for grid in grids)
-            codes = tuple(level.to(model.last_layer.device) for level in codes)
-            for row in rows:
-                for column in columns:
-                    shared.tile = row, column
-                    piece = image[..., row.start : row.end, column.start : column.end]
+        corner = CORNER * model.multiple
+        model.encode_piece(image[..., :corner, :corner])
+        for shared.gathering in [*shared.order, None]:
+            for row, column in product(rows, columns):
+                shared.tile = row, column
+                piece = image[..., row.start : row.end, column.start : column.end]
+                with suppress(_Gathered):
                     _place(codes, model.encode_piece(piece), row, column, image.shape[-2:])
-            shared.finish()
+            if shared.gathering is not None:
+                shared.gathering.finish()
     return codes
-
-
-def _reduced(image: Tensor, largest: int, multiple: int) -> Tensor:
-    """An image or labels whose longer side is about `largest` at most."""
-    size = image.shape[-2:]
-    scale = min(1.0, largest / max(size))
-    sides = [max(1, round(side * scale / multiple)) * multiple for side in size]
-    if image.ndim == 4:
-        return F.interpolate(image, sides, mode="area")
-    rows, columns = (
-        torch.arange(side, device=image.device) * whole // side for side, whole in zip(sides, size)
-    )
-    return image[..., rows, :][..., columns]
 
 
 def _place(codes: Codes, piece: Codes, row: Tile, column: Tile, size: Sequence[int]) -> None:
@@ -174,65 +155,65 @@ def _place(codes: Codes, piece: Codes, row: Tile, column: Tile, size: Sequence[i
         level[:, places[0], places[1]] = part[:, inner[0], inner[1]]
 
 
+class _Gathered(Exception):
+    """A layer has what it wants to know of this tile."""
+
+
 @dataclass
 class _Shared:
     """What all tiles of a picture share.
 
     Args:
         size: pixels of the whole picture.
-        tile: the one that is encoded at the moment.
-        layers: those that look at the whole picture, in the order of the model's modules.
+        tile: the one that is encoded at the moment; None: the corner that shows the order.
+        order: of the layers that look at the whole picture, as the encoder calls them.
+        gathering: the layer for which this pass is made; None: the codes.
     """
 
     size: tuple[int, int]
     tile: tuple[Tile, Tile] | None = None
-    layers: list["_Norm | _Attention"] = field(default_factory=list)
+    order: list["_Norm | _Attention"] = field(default_factory=list)
+    gathering: "_Norm | _Attention | None" = None
 
-    def inner(self, x: Tensor) -> Tensor:
-        """What the tile takes of its map (B, C, h, w)."""
+    def inner(self, x: Tensor, every: int = 1) -> Tensor:
+        """What the tile takes of its map (B, C, h, w); every nth row and column of the whole."""
         assert self.tile is not None
-        row, column = self.tile
-        return x[..., row.scaled(x.shape[-2]), column.scaled(x.shape[-1])]
+        taken = []
+        for tile, length in zip(self.tile, x.shape[-2:]):
+            part = tile.scaled(length)
+            place = tile.start * length // (tile.end - tile.start) + part.start
+            taken.append(slice(part.start + -place % every, part.stop, every))
+        return x[..., taken[0], taken[1]]
 
     def positions(self, x: Tensor) -> int:
-        """Of the whole picture, at the scale of the tile's map; of a reduced one too."""
+        """Of the whole picture, at the scale of the tile's map."""
         assert self.tile is not None
         seen = [tile.end - tile.start for tile in self.tile]
         return math.prod(self.size) * x.shape[-2] * x.shape[-1] // math.prod(seen)
 
-    def used(self) -> int:
-        """How many of the layers belong to the encoder."""
-        return sum(layer.used for layer in self.layers)
-
-    def finish(self) -> None:
-        """After a pass: the next uses what this one gathered."""
-        for layer in self.layers:
-            layer.finish()
-
 
 class _Norm:
-    """Group normalisation by the statistics of the whole picture, as the last pass gathered."""
+    """Group normalisation by the statistics of the whole picture, once they are gathered."""
 
     def __init__(self, module: nn.GroupNorm, shared: _Shared):
         self.module, self.shared = module, shared
-        self.used = False
         self.count, self.sums = 0, torch.zeros(())
         self.scale = self.shift = torch.empty(0)
 
     def __call__(self, x: Tensor) -> Tensor:
         module = self.module
-        inner = self.shared.inner(x).to(precise(x.device)).flatten(2)
-        groups = inner.reshape(len(x), module.num_groups, -1)
-        sums = torch.stack([groups.sum(dim=2), groups.square().sum(dim=2)])
-        self.count, self.sums = self.count + groups.shape[2], self.sums.to(sums) + sums
-        if not self.scale.numel():  # of the reduced picture
+        if self.shared.tile is None:
+            self.shared.order.append(self)
             return torch.group_norm(x, module.num_groups, module.weight, module.bias, module.eps)
+        if self.shared.gathering is self:
+            inner = self.shared.inner(x).to(precise(x.device)).flatten(2)
+            groups = inner.reshape(len(x), module.num_groups, -1)
+            sums = torch.stack([groups.sum(dim=2), groups.square().sum(dim=2)])
+            self.count, self.sums = self.count + groups.shape[2], self.sums.to(sums) + sums
+            raise _Gathered
         return (x.float() * self.scale + self.shift).to(x.dtype)
 
     def finish(self) -> None:
-        if not self.count:  # a layer of the decoder
-            return
-        self.used = True
         mean, square = self.sums / self.count
         spread = (square - mean.square()).clamp(min=0).add(self.module.eps).rsqrt()
         each = self.module.num_channels // self.module.num_groups
@@ -240,34 +221,39 @@ class _Norm:
         scale = spread * self.module.weight
         self.shift = (self.module.bias - mean * scale)[:, :, None, None]
         self.scale = scale[:, :, None, None]
-        self.count, self.sums = 0, torch.zeros(())
 
 
 class _Attention:
-    """Attention to the keys and values of the whole picture, as the last pass found them."""
+    """Attention to the keys and values of the whole picture, once they are gathered; of a very
+    large one to a sample of them.
+    """
 
     def __init__(self, module: Attention, shared: _Shared):
-        self.module, self.shared, self.used = module, shared, False
+        self.module, self.shared = module, shared
         self.pieces: list[tuple[Tensor, Tensor]] = []
-        self.whole: tuple[Tensor, Tensor] | None = None
+        self.whole: tuple[Tensor, Tensor] = torch.empty(0), torch.empty(0)
 
     def __call__(self, x: Tensor) -> Tensor:
-        module, self.used = self.module, True
+        module, shared = self.module, self.shared
         h = module.norm(x)
-        query, key, value = (layer(h) for layer in (module.q, module.k, module.v))
-        whole = self.whole or (_positions(key), _positions(value))
-        if self.shared.positions(x) <= POSITIONS:
-            inner = [_positions(self.shared.inner(part)) for part in (key, value)]
-            self.pieces.append((inner[0], inner[1]))
-        seen = F.scaled_dot_product_attention(_positions(query), *whole)
-        back = seen[:, 0].transpose(1, 2).reshape(x.shape).contiguous()
-        return x + module.proj_out(back)
+        if shared.gathering is self:
+            positions = shared.positions(x)
+            every = math.ceil(math.sqrt(positions / SAMPLED)) if positions > POSITIONS else 1
+            seen = shared.inner(h, every)
+            self.pieces.append((_positions(module.k(seen)), _positions(module.v(seen))))
+            raise _Gathered
+        query = _positions(module.q(h))
+        if shared.tile is None:
+            shared.order.append(self)
+            key, value = _positions(module.k(h)), _positions(module.v(h))
+        else:
+            key, value = self.whole
+        back = F.scaled_dot_product_attention(query, key, value)[:, 0].transpose(1, 2)
+        return x + module.proj_out(back.reshape(x.shape).contiguous())
 
     def finish(self) -> None:
-        if self.pieces:
-            keys, values = zip(*self.pieces)
-            self.whole = torch.cat(keys, dim=2), torch.cat(values, dim=2)
-            self.pieces = []
+        keys, values = zip(*self.pieces)
+        self.whole = torch.cat(keys, dim=2), torch.cat(values, dim=2)
 
 
 def _positions(x: Tensor) -> Tensor:
@@ -282,13 +268,11 @@ def _shared(model: Pictured, size: tuple[int, int]) -> Iterator[_Shared]:
     try:
         for module in model.modules():
             if isinstance(module, nn.GroupNorm):
-                layer = _Norm(module, shared)
+                module.__dict__["forward"] = _Norm(module, shared)
             elif isinstance(module, Attention):
-                layer = _Attention(module, shared)
+                module.__dict__["forward"] = _Attention(module, shared)
             else:
                 continue
-            module.__dict__["forward"] = layer
-            shared.layers.append(layer)
             replaced.append(module)
         yield shared
     finally:

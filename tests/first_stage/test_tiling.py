@@ -5,6 +5,7 @@ import torch
 
 from taming.errors import UserError
 from taming.first_stage import VQGAN, VQVAE, MaskVQGAN, VectorQuantizer, tiling
+from taming.first_stage.resnet import Attention, GroupNorm
 
 
 def vqgan(kind=VQGAN, **params):
@@ -56,6 +57,44 @@ def test_a_large_picture_is_tiled_by_itself_and_no_map_is_larger_than_allowed(mo
     assert len(sizes) > 2 and max(sizes) <= limit
     assert agreement(codes, whole) > 0.999
     assert tiling.is_large(model, image) and not tiling.is_large(model, image[..., :96, :96])
+
+
+def test_a_pass_goes_no_further_than_the_layer_that_it_is_made_for():
+    """Each of them ran the whole encoder once: a picture of 24 million pixels took an hour."""
+    model = vqgan(attention=[1])
+    ran = {"conv_in": 0, "conv_out": 0}
+    for name in ran:
+        getattr(model.encoder, name).register_forward_hook(
+            lambda *_, name=name: ran.update({name: ran[name] + 1})
+        )
+    tiling.encode_tiled(model, torch.rand(1, 3, 64, 32) * 2 - 1, tile=16)
+    layers = [m for m in model.encoder.modules() if isinstance(m, (GroupNorm, Attention))]
+    corner, tiles = 1, 8
+    assert ran["conv_in"] == corner + (len(layers) + 1) * tiles
+    assert ran["conv_out"] == corner + tiles
+
+
+def test_a_very_large_picture_is_attended_to_by_every_nth_row_and_column(monkeypatch):
+    places = torch.arange(24 * 20).reshape(1, 1, 24, 20)
+    shared = tiling._Shared((48, 40))  # two pixels a place
+    seen = []
+    for row in tiling.tiles(48, 14, 6):
+        for column in tiling.tiles(40, 14, 6):
+            shared.tile = row, column
+            rows, columns = slice(row.start // 2, row.end // 2), slice(
+                column.start // 2, column.end // 2
+            )
+            seen += shared.inner(places[..., rows, columns], every=3).flatten().tolist()
+    assert sorted(seen) == places[..., ::3, ::3].flatten().tolist()
+    # a sample of all is the whole
+    model = vqgan(attention=[1])
+    image = torch.rand(1, 3, 48, 32) * 2 - 1
+    whole = model.encode(image)
+    monkeypatch.setattr(tiling, "POSITIONS", 0)
+    assert agreement(whole, tiling.encode_tiled(model, image, tile=16)) > 0.999
+    monkeypatch.setattr(tiling, "SAMPLED", 24)
+    few = agreement(whole, tiling.encode_tiled(model, image, tile=16))
+    assert 0.5 < few < 1
 
 
 def test_layers_are_their_own_again_also_after_an_error(monkeypatch):
