@@ -7,7 +7,7 @@ The tokenizer is the shipped one, the data intel_landscapes, one view of each pi
 128, batches of 16. An arm's batches follow from its CPU time per batch (of the whole process, so
 that other work beside does not count), and its cosine from them. Rows go to runs/arms.json
 as they are made; what is there is not done again. Every arm has its first seed before any has its
-second.
+second. With --batches 100 --only base float32: what bfloat16 costs.
 """
 
 import argparse
@@ -50,6 +50,7 @@ ARMS: dict[str, list[str]] = {
     "random order, 1 to 0": ["objective.random_order=1.0"],
     "noise 0.2 to 0": ["noise=0.2", "objective.noise_end=0.0"],
     "no noise": ["noise=0.0"],
+    "float32": ["trainer.precision=32-true"],
 }
 
 
@@ -93,6 +94,7 @@ def nats(run: Path) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=150, help="CPU time of an arm's training")
+    parser.add_argument("--batches", type=int, help="as many for every arm, not as many seconds")
     parser.add_argument("--masks", default="intel_landscapes", help="whose mask tokenizer it is")
     parser.add_argument("--segmenter", default="landscapes_segmenter")
     parser.add_argument("--pictures", type=int, default=64)
@@ -121,6 +123,8 @@ def main() -> None:
 
 def length(short: str, arm: list[str], options: argparse.Namespace) -> dict:
     """How many batches its CPU time buys."""
+    if options.batches:
+        return {"batches": options.batches}
     seconds = {}
     # the first makes the cache, so that both that are compared only read it
     for steps in (2, 4, 24):

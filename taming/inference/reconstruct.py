@@ -14,6 +14,7 @@ from taming.errors import UserError
 from taming.files import check_output, make_writable
 from taming.first_stage import tiling
 from taming.first_stage.interface import Autoencoder, Codes, FirstStage, pad_to_multiple
+from taming.first_stage.resnet import Attention
 from taming.first_stage.tiling import is_large
 from taming.formats.load import find_checkpoint
 from taming.inference.conditions import named
@@ -21,6 +22,8 @@ from taming.inference.memory import check_reconstruction
 from taming.inference.models import batches_of, first_stage_of
 from taming.inference.share import share_of_process
 from taming.second_stage.window import TILE, decode_tiled
+
+ATTENDED = 128  # codes a side of a tile within which a decoder attends
 
 
 def reconstruct_folder(
@@ -76,9 +79,12 @@ def _reconstructed(model: Autoencoder, inputs: Tensor) -> Tensor:
 
 def decode_large(model: FirstStage, codes: Codes) -> Tensor:
     """The picture of codes, in tiles whose maps are no larger than those of encoding; one piece
-    where that is enough.
+    where that is enough. A decoder with attention, whose time grows as the square of a tile's
+    codes, has smaller ones.
     """
     side = math.isqrt(tiling.LARGEST // tiling.map_bytes(model, 1, 1)) // model.stride
+    if any(isinstance(part, Attention) for part in model.modules()):
+        side = min(side, ATTENDED)
     return decode_tiled(model, codes, max(side, TILE))
 
 
