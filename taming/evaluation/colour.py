@@ -1,5 +1,5 @@
-"""Which colours come back, and whether pictures have a frame: what a mean over all pixels and
-channels, such as PSNR, hides.
+"""Which colours come back, and whether pictures have a frame or show their grid of codes: what a
+mean over all pixels and channels, such as PSNR, hides.
 
 Brightness has twenty times the variance of red against green in photographs of landscapes, so that
 a tokenizer can lose the latter and keep its PSNR; and the outermost pixels are a few in a hundred.
@@ -14,6 +14,7 @@ from torch import Tensor
 from taming.evaluation.intervals import Estimate, bootstrap
 from taming.evaluation.rows import Rows
 from taming.first_stage.colour import BT601
+from taming.first_stage.grid import grid_steps
 from taming.images import to_uint8
 
 CHANNELS = ("y", "cb", "cr")
@@ -32,21 +33,32 @@ NOTES = {
     "border": "grey levels, mean over the outermost pixels",
     "corner": "grey levels, mean over the four corner pixels",
     "inside": "grey levels, mean over all other pixels",
+    "grid": "differences of neighbouring pixels at each place within a code, over their mean, against"
+    " the original's; root mean square",
 }
 
 
-def measured(original: Tensor, image: Tensor) -> dict[str, Tensor]:
+def measured(original: Tensor, image: Tensor, stride: int = 1) -> dict[str, Tensor]:
     """Rows of pictures (B, 3, H, W) in [-1, 1], both rounded to 8 bits; {} for other pictures.
+
+    Args:
+        original: before.
+        image: after.
+        stride: pixels a code.
 
     Returns:
         colour (B, 3, MOMENTS), means over pixels of Y, Cb and Cr in grey levels; hues (B, 3, 2),
         how many pixels have a hue and how many keep it, for each of HUES; border (B, 3), the mean
-        error of the outermost pixels, of the corners, and of the others.
+        error of the outermost pixels, of the corners, and of the others; grid (B, 2, 2, stride),
+        `grid_steps` of both, where there is a grid to show.
     """
     if original.shape[1] != 3:
         return {}
     x, y = (to_uint8(picture).double() for picture in (original, image))
-    return {"colour": _moments(x, y), "hues": _hues(x, y), "border": _border(x, y)}
+    rows = {"colour": _moments(x, y), "hues": _hues(x, y), "border": _border(x, y)}
+    if 1 < stride <= min(original.shape[-2:]) / 2:
+        rows["grid"] = torch.stack([grid_steps(part, stride) for part in (x, y)], dim=1)
+    return rows
 
 
 def _moments(x: Tensor, y: Tensor) -> Tensor:
@@ -106,9 +118,9 @@ def _border(x: Tensor, y: Tensor) -> Tensor:
 
 
 def figures(rows: Rows, seed: int) -> dict[str, Estimate]:
-    """correlation_y, error_y, ..., hue, hue_red, hue_green, border_error, corner_error and
-    inside_error, with a bootstrap over pictures; a hue that no picture has is left out, and so is
-    the correlation of a channel that does not vary.
+    """correlation_y, error_y, ..., hue, hue_red, hue_green, border_error, corner_error,
+    inside_error and grid_error, with a bootstrap over pictures; a hue that no picture has is left
+    out, and so are the correlation of a channel and the grid of pictures that do not vary.
 
     Args:
         rows: of `measured`.
@@ -131,7 +143,19 @@ def figures(rows: Rows, seed: int) -> dict[str, Estimate]:
             add(name, lambda w, i=index: _share(w @ hues[:, i]))
     for index, name in enumerate(("border", "corner", "inside")):
         add(f"{name}_error", lambda w, i=index: float(w @ border[:, i] / w.sum()))
+    if "grid" in rows:
+        grid = np.asarray(rows["grid"])
+        add("grid_error", lambda w: _contrast_error(np.tensordot(w, grid, axes=1)))
     return estimates
+
+
+def _contrast_error(steps: np.ndarray) -> float:
+    """Of (original or not, axis, place within a code); NaN where pictures do not vary."""
+    means = steps.mean(axis=-1, keepdims=True)
+    if not means.all():
+        return float("nan")
+    before, after = steps / means
+    return float(np.sqrt(np.mean((after - before) ** 2)))
 
 
 def correlation(moments: np.ndarray) -> float:

@@ -145,7 +145,8 @@ def measurer_of(
                 "reconstructions hold NaN or infinity: the weights of this model are broken; go"
                 " back to an earlier checkpoint (taming doctor RUN says more)"
             )
-        rows = compared(original, image, perceptual) | colour.measured(original, image)
+        rows = compared(original, image, perceptual)
+        rows |= colour.measured(original, image, model.stride)
         if network is not None:
             rows["features"], rows["original"] = (
                 network(part)["features"] for part in (image, original)

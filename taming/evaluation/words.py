@@ -56,6 +56,7 @@ WORDS = {
     "border_error": "error of the outermost pixels, grey levels of 255" + DOWN,
     "corner_error": "error of the four corners, grey levels of 255" + DOWN,
     "inside_error": "error of all other pixels, grey levels of 255" + DOWN,
+    "grid_error": "how much the grid of codes shows" + DOWN,
     "layout_iou": "overlap of the layout with the one found in the sample" + UP,
     "layout_accuracy": "pixels that follow the layout" + UP,
 }

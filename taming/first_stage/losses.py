@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from taming.config.ranges import Decay, Deferred, Range, Weight
 from taming.errors import UserError, did_you_mean
 from taming.first_stage.discriminator import FORMS, Discriminator, Form, PatchDiscriminator
+from taming.first_stage.grid import grid_contrast
 from taming.first_stage.inputs import label_loss, one_hot
 from taming.first_stage.interface import Reconstruction
 from taming.first_stage.perceptual import perceptual_distance
@@ -92,6 +93,9 @@ class VQGANLoss(FirstStageLoss):
         perceptual_blocks: of VGG16's five blocks, where the weights are a file's.
         colour_weight: of |c(x) - c(x')|, the same in the colours c that the model works in
             (model.params.colour): brightness drowns the colour differences in |x - x'|.
+        grid_weight: of the squared error of how much neighbouring pixels differ at each place
+            within a code, over its mean (grid.py), which all distances above let a decoder get
+            wrong.
         adversarial: weight of the generator's loss G on top of the adaptive lambda.
         adversarial_start: the first batch with a discriminator, or below 1 a share of the run.
         adversarial_ramp: over so many batches from there on, the generator's part grows from 0 to
@@ -111,6 +115,7 @@ class VQGANLoss(FirstStageLoss):
         perceptual_weight: Weight = 1.0,
         perceptual_blocks: Annotated[int, Range(1, 5)] = 3,
         colour_weight: Weight = 0.0,
+        grid_weight: Weight = 0.0,
         adversarial: Weight = 0.8,
         adversarial_start: Batches | Decay = 0,
         adversarial_ramp: Batches = 0,
@@ -124,7 +129,7 @@ class VQGANLoss(FirstStageLoss):
         if form not in FORMS:
             raise UserError(f"loss.params.form: '{form}' is unknown{did_you_mean(form, FORMS)}")
         self.perceptual_weight, self.adversarial = perceptual_weight, adversarial
-        self.colour_weight = colour_weight
+        self.colour_weight, self.grid_weight = colour_weight, grid_weight
         self._colour: tuple[nn.Module | None] = (None,)  # the model's, whose weights it has
         self.start, self.ramp = adversarial_start, adversarial_ramp
         self.form: Form = form
@@ -174,11 +179,11 @@ class VQGANLoss(FirstStageLoss):
         return self.adversarial * min(1.0, (step - self.start + 1) / (self.ramp + 1))
 
     def reconstruction(self, image: Tensor, reconstruction: Reconstruction) -> tuple[Tensor, Terms]:
-        return self.distance(image, reconstruction.output)
+        return self.distance(image, reconstruction.output, stride_of(reconstruction))
 
-    def distance(self, image: Tensor, output: Tensor) -> tuple[Tensor, Terms]:
-        """L1, in the model's colours too, and perceptual part: means over images and pixels, in
-        float32.
+    def distance(self, image: Tensor, output: Tensor, stride: int) -> tuple[Tensor, Terms]:
+        """L1, in the model's colours too, contrast of the grid, and perceptual part: means over
+        images and pixels, in float32.
         """
         check_images(self, image)
         output = output.float()
@@ -188,6 +193,10 @@ class VQGANLoss(FirstStageLoss):
         if colour is not None and self.colour_weight:
             terms["colour"] = (colour(image) - colour(output)).abs().mean()
             total = total + self.colour_weight * terms["colour"]
+        if self.grid_weight and stride > 1:
+            terms["grid"] = (grid_contrast(output, stride) - grid_contrast(image, stride)).square()
+            terms["grid"] = terms["grid"].mean()
+            total = total + self.grid_weight * terms["grid"]
         if self.perceptual is None or not self.perceptual_weight:
             return total, terms
         if image.shape[1] == 1:
@@ -216,7 +225,7 @@ class VQGANLoss(FirstStageLoss):
             return super().autoencoder(image, reconstruction, last_layer, step)
         # 1. gradients of both parts at the reconstruction
         leaf = output.detach().float().requires_grad_()
-        nll, terms = self.distance(image, leaf)
+        nll, terms = self.distance(image, leaf, stride_of(reconstruction))
         adversarial = discriminator.generator_loss(augmented(leaf, self.augment), labels)
         nll_gradient = torch.autograd.grad(nll, leaf)[0]
         adversarial_gradient = torch.autograd.grad(adversarial, leaf)[0]
@@ -243,6 +252,12 @@ class VQGANLoss(FirstStageLoss):
             terms["penalty"] = gradient_penalty(self.discriminator, pictures[0])
             loss = loss + self.penalty * terms["penalty"]
         return loss, terms
+
+
+def stride_of(reconstruction: Reconstruction) -> int:
+    """Pixels a code of the finest level; 1 where there are no codes."""
+    codes = reconstruction.codes
+    return reconstruction.output.shape[-1] // codes[-1].shape[-1] if codes else 1
 
 
 def adaptive_weight(

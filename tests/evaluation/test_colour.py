@@ -90,6 +90,25 @@ def test_a_frame_of_one_pixel_is_seen_and_the_inside_is_not_blamed():
     assert values["corner_error"] == pytest.approx(20)
 
 
+def test_a_grid_of_codes_that_shows_is_seen():
+    generator = torch.Generator().manual_seed(1)
+    original = torch.rand(6, 3, 65, 49, generator=generator) - 0.5
+    lattice = torch.arange(49) % 4 == 0
+
+    def error(image) -> float:
+        rows = colour.measured(original, image, stride=4)
+        rows = {key: value.numpy() for key, value in rows.items()}
+        return colour.figures(rows, seed=0)["grid_error"].value
+
+    assert error(original) == 0
+    assert error(original + 0.1 * torch.randn(original.shape, generator=generator)) < 0.02
+    assert error(original + 0.4 * lattice) > 0.1
+    blocks = original[..., ::4, ::4].repeat_interleave(4, 2)[..., :65, :].repeat_interleave(4, 3)
+    # within a code nothing differs, at its edge everything: (0, 0, 0, 4) against (1, 1, 1, 1)
+    assert error(blocks[..., :49]) == pytest.approx(3**0.5, abs=0.02)
+    assert "grid_error" not in figures(original, original), "no stride, no grid"
+
+
 @pytest.mark.parametrize("size", [(1, 1), (2, 5)])
 def test_pictures_that_are_all_border_have_figures(size):
     original = torch.zeros(2, 3, *size)

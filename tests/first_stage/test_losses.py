@@ -237,3 +237,24 @@ def test_lpips_without_its_weights_says_where_they_go(monkeypatch, tmp_path):
     monkeypatch.setattr(lpips, "LPIPS", refuse)
     with pytest.raises(UserError, match="vgg16-397923af.pth.*stlpips"):
         VQGANLoss("lpips")
+
+
+def test_a_decoder_that_shows_its_grid_is_told_so():
+    """Codes of 4 x 4 pixels; a photograph has no grid, whatever its contrast."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(4, 3, 33, 33, generator=generator) - 0.5
+    codes = (torch.zeros(4, 8, 8, dtype=torch.int64),)
+    loss = VQGANLoss("none", adversarial=0, grid_weight=1.0)
+
+    def term(output) -> torch.Tensor:
+        return loss.reconstruction(image, Reconstruction(output, output, codes, 0))[1]["grid"]
+
+    assert term(image) == 0 and term(0.3 * image) < 1e-12
+    grid = (image + 0.6 * (torch.arange(33) % 4 == 0)).requires_grad_()
+    shown = term(grid)
+    shown.backward()
+    slope = grid.grad / grid.grad.abs().max()
+    assert shown > 0.01 and term((grid - 0.1 * slope).detach()) < 0.9 * shown
+    without = VQGANLoss("none", adversarial=0)
+    assert "grid" not in without.reconstruction(image, Reconstruction(grid, grid, codes, 0))[1]
+    assert "grid" not in loss.reconstruction(image, Reconstruction(grid, grid, (), 0))[1]
