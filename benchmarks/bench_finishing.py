@@ -72,9 +72,7 @@ def run(command: list[str]) -> None:
     subprocess.run([sys.executable, "main.py", *command], check=True, stdout=subprocess.DEVNULL)
 
 
-def figures(
-    checkpoint: str, file: Path, names: tuple[str, ...] = FIGURES
-) -> dict[str, float]:
+def figures(checkpoint: str, file: Path, names: tuple[str, ...] = FIGURES) -> dict[str, float]:
     """Of the reconstructions of the 258 validation photographs."""
     run(
         ["evaluate", checkpoint, "-o", str(file), "--data", "../shared/data/intel_landscapes"]

@@ -33,8 +33,8 @@ NOTES = {
     "border": "grey levels, mean over the outermost pixels",
     "corner": "grey levels, mean over the four corner pixels",
     "inside": "grey levels, mean over all other pixels",
-    "grid": "differences of neighbouring pixels at each place within a code, over their mean, against"
-    " the original's; root mean square",
+    "grid": "differences of neighbouring pixels at each place within a code, over their mean,"
+    " against the original's; root mean square",
 }
 
 

@@ -108,10 +108,7 @@ def tile_side(model: Pictured, margin: int) -> int:
 
 @torch.no_grad()
 def encode_tiled(
-    model: Tokenizer,
-    image: Tensor,
-    tile: int | None = None,
-    margin: int | None = None,
+    model: Tokenizer, image: Tensor, tile: int | None = None, margin: int | None = None
 ) -> Codes:
     """The codes of images (B, C, H, W) or labels (B, H, W), in tiles.
 
@@ -131,14 +128,15 @@ def encode_tiled(
     with _shared(model, (image.shape[-2], image.shape[-1])) as shared:
         corner = CORNER * model.multiple
         model.encode_piece(image[..., :corner, :corner])
-        for shared.gathering in [*shared.order, None]:
+        for layer in [*shared.order, None]:
+            shared.gathering = layer
             for row, column in product(rows, columns):
                 shared.tile = row, column
                 piece = image[..., row.start : row.end, column.start : column.end]
                 with suppress(_Gathered):
                     _place(codes, model.encode_piece(piece), row, column, image.shape[-2:])
-            if shared.gathering is not None:
-                shared.gathering.finish()
+            if layer is not None:
+                layer.finish()
     return codes
 
 

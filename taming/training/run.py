@@ -358,15 +358,10 @@ def _named_parts(experiment: Experiment) -> Iterator[tuple[str, str, tuple[str, 
     conditioner = (params.get("conditioner") or {}).get("params") or {}
     for key, node, prefixes in (
         ("first_stage", params.get("first_stage"), ("first_stage.",)),
-        (
-            "conditioner.first_stage",
-            conditioner.get("first_stage"),
-            ("conditioner.first_stage.",),
-        ),
+        ("conditioner.first_stage", conditioner.get("first_stage"), ("conditioner.first_stage.",)),
         ("base", params.get("base"), ("first_stage.", "conditioner.", "priors.")),
     ):
-        target = node.get("target", "") if isinstance(node, dict) else ""
-        if str(target).endswith("_stage.pretrained"):
+        if isinstance(node, dict) and str(node.get("target")).endswith("_stage.pretrained"):
             yield key, node["params"]["checkpoint"], prefixes
 
 

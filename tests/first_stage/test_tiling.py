@@ -81,8 +81,9 @@ def test_a_very_large_picture_is_attended_to_by_every_nth_row_and_column(monkeyp
     for row in tiling.tiles(48, 14, 6):
         for column in tiling.tiles(40, 14, 6):
             shared.tile = row, column
-            rows, columns = slice(row.start // 2, row.end // 2), slice(
-                column.start // 2, column.end // 2
+            rows, columns = (
+                slice(row.start // 2, row.end // 2),
+                slice(column.start // 2, column.end // 2),
             )
             seen += shared.inner(places[..., rows, columns], every=3).flatten().tolist()
     assert sorted(seen) == places[..., ::3, ::3].flatten().tolist()
