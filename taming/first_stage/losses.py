@@ -181,7 +181,7 @@ class VQGANLoss(FirstStageLoss):
     def reconstruction(self, image: Tensor, reconstruction: Reconstruction) -> tuple[Tensor, Terms]:
         return self.distance(image, reconstruction.output, stride_of(reconstruction))
 
-    def distance(self, image: Tensor, output: Tensor, stride: int) -> tuple[Tensor, Terms]:
+    def distance(self, image: Tensor, output: Tensor, stride: int = 1) -> tuple[Tensor, Terms]:
         """L1, in the model's colours too, contrast of the grid, and perceptual part: means over
         images and pixels, in float32.
         """
