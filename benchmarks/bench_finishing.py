@@ -14,6 +14,7 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 VGG = "../shared/weights/vgg16_imagenet_features_fp16.safetensors"
@@ -91,26 +92,50 @@ def finished(arm: list[str], name: str, steps: int, seed: int) -> dict[str, floa
     return figures(str(RUNS / name), RUNS / name / "figures.json")
 
 
-def main() -> None:
+Row = dict[str, float]
+
+
+def over_seeds(
+    name: str,
+    arms: dict[str, list[str]],
+    steps: int,
+    first: Callable[[], dict[str, list[Row]]],
+    one: Callable[[list[str], str, int, int], Row],
+) -> dict[str, list[Row]]:
+    """Every arm with its first seed before any has its second, by the command line's options.
+
+    Args:
+        name: of the runs and of the file of rows.
+        arms: what each changes.
+        steps: batches, where none are asked for.
+        first: rows to begin with.
+        one: an arm, the run's name, batches and seed -> its figures.
+    """
     parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="*", help="some arms, by their whole names")
     options = parser.parse_args()
-    file = RUNS / "finishing.json"
+    file = RUNS / f"{name}.json"
     RUNS.mkdir(exist_ok=True)
-    rows = json.loads(file.read_text()) if file.is_file() else {}
-    if "before" not in rows:
-        rows["before"] = [figures("landscapes", RUNS / "before.json")]
+    rows = json.loads(file.read_text()) if file.is_file() else first()
     for seed in range(options.seeds):
-        for number, (name, arm) in enumerate(ARMS.items()):
-            done = rows.setdefault(name, [])
-            if len(done) > seed or (options.only and name not in options.only):
+        for number, (arm, changes) in enumerate(arms.items()):
+            done = rows.setdefault(arm, [])
+            if len(done) > seed or (options.only and arm not in options.only):
                 continue
-            done.append(finished(arm, f"finish{number}-{seed}", options.steps, seed))
+            done.append(one(changes, f"{name}{number}-{seed}", options.steps, seed))
             file.write_text(json.dumps(rows, indent=1))
-            print(name, seed, done[-1], flush=True)
-    for name, seeds in rows.items():
+            print(arm, seed, done[-1], flush=True)
+    return {arm: seeds for arm, seeds in rows.items() if seeds}
+
+
+def shipped() -> dict[str, list[Row]]:
+    return {"before": [figures("landscapes", RUNS / "before.json")]}
+
+
+def main() -> None:
+    for name, seeds in over_seeds("finishing", ARMS, 100, shipped, finished).items():
         means = [f"{statistics.mean(row[key] for row in seeds):.4g}" for key in FIGURES]
         print("|", " | ".join([name, *means]), "|")
 

@@ -8,11 +8,7 @@ No discriminator (the config begins it after 2,000 batches). Rows go to runs/tok
 are made; what is there is not done again. Every arm has its first seed before any has its second.
 """
 
-import argparse
-import json
-from pathlib import Path
-
-from benchmarks.bench_finishing import figures, run
+from benchmarks.bench_finishing import RUNS, figures, over_seeds, run
 
 ARMS: dict[str, list[str]] = {
     "all": ["trainer.precision=auto"],
@@ -29,7 +25,6 @@ FIGURES = (
     *("psnr", "stlpips", "rfd", "correlation_y", "correlation_cb"),
     *("correlation_cr", "hue_green", "hue_red", "corner_error"),
 )
-RUNS = Path("runs")
 
 
 def trained(arm: list[str], name: str, steps: int, seed: int) -> dict[str, float]:
@@ -46,23 +41,7 @@ def trained(arm: list[str], name: str, steps: int, seed: int) -> dict[str, float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", nargs="*", help="some arms, by their whole names")
-    options = parser.parse_args()
-    file = RUNS / "tokenizers.json"
-    RUNS.mkdir(exist_ok=True)
-    rows = json.loads(file.read_text()) if file.is_file() else {}
-    for seed in range(options.seeds):
-        for number, (name, arm) in enumerate(ARMS.items()):
-            done = rows.setdefault(name, [])
-            if len(done) > seed or (options.only and name not in options.only):
-                continue
-            done.append(trained(arm, f"tokenizer{number}-{seed}", options.steps, seed))
-            file.write_text(json.dumps(rows, indent=1))
-            print(name, seed, done[-1], flush=True)
-    for name, seeds in rows.items():
+    for name, seeds in over_seeds("tokenizers", ARMS, 200, dict, trained).items():
         cells = [
             f"{min(row[key] for row in seeds):.4g} to {max(row[key] for row in seeds):.4g}"
             for key in (*FIGURES, "perplexity")

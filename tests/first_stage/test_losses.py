@@ -251,10 +251,10 @@ def test_a_decoder_that_shows_its_grid_is_told_so():
 
     assert term(image) == 0 and term(0.3 * image) < 1e-12
     grid = (image + 0.6 * (torch.arange(33) % 4 == 0)).requires_grad_()
-    shown = term(grid)
-    shown.backward()
+    visible = term(grid)
+    visible.backward()
     slope = grid.grad / grid.grad.abs().max()
-    assert shown > 0.01 and term((grid - 0.1 * slope).detach()) < 0.9 * shown
+    assert visible > 0.01 and term((grid - 0.1 * slope).detach()) < 0.9 * visible
     without = VQGANLoss("none", adversarial=0)
     assert "grid" not in without.reconstruction(image, Reconstruction(grid, grid, codes, 0))[1]
     assert "grid" not in loss.reconstruction(image, Reconstruction(grid, grid, (), 0))[1]
