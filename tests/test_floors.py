@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "taming"
 FLOORS = [
     {"errors"},
     {"files"},
-    {"precision", "weights"},
+    {"allocator", "precision", "weights"},
     {"images"},
     {"config"},
     {"first_stage", "data", "segmenter"},

@@ -9,6 +9,7 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
+from taming.allocator import keep_freed_memory
 from taming.cli.checkpoints import convert, export, inspect
 from taming.cli.configs import configs
 from taming.cli.data import data
@@ -64,6 +65,7 @@ def entry() -> None:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.reconfigure(errors="backslashreplace")  # ASCII terminals
+    keep_freed_memory()
     try:
         code = main(sys.argv[1:])
     except KeyboardInterrupt:  # once more, while the first was answered

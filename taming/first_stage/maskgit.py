@@ -4,7 +4,9 @@ too: VQ-GAN's networks without attention, with average pooling, on pixels in [0,
 Parameter names are those of the published state dicts.
 """
 
-from typing import Annotated
+from collections.abc import Callable
+from itertools import chain
+from typing import Annotated, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from taming.config.ranges import Range
 from taming.first_stage.interface import FirstStage, Quantizer
 from taming.first_stage.normalization import GroupNorm
 from taming.first_stage.ranges import Channels, Multipliers, Width
+from taming.first_stage.steps import Steps
 
 
 class MaskGITVQGAN(FirstStage):
@@ -94,7 +97,7 @@ class Scale(nn.Module):
         return self.upsample_conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
-class Encoder(nn.Module):
+class Encoder(Steps):
     """(B, in_channels, H, W) -> (B, out_channels, H / f, W / f)"""
 
     def __init__(
@@ -108,12 +111,12 @@ class Encoder(nn.Module):
         self.norm_out = GroupNorm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], out_channels, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_in(x)
-        for i, scale in enumerate(self.down):
-            x = scale(F.avg_pool2d(x, 2) if i else x)
-        for block in self.mid:
-            x = block(x)
+    def steps(self) -> list[Callable[[Tensor], Tensor]]:
+        first, *coarser = (scale.block for scale in cast("list[Scale]", self.down))
+        scales = [*first, *chain.from_iterable((nn.AvgPool2d(2), *blocks) for blocks in coarser)]
+        return [self.conv_in, *scales, *self.mid, self._end]
+
+    def _end(self, x: Tensor) -> Tensor:
         return self.conv_out(F.silu(self.norm_out(x)))
 
 

@@ -5,15 +5,17 @@ Parameter names are those of the published state dicts: `down.{i}.block.{j}`, `m
 `up.{i}.upsample.conv`, ... There, `up` is indexed by level and run from the highest down.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from itertools import chain
+from typing import Literal, cast
 
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from taming.first_stage.normalization import GroupNorm
+from taming.first_stage.steps import Steps
 
 Padding = Literal["zeros", "replicate"]
 """What a 3x3 convolution sees outside of a picture: zeros, as published, or its outermost pixels
@@ -131,7 +133,7 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
-class Level(nn.Module):
+class Level(Steps):
     """The blocks of one scale: residual blocks, each followed by attention where there is some, and
     what leads to the next scale, which the networks put here.
     """
@@ -150,26 +152,23 @@ class Level(nn.Module):
         self.downsample: nn.Module = nn.Identity()
         self.upsample: nn.Module = nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        for j, block in enumerate(self.block):
-            x = block(x)
-            if self.attn:
-                x = self.attn[j](x)
-        return self.upsample(self.downsample(x))
+    def steps(self) -> list[nn.Module]:
+        both = zip(self.block, self.attn) if self.attn else zip(self.block)
+        return [*chain.from_iterable(both), self.downsample, self.upsample]
 
 
-class Middle(nn.Module):
+class Middle(Steps):
     def __init__(self, channels: int, attention: bool, layers: Layers):
         super().__init__()
         self.block_1 = ResidualBlock(channels, channels, layers)
         self.attn_1 = Attention(channels, layers) if attention else nn.Identity()
         self.block_2 = ResidualBlock(channels, channels, layers)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.block_2(self.attn_1(self.block_1(x)))
+    def steps(self) -> list[nn.Module]:
+        return [self.block_1, self.attn_1, self.block_2]
 
 
-class Encoder(nn.Module):
+class Encoder(Steps):
     """(B, in_channels, H, W) -> (B, latent_channels, H / f, W / f), f = 2^(levels - 1). H and W
     must be divisible by f.
     """
@@ -188,11 +187,12 @@ class Encoder(nn.Module):
         self.norm_out = layers.norm(widths[-1])
         self.conv_out = layers.conv3x3(widths[-1], scales.latent_channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.conv_in(x)
-        for level in self.down:
-            h = level(h)
-        return self.conv_out(F.silu(self.norm_out(self.mid(h))))
+    def steps(self) -> list[Callable[[Tensor], Tensor]]:
+        levels = chain.from_iterable(level.steps() for level in cast("list[Level]", self.down))
+        return [self.conv_in, *levels, *self.mid.steps(), self._end]
+
+    def _end(self, h: Tensor) -> Tensor:
+        return self.conv_out(F.silu(self.norm_out(h)))
 
 
 class Decoder(nn.Module):

@@ -5,16 +5,19 @@ A tile is seen with a margin as wide as what a code sees of the picture, and onl
 margin are taken, so convolutions are exact. Group normalisation and attention look at the whole
 picture: one pass over the tiles for each of these layers, in the order in which they come, gathers
 its statistics, or keys and values, and goes no further into the network than that layer; one more
-pass gives the codes of the whole picture. Fewer passes are no way out: with the statistics of a
-reduced picture 32 % of the codes of a photograph were others (192x256, tiles of 64, `landscapes`).
+pass gives the codes of the whole picture. Where the map of the whole picture after a step of the
+encoder is small enough, it is kept, and later passes go on from there. Fewer passes are no way
+out: with the statistics of a reduced picture 32 % of the codes of a photograph were others
+(192x256, tiles of 64, `landscapes`).
 """
 
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -22,15 +25,18 @@ from torch import Tensor, nn
 
 from taming.first_stage.inputs import precise
 from taming.first_stage.resnet import Attention
+from taming.first_stage.steps import Steps
 
 Codes = tuple[Tensor, ...]
 
 FLOAT = 4  # bytes
 LARGEST = 1 << 29  # bytes of one map of the encoder, up to which a picture is one piece
+KEPT = 1 << 30  # bytes of a map of the whole picture between two steps, of which there are two
 MARGIN = 16  # codes; two blocks a scale, and the middle, see 14
 POSITIONS = 1 << 16  # of attention over the whole picture
 SAMPLED = 1 << 12  # keys of a larger one: every nth of the rows and columns of the whole picture
 CORNER = 4  # multiples of a side, of the picture that shows which layers come when
+_LOCK = threading.Lock()  # one large picture at a time
 
 
 class Pictured(Protocol):
@@ -106,6 +112,23 @@ def tile_side(model: Pictured, margin: int) -> int:
     return max(side, 2 * margin) // model.multiple * model.multiple
 
 
+def _margin(model: Pictured, codes: int) -> int:
+    """In pixels."""
+    return -(-codes * model.stride // model.multiple) * model.multiple
+
+
+def largest_bytes(model: Pictured, height: int, width: int) -> tuple[int, int]:
+    """Of what is held while a picture is encoded: the largest map, of the picture or of a tile of
+    it, and the maps that are kept between passes.
+    """
+    whole = map_bytes(model, height, width)
+    if whole <= LARGEST:
+        return whole, 0
+    margin = _margin(model, MARGIN)
+    side = tile_side(model, margin) + 2 * margin
+    return min(whole, map_bytes(model, side, side)), 2 * min(whole, KEPT)
+
+
 @torch.no_grad()
 def encode_tiled(
     model: Tokenizer, image: Tensor, tile: int | None = None, margin: int | None = None
@@ -119,42 +142,42 @@ def encode_tiled(
         margin: codes around it that are seen too; None: MARGIN.
     """
     grids = model.grids(*image.shape[-2:])
-    margin = MARGIN if margin is None else margin
-    pixels = -(-margin * model.stride // model.multiple) * model.multiple
+    pixels = _margin(model, MARGIN if margin is None else margin)
     inner = tile or tile_side(model, pixels)
     rows, columns = (tiles(size, inner, pixels) for size in image.shape[-2:])
     codes = tuple(torch.empty(len(image), *grid, dtype=torch.int64) for grid in grids)
     codes = tuple(level.to(model.last_layer.device) for level in codes)
-    with _shared(model, (image.shape[-2], image.shape[-1])) as shared:
+    with _LOCK, _shared(model, (image.shape[-2], image.shape[-1])) as shared:
         corner = CORNER * model.multiple
         model.encode_piece(image[..., :corner, :corner])
-        for layer in [*shared.order, None]:
-            shared.gathering = layer
-            for row, column in product(rows, columns):
-                shared.tile = row, column
+        for part in [*shared.order, None]:
+            if isinstance(part, _Map) and part.bytes > KEPT:
+                continue
+            shared.gathering = part
+            for shared.tile in product(rows, columns):
+                row, column = shared.tile
                 piece = image[..., row.start : row.end, column.start : column.end]
                 with suppress(_Gathered):
-                    _place(codes, model.encode_piece(piece), row, column, image.shape[-2:])
-            if layer is not None:
-                layer.finish()
+                    for level, tiled in zip(codes, model.encode_piece(piece)):
+                        _place(level, tiled, shared.tile)
+            if part is not None:
+                part.finish()
     return codes
 
 
-def _place(codes: Codes, piece: Codes, row: Tile, column: Tile, size: Sequence[int]) -> None:
-    """Writes the inner codes of a tile where they belong."""
-    for level, part in zip(codes, piece):
-        places, inner = [], []
-        for axis, length, whole, tile in zip(part.shape[1:], level.shape[1:], size, (row, column)):
-            stride = whole // length
-            taken = tile.scaled(axis)
-            start = (tile.start + tile.inner.start) // stride
-            places.append(slice(start, start + taken.stop - taken.start))
-            inner.append(taken)
-        level[:, places[0], places[1]] = part[:, inner[0], inner[1]]
+def _place(whole: Tensor, part: Tensor, tile: tuple[Tile, Tile]) -> None:
+    """Writes what the tile takes of its map (..., h, w) where it belongs."""
+    places, inner = [], []
+    for axis, length in zip(tile, part.shape[-2:]):
+        taken = axis.scaled(length)
+        start = axis.start * length // (axis.end - axis.start) + taken.start
+        places.append(slice(start, start + taken.stop - taken.start))
+        inner.append(taken)
+    whole[..., places[0], places[1]] = part[..., inner[0], inner[1]]
 
 
 class _Gathered(Exception):
-    """A layer has what it wants to know of this tile."""
+    """A part of the encoder has what it wants to know of this tile."""
 
 
 @dataclass
@@ -164,14 +187,16 @@ class _Shared:
     Args:
         size: pixels of the whole picture.
         tile: the one that is encoded at the moment; None: the corner that shows the order.
-        order: of the layers that look at the whole picture, as the encoder calls them.
-        gathering: the layer for which this pass is made; None: the codes.
+        order: of the parts that look at the whole picture, as the encoder calls them.
+        gathering: the part for which this pass is made; None: the codes.
+        thread: that encodes the picture; in others, the model is what it ever was.
     """
 
     size: tuple[int, int]
     tile: tuple[Tile, Tile] | None = None
-    order: list["_Norm | _Attention"] = field(default_factory=list)
-    gathering: "_Norm | _Attention | None" = None
+    order: list["_Norm | _Attention | _Map"] = field(default_factory=list)
+    gathering: "_Norm | _Attention | _Map | None" = None
+    thread: int = field(default_factory=threading.get_ident)
 
     def inner(self, x: Tensor, every: int = 1) -> Tensor:
         """What the tile takes of its map (B, C, h, w); every nth row and column of the whole."""
@@ -183,6 +208,15 @@ class _Shared:
             taken.append(slice(part.start + -place % every, part.stop, every))
         return x[..., taken[0], taken[1]]
 
+    def seen(self, whole: Tensor) -> Tensor:
+        """What the tile sees of a map of the whole picture."""
+        assert self.tile is not None
+        rows, columns = (
+            slice(tile.start * length // size, tile.end * length // size)
+            for tile, length, size in zip(self.tile, whole.shape[-2:], self.size)
+        )
+        return whole[..., rows, columns].contiguous()
+
     def positions(self, x: Tensor) -> int:
         """Of the whole picture, at the scale of the tile's map."""
         assert self.tile is not None
@@ -190,15 +224,31 @@ class _Shared:
         return math.prod(self.size) * x.shape[-2] * x.shape[-1] // math.prod(seen)
 
 
-class _Norm:
-    """Group normalisation by the statistics of the whole picture, once they are gathered."""
+Module = TypeVar("Module", bound=nn.Module)
 
-    def __init__(self, module: nn.GroupNorm, shared: _Shared):
+
+class _Part(Generic[Module]):
+    """Stands in for a module's forward while a picture is encoded in tiles."""
+
+    def __init__(self, module: Module, shared: _Shared):
         self.module, self.shared = module, shared
-        self.count, self.sums = 0, torch.zeros(())
-        self.scale = self.shift = torch.empty(0)
 
     def __call__(self, x: Tensor) -> Tensor:
+        if self.shared.thread != threading.get_ident():
+            return type(self.module).forward(self.module, x)
+        return self.run(x)
+
+    def run(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class _Norm(_Part[nn.GroupNorm]):
+    """Group normalisation by the statistics of the whole picture, once they are gathered."""
+
+    count, sums = 0, torch.zeros(())
+    scale = shift = torch.empty(0)
+
+    def run(self, x: Tensor) -> Tensor:
         module = self.module
         if self.shared.tile is None:
             self.shared.order.append(self)
@@ -221,17 +271,17 @@ class _Norm:
         self.scale = scale[:, :, None, None]
 
 
-class _Attention:
+class _Attention(_Part[Attention]):
     """Attention to the keys and values of the whole picture, once they are gathered; of a very
     large one to a sample of them.
     """
 
     def __init__(self, module: Attention, shared: _Shared):
-        self.module, self.shared = module, shared
+        super().__init__(module, shared)
         self.pieces: list[tuple[Tensor, Tensor]] = []
         self.whole: tuple[Tensor, Tensor] = torch.empty(0), torch.empty(0)
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def run(self, x: Tensor) -> Tensor:
         module, shared = self.module, self.shared
         h = module.norm(x)
         if shared.gathering is self:
@@ -254,6 +304,50 @@ class _Attention:
         self.whole = torch.cat(keys, dim=2), torch.cat(values, dim=2)
 
 
+class _Encoder(_Part[Steps]):
+    """The encoder, which goes on from the map that was kept last, whatever it is given."""
+
+    done, kept = 0, torch.empty(0)  # steps, and the map of the whole picture after them
+
+    def run(self, x: Tensor) -> Tensor:
+        shared, height = self.shared, x.shape[-2]
+        if self.done:
+            x = shared.seen(self.kept)
+        for number, step in enumerate(self.module.steps()[self.done :], start=self.done + 1):
+            before, x = x, step(x)
+            if shared.tile is None and x is not before:
+                stride = height // x.shape[-2]
+                shape = (*x.shape[:2], *(side // stride for side in shared.size))
+                shared.order.append(_Map(self, number, shape))
+            elif isinstance(shared.gathering, _Map) and shared.gathering.steps == number:
+                shared.gathering.add(x)
+                raise _Gathered
+        return x
+
+
+class _Map:
+    """The map (B, C, h, w) of the whole picture after some of the encoder's steps."""
+
+    def __init__(self, encoder: _Encoder, steps: int, shape: Sequence[int]):
+        self.encoder, self.steps, self.shape = encoder, steps, shape
+        self.whole = torch.empty(0)
+
+    @property
+    def bytes(self) -> int:
+        """Of one picture."""
+        return FLOAT * math.prod(self.shape[1:])
+
+    def add(self, x: Tensor) -> None:
+        if not self.whole.numel():
+            self.whole = x.new_empty(self.shape)
+        assert self.encoder.shared.tile is not None
+        _place(self.whole, x, self.encoder.shared.tile)
+
+    def finish(self) -> None:
+        self.encoder.done, self.encoder.kept = self.steps, self.whole
+        self.whole = torch.empty(0)
+
+
 def _positions(x: Tensor) -> Tensor:
     """(B, C, h, w) -> (B, 1, h w, C), contiguous as attention wants it."""
     return x.flatten(2).transpose(1, 2)[:, None].contiguous()
@@ -269,6 +363,8 @@ def _shared(model: Pictured, size: tuple[int, int]) -> Iterator[_Shared]:
                 module.__dict__["forward"] = _Norm(module, shared)
             elif isinstance(module, Attention):
                 module.__dict__["forward"] = _Attention(module, shared)
+            elif isinstance(module, Steps) and module is getattr(model, "encoder", None):
+                module.__dict__["forward"] = _Encoder(module, shared)
             else:
                 continue
             replaced.append(module)

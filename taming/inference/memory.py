@@ -8,7 +8,7 @@ from torch import Tensor
 from taming.config.allocation import free_memory
 from taming.errors import UserError
 from taming.first_stage.interface import Autoencoder
-from taming.first_stage.tiling import LARGEST, map_bytes
+from taming.first_stage.tiling import largest_bytes
 from taming.inference.animation import FRAMES
 from taming.second_stage.interface import Prior
 from taming.second_stage.model import SecondStage
@@ -75,10 +75,10 @@ def _needed(
 
 def encoding_bytes(model: Autoencoder, size: tuple[int, int], batch_size: int = 1) -> int:
     """That an encoder takes beside its pictures: MAPS of the largest map, of the picture or of a
-    tile of it.
+    tile of it, and what is kept between passes over the tiles.
     """
-    whole = map_bytes(model, *size)
-    return MAPS * batch_size * min(whole, LARGEST)
+    largest, kept = largest_bytes(model, *size)
+    return batch_size * (MAPS * largest + kept)
 
 
 def check_reconstruction(model: Autoencoder, images: Tensor) -> None:

@@ -1,10 +1,12 @@
 """Pictures encoded in tiles: the codes of the whole picture, in bounded memory."""
 
+import threading
+
 import pytest
 import torch
 
 from taming.errors import UserError
-from taming.first_stage import VQGAN, VQVAE, MaskVQGAN, VectorQuantizer, tiling
+from taming.first_stage import VQGAN, VQVAE, MaskGITVQGAN, MaskVQGAN, VectorQuantizer, tiling
 from taming.first_stage.resnet import Attention, GroupNorm
 
 
@@ -13,6 +15,12 @@ def vqgan(kind=VQGAN, **params):
     quantizer = VectorQuantizer(num_codes=64, dim=4)
     shape = {"channels": 8, "multipliers": [1, 2], "blocks": 1, "latent_channels": 8}
     return kind(quantizer=quantizer, **shape, **params).eval()
+
+
+def maskgit():
+    torch.manual_seed(0)
+    quantizer = VectorQuantizer(num_codes=64, dim=4)
+    return MaskGITVQGAN(channels=8, multipliers=[1, 2], quantizer=quantizer, blocks=1).eval()
 
 
 def agreement(one, other) -> float:
@@ -26,6 +34,16 @@ def test_codes_are_those_of_the_whole_picture(size):
     whole = model.encode(image)
     tiled = tiling.encode_tiled(model, image, tile=16)
     assert agreement(whole, tiled) > 0.999, "but for sums in another order"
+
+
+@pytest.mark.parametrize("kept", [0, 8 * 32 * 24 * 4, tiling.KEPT])
+def test_codes_do_not_depend_on_which_maps_are_kept(monkeypatch, kept):
+    """None; those of the coarser scale; all."""
+    monkeypatch.setattr(tiling, "KEPT", kept)
+    image = torch.rand(1, 3, 64, 48, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    for model in (vqgan(attention=[1]), maskgit()):
+        whole = model.encode(image)
+        assert agreement(whole, tiling.encode_tiled(model, image, tile=16)) > 0.999
 
 
 def test_convolutions_alone_are_exact_in_one_pass():
@@ -59,8 +77,9 @@ def test_a_large_picture_is_tiled_by_itself_and_no_map_is_larger_than_allowed(mo
     assert tiling.is_large(model, image) and not tiling.is_large(model, image[..., :96, :96])
 
 
-def test_a_pass_goes_no_further_than_the_layer_that_it_is_made_for():
+def test_a_pass_goes_no_further_than_the_layer_that_it_is_made_for(monkeypatch):
     """Each of them ran the whole encoder once: 24 million pixels did not end in 29 minutes."""
+    monkeypatch.setattr(tiling, "KEPT", 0)
     model = vqgan(attention=[1])
     ran = {"conv_in": 0, "conv_out": 0}
     for name in ran:
@@ -72,6 +91,66 @@ def test_a_pass_goes_no_further_than_the_layer_that_it_is_made_for():
     corner, tiles = 1, 8
     assert ran["conv_in"] == corner + (len(layers) + 1) * tiles
     assert ran["conv_out"] == corner + tiles
+
+
+def test_a_pass_goes_on_from_the_last_map_that_is_small_enough(monkeypatch):
+    model, ran = vqgan(), {}
+    for name in ("conv_in", "down.0.block.0.conv1", "down.1.block.0.conv1", "conv_out"):
+        model.encoder.get_submodule(name).register_forward_hook(
+            lambda *_, name=name: ran.update({name: ran.get(name, -1) + 1})  # but for the corner
+        )
+    image = torch.rand(1, 3, 64, 32) * 2 - 1
+    tiles = 8
+    # 1. All are kept. A block: one pass for its second norm, one to keep what it gives
+    tiling.encode_tiled(model, image, tile=16)
+    assert ran == {
+        "conv_in": tiles,
+        "down.0.block.0.conv1": 2 * tiles,
+        "down.1.block.0.conv1": 2 * tiles,
+        "conv_out": tiles,
+    }
+    # 2. None of the finer scale: its block runs once more, to keep what is half as large
+    ran.clear()
+    monkeypatch.setattr(tiling, "KEPT", tiling.map_bytes(model, 64, 32) // 2)
+    tiling.encode_tiled(model, image, tile=16)
+    assert ran["conv_in"] == 3 * tiles
+    assert ran["down.1.block.0.conv1"] == 2 * tiles
+
+
+def test_only_one_map_is_kept_while_the_next_is_made(monkeypatch):
+    """All of them were, at first: 6 GB of a picture with maps of 0.8."""
+    held, made = [], []
+    finish = tiling._Map.finish
+
+    def spied(kept):
+        made.append(kept)
+        finish(kept)
+        own = sum(part.whole.numel() for part in made)
+        held.append((own, kept.encoder.kept.numel()))
+
+    monkeypatch.setattr(tiling._Map, "finish", spied)
+    tiling.encode_tiled(vqgan(), torch.rand(1, 3, 64, 32) * 2 - 1, tile=16)
+    assert len(held) > 3
+    assert all(own == 0 and kept > 0 for own, kept in held)
+
+
+def test_another_thread_meanwhile_has_a_model_of_its_own():
+    """Else its layers would count as those of a tile."""
+    model, seen = vqgan(), []
+    small = torch.rand(1, 3, 32, 32) * 2 - 1
+    expected = model.encode(small)[0]
+
+    def meanwhile(*_):
+        if threading.current_thread() is threading.main_thread():
+            thread = threading.Thread(target=lambda: seen.append(model.encode(small)[0]))
+            thread.start()
+            thread.join()
+
+    image = torch.rand(1, 3, 64, 32) * 2 - 1
+    whole = model.encode(image)
+    model.encoder.down[0].block[0].conv1.register_forward_hook(meanwhile)
+    assert agreement(whole, tiling.encode_tiled(model, image, tile=16)) > 0.999
+    assert len(seen) > 8 and all(torch.equal(codes, expected) for codes in seen)
 
 
 def test_a_very_large_picture_is_attended_to_by_every_nth_row_and_column(monkeypatch):
