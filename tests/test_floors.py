@@ -16,7 +16,7 @@ FLOORS = [
     {"errors"},
     {"files"},
     {"allocator", "precision", "weights"},
-    {"images"},
+    {"attention", "images", "products"},
     {"config"},
     {"first_stage", "data", "segmenter"},
     {"second_stage"},

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from taming.attention import attend
 from taming.first_stage.normalization import GroupNorm
 from taming.first_stage.steps import Steps
 
@@ -108,7 +109,7 @@ class Attention(nn.Module):
             rearrange(layer(h), "b c h w -> b 1 (h w) c").contiguous()
             for layer in (self.q, self.k, self.v)
         )
-        h = F.scaled_dot_product_attention(q, k, v)
+        h = attend(q, k, v)
         return x + self.proj_out(rearrange(h, "b 1 (h w) c -> b c h w", h=x.shape[-2]).contiguous())
 
 

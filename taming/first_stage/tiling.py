@@ -20,9 +20,9 @@ from itertools import product
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from taming.attention import attend
 from taming.first_stage.inputs import precise
 from taming.first_stage.resnet import Attention
 from taming.first_stage.steps import Steps
@@ -296,7 +296,7 @@ class _Attention(_Part[Attention]):
             key, value = _positions(module.k(h)), _positions(module.v(h))
         else:
             key, value = self.whole
-        back = F.scaled_dot_product_attention(query, key, value)[:, 0].transpose(1, 2)
+        back = attend(query, key, value)[:, 0].transpose(1, 2)
         return x + module.proj_out(back.reshape(x.shape).contiguous())
 
     def finish(self) -> None:

@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from taming.attention import attend
 from taming.config.ranges import Range
 from taming.config.sampling import Fast
 from taming.errors import UserError, did_you_mean
+from taming.products import MANY, linear
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,6 @@ class BlockOptions:
 
 BlockParameters = BlockOptions | dict[str, str | bool | float] | None
 """As a configuration has them."""
-MANY = 16  # tokens, from which on a product is not bound by reading its weights
 ALONE = 0.25  # of the standard deviation of a code's row at the start: nothing but its own
 MODERN = BlockOptions("rms", "relu2", qk_norm=True, rotary=True, zero_init=True, bias=False)
 """The choice of public code for short trainings (modded-nanogpt); not compared here switch by
@@ -101,9 +102,9 @@ class Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         autocast = torch.is_autocast_enabled(input.device.type)
         if self.packed is None or input.dtype != torch.float32 or autocast:
-            return F.linear(input, self.weight, self.bias)
+            return linear(input, self.weight, self.bias)
         if self.packed.dtype != torch.float32 and input.numel() > MANY * self.in_features:
-            return F.linear(input, self.weight, self.bias)  # bound by products, not by reading
+            return linear(input, self.weight, self.bias)  # bound by products, not by reading
         return self.packed_product(input)
 
     def packed_product(self, input: Tensor, after: str = "none") -> Tensor:
@@ -194,13 +195,12 @@ class SelfAttention(nn.Module):
             k, v = cache.extend(k, v)
         new, before = q.shape[2], k.shape[2] - q.shape[2]
         dropped = self.attention_dropout if self.training else 0.0
-        if self.causal and new > 1 and (before or self.unmasked):
-            out = F.scaled_dot_product_attention(
-                q, k, v, attn_mask=self._visible(before, new, x.device), dropout_p=dropped
-            )
+        if self.causal and new > 1 and before:
+            visible = torch.ones(new, before + new, dtype=torch.bool, device=x.device).tril(before)
+            out = attend(q, k, v, visible, dropped)
         else:
             causal, visible = self.causal and new > 1, None if cache is None else cache.visible
-            out = F.scaled_dot_product_attention(q, k, v, visible, dropped, causal)
+            out = attend(q, k, v, visible, dropped, causal, self.unmasked)
         return self.dropout(self.proj(out.transpose(1, 2).flatten(2)))
 
     packed: Tensor | None = None
@@ -229,13 +229,6 @@ class SelfAttention(nn.Module):
         k, v = cache.extend_by_one(qk[:, 1], v[:, 0])
         out = F.scaled_dot_product_attention(qk[:, 0, :, None], k, v)
         return self.proj.packed_product(out.view(x.shape))
-
-    def _visible(self, before: int, new: int, device: torch.device) -> Tensor:
-        """(new, before + new) bool: who of the `new` tokens sees whom."""
-        visible = torch.ones(new, before + new, dtype=torch.bool, device=device).tril(before)
-        if not before:
-            visible[: self.unmasked, : self.unmasked] = True
-        return visible
 
 
 class SquaredReLU(nn.Module):

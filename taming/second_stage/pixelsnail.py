@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from taming.attention import attend
 from taming.config.ranges import Decay, Range
 from taming.second_stage.condition_map import ConditionMap
 from taming.second_stage.interface import (
@@ -204,7 +205,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, before: Tensor, place: Tensor) -> Tensor:
         q, k, v = self.split(x, before, place)
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        attended = attend(q, k, v, causal=True)
         return attended.transpose(2, 3).flatten(1, 2).unflatten(2, x.shape[2:])
 
     def _heads(self, x: Tensor) -> Tensor:

@@ -1,0 +1,133 @@
+"""Attention (Vaswani et al. 2017, arXiv 1706.03762): softmax(q k^T / sqrt(d)) v.
+
+torch's fused kernel holds no matrix of all tokens by all tokens, but on a CPU computes in float32
+whatever it is given, and what is hidden, too. Where the matrix is small, ours is faster: products
+of blocks of rows with only the keys that these see, in the numbers that are given
+(docs/measurements.md, "Attention on a CPU").
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+ROWS = {torch.float32: 64, torch.bfloat16: 128, torch.float64: 64}
+"""Of one block, where later tokens are hidden."""
+FEWEST = 64  # tokens, from which on ours is faster
+LARGEST = 1 << 26  # bytes of all probabilities, which are kept for the backward pass
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    visible: Tensor | None = None,
+    dropout: float = 0.0,
+    causal: bool = False,
+    together: int = 0,
+) -> Tensor:
+    """What each token takes from those that it sees.
+
+    Args:
+        query: (B, heads, T, d).
+        key: (B, heads, S, d).
+        value: (B, heads, S, d).
+        visible: (T, S) bool, who sees whom; None: as the next ones say.
+        dropout: probability, of what a token takes from another.
+        causal: tokens see themselves and those before them; T = S.
+        together: so many of the first see each other all the same.
+
+    Returns:
+        (B, heads, T, d).
+    """
+    if visible is None and not dropout and _in_blocks(query, key, value, causal):
+        # torch's takes part in autocast, too
+        if torch.is_autocast_enabled("cpu"):
+            kind = torch.get_autocast_dtype("cpu")
+            query, key, value = query.to(kind), key.to(kind), value.to(kind)
+        with torch.autocast("cpu", enabled=False):
+            return _Blocks.apply(query, key, value, causal, together)
+    if causal and together:
+        visible = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
+        visible.tril_()[:together, :together] = True
+        causal = False
+    return F.scaled_dot_product_attention(query, key, value, visible, dropout, causal)
+
+
+def _in_blocks(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> bool:
+    """Whether ours is the faster way, as measured; programs that are recorded have torch's."""
+    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if query.device.type != "cpu" or recorded or torch.onnx.is_in_onnx_export():
+        return False
+    kind = query.dtype
+    if torch.is_autocast_enabled("cpu"):
+        kind = torch.get_autocast_dtype("cpu")
+    elif key.dtype != kind or value.dtype != kind:
+        return False
+    faster = kind == torch.bfloat16 or (kind == torch.float32 and causal)
+    length = query.shape[2]
+    held = query.shape[:2].numel() * length * key.shape[2] * kind.itemsize
+    return faster and length >= FEWEST and held <= LARGEST * (2 if causal else 1)
+
+
+class _Blocks(torch.autograd.Function):
+    """In blocks of rows where that hides something, else all rows at once."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, causal: bool, together: int
+    ) -> Tensor:
+        shape, scale = query.shape, query.shape[-1] ** -0.5
+        q, k, v = (x.reshape(-1, *x.shape[-2:]) for x in (query, key, value))
+        rows = ROWS[q.dtype] if causal else shape[2]
+        out, kept, learned = q.new_empty(*q.shape[:2], v.shape[2]), [], any(ctx.needs_input_grad)
+        for start in range(0, shape[2], rows):
+            end = min(start + rows, shape[2])
+            seen = min(max(end, together), k.shape[1]) if causal else k.shape[1]
+            scores = _product(q[:, start:end], k[:, :seen].transpose(1, 2), scale)
+            if causal:
+                hidden = _hidden(start, end, seen, together)
+                scores[:, :, start:].masked_fill_(hidden, -torch.inf)
+            probabilities = scores.softmax(dim=-1)
+            torch.bmm(probabilities, v[:, :seen], out=out[:, start:end])
+            if learned:
+                kept.append(probabilities)
+        if learned:
+            ctx.save_for_backward(q, k, v, out, *kept)
+            ctx.shapes, ctx.rows = (query.shape, key.shape, value.shape), rows
+        return out.view(*shape[:3], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore
+        """With P the probabilities and g the gradient at the output: of the values P^T g, of the
+        scores P (g v^T - rowsum(g out)).
+        """
+        q, k, v, out, *kept = ctx.saved_tensors
+        scale = q.shape[-1] ** -0.5
+        g = gradients[0].reshape(out.shape)
+        taken = (g * out).sum(dim=-1, keepdim=True)
+        of_q, of_k, of_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        with torch.autocast("cpu", enabled=False):
+            for block, probabilities in enumerate(kept):
+                place = slice(block * ctx.rows, (block + 1) * ctx.rows)
+                seen = probabilities.shape[-1]
+                of_v[:, :seen].baddbmm_(probabilities.transpose(1, 2), g[:, place])
+                scores = torch.bmm(g[:, place], v[:, :seen].transpose(1, 2))
+                scores.sub_(taken[:, place]).mul_(probabilities)
+                of_q[:, place] = _product(scores, k[:, :seen], scale)
+                of_k[:, :seen].baddbmm_(scores.transpose(1, 2), q[:, place], alpha=scale)
+        of_each = (x.view(shape) for x, shape in zip((of_q, of_k, of_v), ctx.shapes))
+        return *of_each, None, None
+
+
+def _product(a: Tensor, b: Tensor, scale: float) -> Tensor:
+    return torch.baddbmm(a.new_empty(1), a, b, beta=0, alpha=scale)
+
+
+def _hidden(start: int, end: int, seen: int, together: int) -> Tensor:
+    """(end - start, seen - start) bool: of the keys from `start` on, whose before are all seen."""
+    row, column = torch.arange(start, end)[:, None], torch.arange(start, seen)
+    return (column > row) & ~((row < together) & (column < together))

@@ -1,0 +1,88 @@
+"""Linear layers by oneDNN are torch's, but for rounding."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from taming import products
+from taming.products import linear
+
+pytestmark = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN"
+)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """As on a processor where it is faster."""
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
+    calls, apply = [], products._Linear.apply
+    monkeypatch.setattr(products._Linear, "apply", lambda *a: calls.append(a) or apply(*a))
+    return calls
+
+
+def drawn(bias=True, tokens=12):
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, tokens, 24), (40, 24), (40,)][: 2 + bias]
+    return [torch.randn(s, generator=generator).requires_grad_() for s in shapes]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("transposed", [True, False])
+def test_values_and_gradients_are_torchs(calls, bias, transposed):
+    inputs = drawn(bias)
+    if transposed:
+        inputs[0] = inputs[0].detach().transpose(0, 1).requires_grad_()
+    ours, plain = linear(*inputs), F.linear(*inputs)
+    assert len(calls) == 1
+    assert torch.allclose(ours, plain, atol=1e-5)
+    weight = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1))
+    weight = weight.transpose(0, 1).contiguous().transpose(0, 1)
+    gradients = torch.autograd.grad((ours * weight).sum(), inputs)
+    for one, other in zip(gradients, torch.autograd.grad((plain * weight).sum(), inputs)):
+        assert one.shape == other.shape and torch.allclose(one, other, atol=1e-4)
+
+
+def test_only_what_is_asked_for_is_computed(calls):
+    x, weight, bias = drawn()
+    weight.requires_grad_(False), bias.requires_grad_(False)
+    linear(x, weight, bias).sum().backward()
+    assert calls and x.grad is not None
+    assert torch.allclose(x.grad, weight.sum(dim=0).expand_as(x), atol=1e-4)
+
+
+@pytest.mark.parametrize("case", ["few rows", "double", "autocast", "elsewhere", "recorded"])
+def test_everything_else_is_torchs(calls, monkeypatch, case):
+    x, weight, bias = (one.detach() for one in drawn())
+    if case == "few rows":
+        x = x[:, :7]
+    elif case == "double":
+        x, weight, bias = x.double(), weight.double(), bias.double()
+    elif case == "elsewhere":
+        x, weight, bias = x.to("meta"), weight.to("meta"), bias.to("meta")
+    if case == "recorded":
+
+        class Layer(torch.nn.Module):
+            def forward(self, x):
+                return linear(x, weight, bias)
+
+        torch.export.export(Layer(), (x,))
+    else:
+        with torch.autocast("cpu", torch.bfloat16, enabled=case == "autocast"):
+            assert linear(x, weight, bias).shape == (*x.shape[:-1], 40)
+    assert not calls
+
+
+def test_which_is_faster_is_a_matter_of_the_processor(monkeypatch):
+    """Not of a timing, which would make numbers differ from run to run."""
+    for maker, avx512, expected in (
+        ("AuthenticAMD", True, True),
+        ("AuthenticAMD", False, False),
+        ("GenuineIntel", True, False),
+    ):
+        products.onednn_is_faster.cache_clear()
+        monkeypatch.setattr(products.Path, "is_file", lambda path: False)
+        monkeypatch.setattr(products.platform, "processor", lambda maker=maker: f"x86 {maker}")
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda f=avx512: {"avx512_f": f})
+        assert products.onednn_is_faster() is expected
+    products.onednn_is_faster.cache_clear()
