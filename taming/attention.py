@@ -82,7 +82,7 @@ class _Blocks(torch.autograd.Function):
         shape, scale = query.shape, query.shape[-1] ** -0.5
         q, k, v = (x.reshape(-1, *x.shape[-2:]) for x in (query, key, value))
         rows = ROWS[q.dtype] if causal else shape[2]
-        out, kept, learned = q.new_empty(*q.shape[:2], v.shape[2]), [], any(ctx.needs_input_grad)
+        out, saved, learned = q.new_empty(*q.shape[:2], v.shape[2]), [], any(ctx.needs_input_grad)
         for start in range(0, shape[2], rows):
             end = min(start + rows, shape[2])
             seen = min(max(end, together), k.shape[1]) if causal else k.shape[1]
@@ -93,9 +93,9 @@ class _Blocks(torch.autograd.Function):
             probabilities = scores.softmax(dim=-1)
             torch.bmm(probabilities, v[:, :seen], out=out[:, start:end])
             if learned:
-                kept.append(probabilities)
+                saved.append(probabilities)
         if learned:
-            ctx.save_for_backward(q, k, v, out, *kept)
+            ctx.save_for_backward(q, k, v, out, *saved)
             ctx.shapes, ctx.rows = (query.shape, key.shape, value.shape), rows
         return out.view(*shape[:3], -1)
 
@@ -105,13 +105,13 @@ class _Blocks(torch.autograd.Function):
         """With P the probabilities and g the gradient at the output: of the values P^T g, of the
         scores P (g v^T - rowsum(g out)).
         """
-        q, k, v, out, *kept = ctx.saved_tensors
+        q, k, v, out, *saved = ctx.saved_tensors
         scale = q.shape[-1] ** -0.5
         g = gradients[0].reshape(out.shape)
         taken = (g * out).sum(dim=-1, keepdim=True)
         of_q, of_k, of_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         with torch.autocast("cpu", enabled=False):
-            for block, probabilities in enumerate(kept):
+            for block, probabilities in enumerate(saved):
                 place = slice(block * ctx.rows, (block + 1) * ctx.rows)
                 seen = probabilities.shape[-1]
                 of_v[:, :seen].baddbmm_(probabilities.transpose(1, 2), g[:, place])

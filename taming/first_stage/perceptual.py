@@ -7,11 +7,13 @@ import contextlib
 import io
 import warnings
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from taming.errors import UserError, did_you_mean
 from taming.weights import read_weights
@@ -99,23 +101,47 @@ class VGGDistance(nn.Module):
             if b:
                 h = F.max_pool2d(h, 2)
             for conv in block.children():
-                h = F.relu(conv(h))
+                h = F.relu(conv(h), inplace=True)
             maps.append(h)
         return maps
-
-    def features(self, image: Tensor) -> list[Tensor]:
-        """`maps`, of length 1 at each position, in float32: their differences are small."""
-        return [F.normalize(h.float(), dim=1, eps=1e-10) for h in self.maps(image)]
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         if x.shape[1] == 1:
             x, y = x.expand(-1, 3, -1, -1), y.expand(-1, 3, -1, -1)
         with torch.no_grad():
-            targets = self.features(x)
+            targets = self.maps(x)
         distance = x.new_zeros(len(x))
-        for a, b in zip(targets, self.features(y)):
-            distance = distance + (a - b).square().sum(dim=1).mean(dim=(1, 2))
+        for a, b in zip(targets, self.maps(y)):
+            distance = distance + _UnitDistance.apply(a, b).mean(dim=(1, 2))
         return distance
+
+
+class _UnitDistance(torch.autograd.Function):
+    """|a - b|^2 of vectors brought to length 1, (B, h, w) of maps (B, C, h, w), in float32, for
+    their differences are small; the gradient of the second alone, in 2 of 5 parts of the time that
+    autograd takes for it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        (a, _), (b, length) = _unit(a), _unit(b)
+        ctx.save_for_backward(a, b, length)
+        return torch.linalg.vector_norm(a - b, dim=1).square_()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:  # type: ignore
+        """2 (b - a), without its part along b, over the length of b."""
+        a, b, length = ctx.saved_tensors
+        scale = 2 * gradients[0][:, None] / length
+        return None, (b * ((a * b).sum(dim=1, keepdim=True) * scale)).addcmul_(a, -scale)
+
+
+def _unit(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Vectors of length 1, zeros stay what they are; and the lengths."""
+    x = x.float()
+    length = torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_(min=1e-10)
+    return x / length, length
 
 
 class LibraryDistance(nn.Module):

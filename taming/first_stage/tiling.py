@@ -31,7 +31,7 @@ Codes = tuple[Tensor, ...]
 
 FLOAT = 4  # bytes
 LARGEST = 1 << 29  # bytes of one map of the encoder, up to which a picture is one piece
-KEPT = 1 << 30  # bytes of a map of the whole picture between two steps, of which there are two
+HELD = 1 << 30  # bytes of a map of the whole picture between two steps, of which there are two
 MARGIN = 16  # codes; two blocks a scale, and the middle, see 14
 POSITIONS = 1 << 16  # of attention over the whole picture
 SAMPLED = 1 << 12  # keys of a larger one: every nth of the rows and columns of the whole picture
@@ -126,7 +126,7 @@ def largest_bytes(model: Pictured, height: int, width: int) -> tuple[int, int]:
         return whole, 0
     margin = _margin(model, MARGIN)
     side = tile_side(model, margin) + 2 * margin
-    return min(whole, map_bytes(model, side, side)), 2 * min(whole, KEPT)
+    return min(whole, map_bytes(model, side, side)), 2 * min(whole, HELD)
 
 
 @torch.no_grad()
@@ -151,7 +151,7 @@ def encode_tiled(
         corner = CORNER * model.multiple
         model.encode_piece(image[..., :corner, :corner])
         for part in [*shared.order, None]:
-            if isinstance(part, _Map) and part.bytes > KEPT:
+            if isinstance(part, _Map) and part.bytes > HELD:
                 continue
             shared.gathering = part
             for shared.tile in product(rows, columns):
@@ -307,12 +307,12 @@ class _Attention(_Part[Attention]):
 class _Encoder(_Part[Steps]):
     """The encoder, which goes on from the map that was kept last, whatever it is given."""
 
-    done, kept = 0, torch.empty(0)  # steps, and the map of the whole picture after them
+    done, held = 0, torch.empty(0)  # steps, and the map of the whole picture after them
 
     def run(self, x: Tensor) -> Tensor:
         shared, height = self.shared, x.shape[-2]
         if self.done:
-            x = shared.seen(self.kept)
+            x = shared.seen(self.held)
         for number, step in enumerate(self.module.steps()[self.done :], start=self.done + 1):
             before, x = x, step(x)
             if shared.tile is None and x is not before:
@@ -344,7 +344,7 @@ class _Map:
         _place(self.whole, x, self.encoder.shared.tile)
 
     def finish(self) -> None:
-        self.encoder.done, self.encoder.kept = self.steps, self.whole
+        self.encoder.done, self.encoder.held = self.steps, self.whole
         self.whole = torch.empty(0)
 
 

@@ -77,8 +77,8 @@ def encoding_bytes(model: Autoencoder, size: tuple[int, int], batch_size: int = 
     """That an encoder takes beside its pictures: MAPS of the largest map, of the picture or of a
     tile of it, and what is kept between passes over the tiles.
     """
-    largest, kept = largest_bytes(model, *size)
-    return batch_size * (MAPS * largest + kept)
+    largest, held = largest_bytes(model, *size)
+    return batch_size * (MAPS * largest + held)
 
 
 def check_reconstruction(model: Autoencoder, images: Tensor) -> None:

@@ -38,3 +38,19 @@ def test_bfloat16_gives_the_gradients_of_float32_to_its_precision():
         assert error < 0.01
     # Sums over thousands of positions keep float32's precision: bfloat16 loses 5 % of them
     assert (gradients(torch.bfloat16)[2] - g.sum(dim=(0, 2, 3))).abs().max() < 1e-2
+
+
+@pytest.mark.parametrize("channels", [32, 128, 512])
+@pytest.mark.parametrize("side", [4, 40])
+def test_small_maps_in_bfloat16_take_the_way_through_float32_and_say_the_same(channels, side):
+    norm = GroupNorm(channels)
+    torch.nn.init.normal_(norm.weight), torch.nn.init.normal_(norm.bias)
+    x = (3 + 2 * torch.randn(2, channels, side, side)).bfloat16()
+    expected = F.group_norm(x.double(), norm.num_groups, norm.weight.double(), norm.bias.double())
+    last = x.contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        drawn = norm(last)
+    learned = norm(last.requires_grad_())
+    assert torch.equal(drawn, learned) and drawn.dtype == torch.bfloat16
+    assert drawn.is_contiguous(memory_format=torch.channels_last)
+    assert (drawn.double() - expected).abs().max() < 2**-7 * expected.abs().max()

@@ -1,10 +1,11 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from taming.errors import UserError
 from taming.first_stage import VQGANLoss
-from taming.first_stage.perceptual import perceptual_distance
+from taming.first_stage.perceptual import _UnitDistance, perceptual_distance
 from tests.conftest import write_vgg
 
 
@@ -82,3 +83,20 @@ def test_shared_weights_see_edges_before_noise(shared):
     edge = torch.full((1, 3, 64, 64), -0.8)
     edge[..., 30:] = 0.8
     assert distance(edge, edge.roll(1, -1)) < 0.5 * distance(edge, torch.rand_like(edge) * 2 - 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_distance_of_two_maps_is_that_of_their_directions(dtype):
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(2, 6, 5, 4, generator=generator).to(dtype) for _ in range(2))
+    a[:, :, 0, 0] = 0  # nothing fired: a direction of no length
+    b[0, :, 1, 1] = a[0, :, 1, 1]
+    b.requires_grad_()
+    ours = _UnitDistance.apply(a, b)
+    plain = (F.normalize(a.float(), dim=1) - F.normalize(b.float(), dim=1)).square().sum(dim=1)
+    assert ours.dtype == torch.float32 and torch.allclose(ours, plain, atol=1e-6)
+    assert (ours[:, 0, 0] - 1).abs().max() < 1e-6 and ours[0, 1, 1] < 1e-10
+    weight = torch.rand(ours.shape, generator=generator)
+    one, other = (torch.autograd.grad((x * weight).sum(), b)[0] for x in (ours, plain))
+    assert one.dtype == dtype
+    assert torch.allclose(one, other, atol=1e-6 if dtype == torch.float32 else 1e-2)

@@ -36,10 +36,10 @@ def test_codes_are_those_of_the_whole_picture(size):
     assert agreement(whole, tiled) > 0.999, "but for sums in another order"
 
 
-@pytest.mark.parametrize("kept", [0, 8 * 32 * 24 * 4, tiling.KEPT])
+@pytest.mark.parametrize("kept", [0, 8 * 32 * 24 * 4, tiling.HELD])
 def test_codes_do_not_depend_on_which_maps_are_kept(monkeypatch, kept):
     """None; those of the coarser scale; all."""
-    monkeypatch.setattr(tiling, "KEPT", kept)
+    monkeypatch.setattr(tiling, "HELD", kept)
     image = torch.rand(1, 3, 64, 48, generator=torch.Generator().manual_seed(2)) * 2 - 1
     for model in (vqgan(attention=[1]), maskgit()):
         whole = model.encode(image)
@@ -79,7 +79,7 @@ def test_a_large_picture_is_tiled_by_itself_and_no_map_is_larger_than_allowed(mo
 
 def test_a_pass_goes_no_further_than_the_layer_that_it_is_made_for(monkeypatch):
     """Each of them ran the whole encoder once: 24 million pixels did not end in 29 minutes."""
-    monkeypatch.setattr(tiling, "KEPT", 0)
+    monkeypatch.setattr(tiling, "HELD", 0)
     model = vqgan(attention=[1])
     ran = {"conv_in": 0, "conv_out": 0}
     for name in ran:
@@ -111,7 +111,7 @@ def test_a_pass_goes_on_from_the_last_map_that_is_small_enough(monkeypatch):
     }
     # 2. None of the finer scale: its block runs once more, to keep what is half as large
     ran.clear()
-    monkeypatch.setattr(tiling, "KEPT", tiling.map_bytes(model, 64, 32) // 2)
+    monkeypatch.setattr(tiling, "HELD", tiling.map_bytes(model, 64, 32) // 2)
     tiling.encode_tiled(model, image, tile=16)
     assert ran["conv_in"] == 3 * tiles
     assert ran["down.1.block.0.conv1"] == 2 * tiles
@@ -126,7 +126,7 @@ def test_only_one_map_is_kept_while_the_next_is_made(monkeypatch):
         made.append(kept)
         finish(kept)
         own = sum(part.whole.numel() for part in made)
-        held.append((own, kept.encoder.kept.numel()))
+        held.append((own, kept.encoder.held.numel()))
 
     monkeypatch.setattr(tiling._Map, "finish", spied)
     tiling.encode_tiled(vqgan(), torch.rand(1, 3, 64, 32) * 2 - 1, tile=16)

@@ -26,7 +26,7 @@ def test_what_does_not_fit_is_refused_in_one_line_that_says_how_much(model, monk
 
 def test_a_large_picture_needs_a_tile_beside_itself(model):
     """6000x4000 takes as much as any other that is encoded in tiles, but for its own pixels."""
-    most = memory.MAPS * tiling.LARGEST // 4 + 2 * tiling.KEPT
+    most = memory.MAPS * tiling.LARGEST // 4 + 2 * tiling.HELD
     assert memory.encoding_bytes(model, (6000, 4000)) <= most
     assert most / 2 < memory.encoding_bytes(model, (60000, 40000)) <= most
     assert memory.encoding_bytes(model, (64, 64)) == memory.MAPS * 8 * 64 * 64 * 4

@@ -4,6 +4,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from taming.products import linear
+
 TILE = 1 << 22  # entries of the distance matrix held at once (16 MB)
 
 
@@ -23,7 +25,7 @@ def nearest(latent: Tensor, codebook: Tensor) -> Tensor:
         half_norms = codebook.square().sum(dim=1) / 2
         codes = []
         for tile in _tiles(latent, max(1, TILE // len(codebook))):
-            distances = torch.addmm(half_norms, tile.float() - centre, codebook.T, alpha=-1)
+            distances = linear(centre - tile.float(), codebook, half_norms)
             codes.append(distances.argmin(dim=1))
         return torch.cat(codes)
 
