@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,10 +30,13 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import bench_training  # noqa: E402
 from benchmarks.bench_sampling import GrownCache  # noqa: E402
+from taming.attention import attend  # noqa: E402
 from taming.config.sampling import Fast  # noqa: E402
 from taming.files import write_atomically  # noqa: E402
 from taming.first_stage.normalization import GroupNorm  # noqa: E402
+from taming.first_stage.perceptual import UnitDistance  # noqa: E402
 from taming.precision import fast_bfloat16  # noqa: E402
+from taming.products import linear  # noqa: E402
 from taming.second_stage import GPT, Part, sample  # noqa: E402
 from taming.second_stage.gpt import CachedDecoder  # noqa: E402
 from taming.training.muon import Muon  # noqa: E402
@@ -97,6 +101,12 @@ def pairs(folder: Path) -> Iterator[tuple[str, Step, Step]]:
     yield "prior step: published / ours", second(True), second(False)
     yield "prior step: float32 / precision auto", second(False), second(False, "auto")
     yield "group norm, backward: torch / ours", *group_norms()
+    yield "small group norm, bfloat16: torch / ours", *small_group_norms()
+    for kind, causal in ((torch.float32, True), (torch.bfloat16, True), (torch.bfloat16, False)):
+        name = f"{str(kind).removeprefix('torch.')}, {'causal' if causal else 'all see all'}"
+        yield f"attention, {name}: torch / ours", *attentions(kind, causal)
+    yield "linear layer, float32: torch / ours", *linears()
+    yield "distance of maps: autograd / ours", *distances()
     yield "Muon: torch / in the faster precision", *muons()
     yield from samplers()
 
@@ -119,6 +129,52 @@ def group_norms() -> tuple[Step, Step]:
         return lambda: norm(x).square().mean().backward()
 
     return step(nn.GroupNorm(32, 32)), step(GroupNorm(32))
+
+
+def small_group_norms() -> tuple[Step, Step]:
+    """Forward on channels-last maps of 16 x 16, four channels to a group."""
+    x = torch.randn(8, 128, 16, 16).bfloat16().to(memory_format=torch.channels_last)
+
+    def step(norm: nn.Module) -> Step:
+        def forward() -> None:
+            with torch.no_grad():
+                norm(x)
+
+        return forward
+
+    return step(nn.GroupNorm(32, 128)), step(GroupNorm(128))
+
+
+def attentions(dtype: torch.dtype, causal: bool) -> tuple[Step, Step]:
+    """Forward and backward, of two sequences of 512 tokens and eight heads of 32."""
+    inputs = [torch.randn(2, 8, 512, 32, dtype=dtype).requires_grad_() for _ in range(3)]
+
+    def torchs() -> None:
+        F.scaled_dot_product_attention(*inputs, is_causal=causal).sum().backward()
+
+    return torchs, lambda: attend(*inputs, causal=causal).sum().backward()
+
+
+def linears() -> tuple[Step, Step]:
+    """Forward and backward, of 1,024 tokens."""
+    x, weight = torch.randn(1024, 256).requires_grad_(), torch.randn(1024, 256).requires_grad_()
+    bias = torch.randn(1024).requires_grad_()
+
+    def step(product: Callable[..., torch.Tensor]) -> Step:
+        return lambda: product(x, weight, bias).sum().backward()
+
+    return step(F.linear), step(linear)
+
+
+def distances() -> tuple[Step, Step]:
+    """Of maps brought to length 1 at each place, forward and backward."""
+    shape, last = (8, 64, 64, 64), torch.channels_last
+    a, b = (torch.rand(shape).to(memory_format=last).requires_grad_(i > 0) for i in range(2))
+
+    def autograd() -> None:
+        (F.normalize(a) - F.normalize(b)).square().sum(dim=1).mean().backward()
+
+    return autograd, lambda: UnitDistance.apply(a, b).mean().backward()
 
 
 @torch.no_grad()

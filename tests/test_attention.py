@@ -26,6 +26,7 @@ def seen_by(length, causal, together):
 def always(monkeypatch):
     """Ours also where it is no faster, in small blocks."""
     monkeypatch.setattr(attention, "FEWEST", 1)
+    monkeypatch.setattr(attention, "_fast_bfloat16", lambda: True)
     monkeypatch.setattr(attention, "ROWS", dict.fromkeys(attention.ROWS, 16))
     calls = []
     apply = attention._Blocks.apply
@@ -107,6 +108,9 @@ def test_what_would_be_too_large_or_is_no_faster_is_torchs(always, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(attention, "FEWEST", 41)
         attend(*inputs, causal=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(attention, "_fast_bfloat16", lambda: False)
+        attend(*drawn(40, dtype=torch.bfloat16), causal=True)
     assert not always
     attend(*inputs, causal=True)
     assert always

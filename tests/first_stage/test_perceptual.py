@@ -5,7 +5,7 @@ from safetensors.torch import load_file, save_file
 
 from taming.errors import UserError
 from taming.first_stage import VQGANLoss
-from taming.first_stage.perceptual import _UnitDistance, perceptual_distance
+from taming.first_stage.perceptual import UnitDistance, perceptual_distance
 from tests.conftest import write_vgg
 
 
@@ -92,7 +92,7 @@ def test_the_distance_of_two_maps_is_that_of_their_directions(dtype):
     a[:, :, 0, 0] = 0  # nothing fired: a direction of no length
     b[0, :, 1, 1] = a[0, :, 1, 1]
     b.requires_grad_()
-    ours = _UnitDistance.apply(a, b)
+    ours = UnitDistance.apply(a, b)
     plain = (F.normalize(a.float(), dim=1) - F.normalize(b.float(), dim=1)).square().sum(dim=1)
     assert ours.dtype == torch.float32 and torch.allclose(ours, plain, atol=1e-6)
     assert (ours[:, 0, 0] - 1).abs().max() < 1e-6 and ours[0, 1, 1] < 1e-10
