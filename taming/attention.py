@@ -46,8 +46,7 @@ def attend(
         (B, heads, T, d).
     """
     if visible is None and not dropout and _in_blocks(query, key, value, causal):
-        # torch's takes part in autocast, too
-        if torch.is_autocast_enabled("cpu"):
+        if torch.is_autocast_enabled("cpu"):  # torch's takes part in it, too
             kind = torch.get_autocast_dtype("cpu")
             query, key, value = query.to(kind), key.to(kind), value.to(kind)
         with torch.autocast("cpu", enabled=False):
@@ -64,11 +63,12 @@ def _in_blocks(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> bool:
     recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
     if query.device.type != "cpu" or recorded or torch.onnx.is_in_onnx_export():
         return False
-    kind = query.dtype
-    if torch.is_autocast_enabled("cpu"):
-        kind = torch.get_autocast_dtype("cpu")
-    elif key.dtype != kind or value.dtype != kind:
+    kinds = {query.dtype, key.dtype, value.dtype}
+    if torch.is_autocast_enabled("cpu") and torch.float64 not in kinds:
+        kinds = {torch.get_autocast_dtype("cpu")}
+    if len(kinds) > 1:
         return False
+    (kind,) = kinds
     faster = _fast_bfloat16() if kind == torch.bfloat16 else kind == torch.float32 and causal
     length = query.shape[2]
     held = query.shape[:2].numel() * length * key.shape[2] * kind.itemsize
@@ -89,7 +89,7 @@ class _Blocks(torch.autograd.Function):
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, causal: bool, together: int
     ) -> Tensor:
         shape, scale = query.shape, query.shape[-1] ** -0.5
-        q, k, v = (x.reshape(-1, *x.shape[-2:]) for x in (query, key, value))
+        q, k, v = (x.flatten(0, 1) for x in (query, key, value))
         rows = ROWS[q.dtype] if causal else shape[2]
         out, saved, learned = q.new_empty(*q.shape[:2], v.shape[2]), [], any(ctx.needs_input_grad)
         for start in range(0, shape[2], rows):
@@ -106,7 +106,7 @@ class _Blocks(torch.autograd.Function):
         if learned:
             ctx.save_for_backward(q, k, v, out, *saved)
             ctx.shapes, ctx.rows = (query.shape, key.shape, value.shape), rows
-        return out.view(*shape[:3], -1)
+        return out.view(*shape[:3], v.shape[2])
 
     @staticmethod
     @once_differentiable

@@ -91,6 +91,19 @@ def test_autocast_computes_in_bfloat16_and_gradients_come_back_in_float32(always
     assert {x.dtype for x in torch.autograd.grad(ours.float().sum(), inputs)} == {torch.float32}
 
 
+def test_a_batch_of_none_has_none(always):
+    inputs = [x[:0] for x in drawn(40)]
+    attended = attend(*inputs, causal=True)
+    assert always and attended.shape == (0, 3, 40, 8)
+
+
+def test_autocast_leaves_double_as_it_is(always):
+    inputs = [x.double() for x in drawn(40)]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert attend(*inputs, causal=True).dtype == torch.float64
+    assert not always
+
+
 def test_nothing_is_kept_where_nothing_learns(always):
     inputs = drawn(40)
     with torch.no_grad():
