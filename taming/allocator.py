@@ -7,22 +7,40 @@ half of the time of a large picture in tiles was the system's. Measured in docs/
 
 import ctypes
 import os
+from collections.abc import Callable
 
-MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # of malloc.h
+TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -3, -4, -8  # of malloc.h
 BLOCK, FREE = 1 << 30, (1 << 31) - 1  # bytes
 
 
 def keep_freed_memory() -> bool:
-    """The process keeps what it frees for what it takes next: blocks below 1 GiB, up to 2 GiB in
-    all. Where the user has set the allocator, or it is not glibc's, nothing changes.
+    """The process keeps blocks below 1 GiB that it frees for what it takes next, in all threads:
+    up to 2 GiB at the end of its heap, and what lies before a block that is still in use. Where the
+    user has set the allocator, or it is not glibc's, nothing changes.
 
     Returns:
         Whether it does so now.
     """
     if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
         return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # musl, macOS, Windows
+    mallopt = _function("mallopt")
+    if mallopt is None or not mallopt(TRIM_THRESHOLD, FREE):
         return False
-    return bool(mallopt(MMAP_THRESHOLD, BLOCK)) and bool(mallopt(TRIM_THRESHOLD, FREE))
+    mallopt(ARENA_MAX, 1)  # those of other threads have no room for large blocks
+    # Earlier versions refuse thresholds above 32 MiB
+    return bool(mallopt(MMAP_THRESHOLD, BLOCK) or mallopt(MMAP_MAX, 0))
+
+
+def give_back_memory() -> None:
+    """Whatever is free goes back to the system, so that it counts as free there, too."""
+    trim = _function("malloc_trim")
+    if trim is not None:
+        trim(0)
+
+
+def _function(name: str) -> Callable[..., int] | None:
+    """Of the C library; None where it has none: musl, macOS, Windows."""
+    try:
+        return getattr(ctypes.CDLL(None), name)
+    except (AttributeError, OSError, TypeError):
+        return None

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from taming.precision import fast_bfloat16
 
@@ -45,12 +44,13 @@ def attend(
     Returns:
         (B, heads, T, d).
     """
-    if visible is None and not dropout and _in_blocks(query, key, value, causal):
+    if visible is None and not dropout and _in_blocks(query, key, value, causal, together):
         if torch.is_autocast_enabled("cpu"):  # torch's takes part in it, too
             kind = torch.get_autocast_dtype("cpu")
             query, key, value = query.to(kind), key.to(kind), value.to(kind)
         with torch.autocast("cpu", enabled=False):
-            return _Blocks.apply(query, key, value, causal, together)
+            learned = torch.is_grad_enabled()
+            return _Blocks.apply(query, key, value, causal, together, learned)
     if causal and together:
         visible = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
         visible.tril_()[:together, :together] = True
@@ -58,10 +58,15 @@ def attend(
     return F.scaled_dot_product_attention(query, key, value, visible, dropout, causal)
 
 
-def _in_blocks(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> bool:
-    """Whether ours is the faster way, as measured; programs that are recorded have torch's."""
+def _in_blocks(query: Tensor, key: Tensor, value: Tensor, causal: bool, together: int) -> bool:
+    """Whether ours is the faster way, as measured; programs that are recorded and transforms of
+    torch.func have torch's.
+    """
     recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    if query.device.type != "cpu" or recorded or torch.onnx.is_in_onnx_export():
+    recorded = recorded or torch.onnx.is_in_onnx_export()
+    if query.device.type != "cpu" or recorded or torch._C._are_functorch_transforms_active():
+        return False
+    if query.shape[:2] != key.shape[:2] or key.shape[:3] != value.shape[:3]:
         return False
     kinds = {query.dtype, key.dtype, value.dtype}
     if torch.is_autocast_enabled("cpu") and torch.float64 not in kinds:
@@ -70,9 +75,12 @@ def _in_blocks(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> bool:
         return False
     (kind,) = kinds
     faster = _fast_bfloat16() if kind == torch.bfloat16 else kind == torch.float32 and causal
-    length = query.shape[2]
-    held = query.shape[:2].numel() * length * key.shape[2] * kind.itemsize
-    return faster and length >= FEWEST and held <= LARGEST * (2 if causal else 1)
+    if not faster or query.shape[2] < FEWEST:
+        return False
+    length, seen = query.shape[2], key.shape[2]
+    if causal:
+        seen = min(seen, (seen + together + ROWS[kind]) // 2)
+    return query.shape[:2].numel() * length * seen * kind.itemsize <= LARGEST
 
 
 @cache
@@ -86,12 +94,19 @@ class _Blocks(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, causal: bool, together: int
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        causal: bool,
+        together: int,
+        learned: bool,
     ) -> Tensor:
         shape, scale = query.shape, query.shape[-1] ** -0.5
         q, k, v = (x.flatten(0, 1) for x in (query, key, value))
         rows = ROWS[q.dtype] if causal else shape[2]
-        out, saved, learned = q.new_empty(*q.shape[:2], v.shape[2]), [], any(ctx.needs_input_grad)
+        out, saved = q.new_empty(*q.shape[:2], v.shape[2]), []
+        learned = learned and any(ctx.needs_input_grad)
         for start in range(0, shape[2], rows):
             end = min(start + rows, shape[2])
             seen = min(max(end, together), k.shape[1]) if causal else k.shape[1]
@@ -109,11 +124,12 @@ class _Blocks(torch.autograd.Function):
         return out.view(*shape[:3], v.shape[2])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore
         """With P the probabilities and g the gradient at the output: of the values P^T g, of the
         scores P (g v^T - rowsum(g out)).
         """
+        if torch.is_grad_enabled():
+            raise RuntimeError("attention has no second derivative on a CPU, as torch's has none")
         q, k, v, out, *saved = ctx.saved_tensors
         scale = q.shape[-1] ** -0.5
         g = gradients[0].reshape(out.shape)
@@ -129,7 +145,7 @@ class _Blocks(torch.autograd.Function):
                 of_q[:, place] = _product(scores, k[:, :seen], scale)
                 of_k[:, :seen].baddbmm_(scores.transpose(1, 2), q[:, place], alpha=scale)
         of_each = (x.view(shape) for x, shape in zip((of_q, of_k, of_v), ctx.shapes))
-        return *of_each, None, None
+        return *of_each, None, None, None
 
 
 def _product(a: Tensor, b: Tensor, scale: float) -> Tensor:

@@ -52,7 +52,7 @@ def test_values_and_gradients_are_those_of_the_matrix(always, length, together):
 def test_gradients_are_the_slopes(causal):
     inputs = [x.double().detach().requires_grad_() for x in drawn(9, 1, 2, 3)]
     assert torch.autograd.gradcheck(
-        lambda *qkv: attention._Blocks.apply(*qkv, causal, 4 if causal else 0), inputs
+        lambda *qkv: attention._Blocks.apply(*qkv, causal, 4 if causal else 0, True), inputs
     )
 
 
@@ -106,8 +106,14 @@ def test_autocast_leaves_double_as_it_is(always):
 
 def test_nothing_is_kept_where_nothing_learns(always):
     inputs = drawn(40)
-    with torch.no_grad():
-        assert attend(*inputs, causal=True).grad_fn is None
+    blocks = []
+    saved = torch.autograd.graph.saved_tensors_hooks(lambda x: blocks.append(x.shape) or x, id)
+    with saved, torch.no_grad():
+        attend(*inputs, causal=True)
+    assert not always[-1][-1] and not blocks
+    with saved:
+        attend(*inputs, causal=True)
+    assert always[-1][-1] and (6, 16, 16) in blocks  # of the first 16 rows
 
 
 def test_what_would_be_too_large_or_is_no_faster_is_torchs(always, monkeypatch):
@@ -127,6 +133,30 @@ def test_what_would_be_too_large_or_is_no_faster_is_torchs(always, monkeypatch):
     assert not always
     attend(*inputs, causal=True)
     assert always
+
+
+def test_what_all_see_in_spite_of_order_counts_as_held(always, monkeypatch):
+    inputs = drawn(40)
+    monkeypatch.setattr(attention, "LARGEST", 4 * 6 * 40 * 30)
+    attend(*inputs, causal=True)
+    assert len(always) == 1
+    attend(*inputs, causal=True, together=40)
+    assert len(always) == 1
+
+
+def test_transforms_and_keys_of_all_the_batch_are_torchs(always):
+    query, key, value = (x.detach() for x in drawn(40))
+    loss = lambda q: attend(q, key, value, causal=True).sum()  # noqa: E731
+    assert torch.func.grad(loss)(query).shape == query.shape
+    query = query.bfloat16()
+    assert attend(query, key[:1].bfloat16(), value[:1].bfloat16()).shape == query.shape
+    assert not always
+
+
+def test_a_second_derivative_is_refused_rather_than_wrong(always):
+    query, key, value = drawn(40)
+    with pytest.raises(RuntimeError, match="second derivative"):
+        torch.autograd.grad(attend(query, key, value, causal=True).sum(), key, create_graph=True)
 
 
 def test_a_recorded_program_has_torchs(always):

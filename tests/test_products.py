@@ -51,6 +51,48 @@ def test_only_what_is_asked_for_is_computed(calls):
     assert torch.allclose(x.grad, weight.sum(dim=0).expand_as(x), atol=1e-4)
 
 
+def test_gradients_of_gradients_are_torchs(calls):
+    x, weight, bias = drawn()
+
+    def penalty(product):
+        (slope,) = torch.autograd.grad(
+            product(x, weight, bias).square().sum(), x, create_graph=True
+        )
+        return torch.autograd.grad(slope.square().sum(), weight)[0]
+
+    ours, plain = penalty(linear), penalty(F.linear)
+    assert calls and torch.allclose(ours, plain, rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("learns", ["input", "weight"])
+def test_only_what_the_gradient_needs_is_saved(calls, learns):
+    x, weight, bias = drawn()
+    (weight if learns == "input" else x).requires_grad_(False)
+    shapes = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: shapes.append(t.shape) or t, id):
+        linear(x, weight, bias)
+    assert calls and shapes == [weight.shape if learns == "input" else x.shape]
+
+
+@pytest.mark.parametrize("bias", [(1,), (39,), None])
+def test_what_does_not_fit_is_left_to_torch(calls, bias):
+    x, weight, _ = (one.detach() for one in drawn())
+    if bias is None:
+        assert linear(x[..., :0], weight[:, :0]).shape == (2, 12, 40)
+    elif bias == (1,):
+        assert linear(x, weight, torch.ones(1)).shape == (2, 12, 40)
+    else:
+        with pytest.raises(RuntimeError, match="size"):
+            linear(x, weight, torch.ones(bias))
+    assert not calls
+
+
+def test_transforms_are_torchs(calls):
+    x, weight, bias = (one.detach() for one in drawn())
+    slopes = torch.func.grad(lambda w: linear(x, w, bias).sum())(weight)
+    assert slopes.shape == weight.shape and not calls
+
+
 @pytest.mark.parametrize("case", ["few rows", "double", "autocast", "elsewhere", "recorded"])
 def test_everything_else_is_torchs(calls, monkeypatch, case):
     x, weight, bias = (one.detach() for one in drawn())

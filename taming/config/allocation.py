@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from taming.allocator import give_back_memory
 from taming.errors import UserError
 
 MEMORY, LIMIT, USED = "/proc/meminfo", "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"
@@ -18,6 +19,7 @@ def free_memory() -> float:
     where the system does not say.
     """
     free = float("inf")
+    give_back_memory()
     try:
         lines = Path(MEMORY).read_text(encoding="ascii").splitlines()
         free = min(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvail"))

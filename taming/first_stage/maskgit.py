@@ -116,6 +116,15 @@ class Encoder(Steps):
         scales = [*first, *chain.from_iterable((nn.AvgPool2d(2), *blocks) for blocks in coarser)]
         return [self.conv_in, *scales, *self.mid, self._end]
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale by scale: who recomputes or shards them wraps their forward."""
+        x = self.conv_in(x)
+        for i, scale in enumerate(self.down):
+            x = scale(F.avg_pool2d(x, 2) if i else x)
+        for block in self.mid:
+            x = block(x)
+        return self._end(x)
+
     def _end(self, x: Tensor) -> Tensor:
         return self.conv_out(F.silu(self.norm_out(x)))
 

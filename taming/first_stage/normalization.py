@@ -35,7 +35,9 @@ class GroupNorm(nn.GroupNorm):
         if slow and torch.is_grad_enabled():
             return _ChannelsLast.apply(input, self.weight, self.bias, self.num_groups, self.eps)
         if slow and _through_float32(input, self.weight, self.num_groups):
-            return self(input.float()).to(input.dtype)
+            full = input.float()
+            full = torch.group_norm(full, self.num_groups, self.weight, self.bias, self.eps)
+            return full.to(input.dtype)
         # Not F.group_norm, which refuses one value per group: pictures of a few pixels have that
         return torch.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
 

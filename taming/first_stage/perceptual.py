@@ -13,7 +13,6 @@ from urllib.error import URLError
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from taming.errors import UserError, did_you_mean
 from taming.weights import read_weights
@@ -129,9 +128,10 @@ class UnitDistance(torch.autograd.Function):
         return torch.linalg.vector_norm(a - b, dim=1).square_()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:  # type: ignore
         """2 (b - a), without its part along b, over the length of b."""
+        if torch.is_grad_enabled():
+            raise RuntimeError("this distance has no second derivative")
         a, b, length = ctx.saved_tensors
         scale = 2 * gradients[0][:, None] / length
         return None, (b * ((a * b).sum(dim=1, keepdim=True) * scale)).addcmul_(a, -scale)

@@ -192,6 +192,13 @@ class Encoder(Steps):
         levels = chain.from_iterable(level.steps() for level in cast("list[Level]", self.down))
         return [self.conv_in, *levels, *self.mid.steps(), self._end]
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Level by level: who recomputes or shards them wraps their forward."""
+        h = self.conv_in(x)
+        for level in self.down:
+            h = level(h)
+        return self._end(self.mid(h))
+
     def _end(self, h: Tensor) -> Tensor:
         return self.conv_out(F.silu(self.norm_out(h)))
 

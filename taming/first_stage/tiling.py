@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, Generic, Protocol, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,8 @@ MARGIN = 16  # codes; two blocks a scale, and the middle, see 14
 POSITIONS = 1 << 16  # of attention over the whole picture
 SAMPLED = 1 << 12  # keys of a larger one: every nth of the rows and columns of the whole picture
 CORNER = 4  # multiples of a side, of the picture that shows which layers come when
-_LOCK = threading.Lock()  # one large picture at a time
+_LOCKS: WeakKeyDictionary["Pictured", threading.Lock] = WeakKeyDictionary()
+"""One large picture of a model at a time."""
 
 
 class Pictured(Protocol):
@@ -126,7 +128,7 @@ def largest_bytes(model: Pictured, height: int, width: int) -> tuple[int, int]:
         return whole, 0
     margin = _margin(model, MARGIN)
     side = tile_side(model, margin) + 2 * margin
-    return min(whole, map_bytes(model, side, side)), 2 * min(whole, HELD)
+    return min(whole, map_bytes(model, side, side)), 2 * HELD
 
 
 @torch.no_grad()
@@ -147,7 +149,10 @@ def encode_tiled(
     rows, columns = (tiles(size, inner, pixels) for size in image.shape[-2:])
     codes = tuple(torch.empty(len(image), *grid, dtype=torch.int64) for grid in grids)
     codes = tuple(level.to(model.last_layer.device) for level in codes)
-    with _LOCK, _shared(model, (image.shape[-2], image.shape[-1])) as shared:
+    with (
+        _LOCKS.setdefault(model, threading.Lock()),
+        _shared(model, (image.shape[-2], image.shape[-1])) as shared,
+    ):
         corner = CORNER * model.multiple
         model.encode_piece(image[..., :corner, :corner])
         for part in [*shared.order, None]:
@@ -372,3 +377,5 @@ def _shared(model: Pictured, size: tuple[int, int]) -> Iterator[_Shared]:
     finally:
         for module in replaced:
             del module.__dict__["forward"]
+        shared.order.clear()  # parts and what they share refer to each other
+        shared.gathering = None

@@ -52,5 +52,10 @@ def test_small_maps_in_bfloat16_take_the_way_through_float32_and_say_the_same(ch
         drawn = norm(last)
     learned = norm(last.requires_grad_())
     assert torch.equal(drawn, learned) and drawn.dtype == torch.bfloat16
+    seen = []
+    norm.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    with torch.no_grad():
+        norm(last)
+    assert seen == [torch.bfloat16]
     assert drawn.is_contiguous(memory_format=torch.channels_last)
     assert (drawn.double() - expected).abs().max() < 2**-7 * expected.abs().max()

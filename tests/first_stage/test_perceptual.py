@@ -99,4 +99,6 @@ def test_the_distance_of_two_maps_is_that_of_their_directions(dtype):
     weight = torch.rand(ours.shape, generator=generator)
     one, other = (torch.autograd.grad((x * weight).sum(), b)[0] for x in (ours, plain))
     assert one.dtype == dtype
+    with pytest.raises(RuntimeError, match="second derivative"):
+        torch.autograd.grad(UnitDistance.apply(a, b).sum(), b, create_graph=True)
     assert torch.allclose(one, other, atol=1e-6 if dtype == torch.float32 else 1e-2)

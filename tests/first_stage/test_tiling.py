@@ -1,6 +1,8 @@
 """Pictures encoded in tiles: the codes of the whole picture, in bounded memory."""
 
+import gc
 import threading
+import weakref
 
 import pytest
 import torch
@@ -119,7 +121,7 @@ def test_a_pass_goes_on_from_the_last_map_that_is_small_enough(monkeypatch):
 
 def test_only_one_map_is_kept_while_the_next_is_made(monkeypatch):
     """All of them were, at first: 6 GB of a picture with maps of 0.8."""
-    held, made = [], []
+    held, made, alive = [], [], []
     finish = tiling._Map.finish
 
     def spied(kept):
@@ -127,11 +129,18 @@ def test_only_one_map_is_kept_while_the_next_is_made(monkeypatch):
         finish(kept)
         own = sum(part.whole.numel() for part in made)
         held.append((own, kept.encoder.held.numel()))
+        alive.append(weakref.ref(kept.encoder.held))
+        assert [ref() is None for ref in alive] == [True] * (len(alive) - 1) + [False]
 
     monkeypatch.setattr(tiling._Map, "finish", spied)
-    tiling.encode_tiled(vqgan(), torch.rand(1, 3, 64, 32) * 2 - 1, tile=16)
-    assert len(held) > 3
-    assert all(own == 0 and kept > 0 for own, kept in held)
+    gc.disable()
+    try:
+        tiling.encode_tiled(vqgan(), torch.rand(1, 3, 64, 32) * 2 - 1, tile=16)
+        made.clear()
+        assert len(held) > 3 and all(own == 0 and kept > 0 for own, kept in held)
+        assert alive[-1]() is None, "nothing is left to the garbage collector"
+    finally:
+        gc.enable()
 
 
 def test_another_thread_meanwhile_has_a_model_of_its_own():

@@ -21,6 +21,7 @@ import torch
 from taming import config
 from taming.errors import UserError
 from taming.evaluation.metrics import read_metrics
+from taming.first_stage import VQGAN, MaskGITVQGAN, VectorQuantizer
 from taming.formats.load import load
 from taming.formats.ours import read_raw
 from taming.formats.sharded import is_sharded, joined, last_checkpoint, read_sharded, split
@@ -413,6 +414,31 @@ def test_recomputed_activations_give_the_same_gradients(first):
         prior(codes, condition).square().mean().backward()
         gradients.append([p.grad.clone() for p in prior.parameters() if p.grad is not None])
     assert all(torch.equal(a, b) for a, b in zip(*gradients))
+
+
+@pytest.mark.parametrize("kind", [VQGAN, MaskGITVQGAN])
+def test_recomputed_layers_of_a_first_stage_hold_their_inputs_only(kind):
+    torch.manual_seed(0)
+    model = kind(channels=8, multipliers=[1, 2], quantizer=VectorQuantizer(16, 4), blocks=2)
+    image = torch.rand(1, 3, 32, 32) * 2 - 1
+    held, slopes = [], []
+    for again in (False, True):
+        if again:
+            checkpoint_activations(model.encoder)
+        count = 0
+
+        def counted(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal count
+            count += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(counted, lambda tensor: tensor):
+            latent = model.encoder(image)
+        latent.square().sum().backward()
+        slopes.append(model.encoder.conv_in.weight.grad.clone())
+        model.zero_grad()
+        held.append(count)
+    assert torch.equal(*slopes) and held[1] < 0.7 * held[0]
 
 
 def test_a_state_comes_back_from_its_parts():
