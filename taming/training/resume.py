@@ -16,6 +16,7 @@ from taming.formats.sharded import is_sharded, read_sharded
 from taming.training.checks import SETS
 from taming.training.datamodule import DataModule
 from taming.training.module import Training, images_per_batch
+from taming.training.strategies import rank
 
 
 @dataclass
@@ -85,7 +86,8 @@ def take_over(experiment: Experiment, run: Run, folder: Path) -> None:
     models = [{}, run.experiment.model]
     if (folder / "config.yaml").is_file():
         models.append(load([], resumed=folder / "config.yaml").model)
-    if experiment.model not in models:
+    # The first process checks for all: what it then writes may reach the others before they look
+    if not rank() and experiment.model not in models:
         raise UserError(
             f"model: run '{folder}' has another one, and a run keeps its model; leave the section"
             f" out, or start a new run from these weights with --from {folder}"

@@ -67,6 +67,7 @@ from taming.training.strategies import (
     adopt_processes,
     check_strategy,
     checkpoint_activations,
+    rank,
     strategy_of,
 )
 from taming.training.tuning import tune
@@ -125,15 +126,10 @@ def train(
         else:
             module, data = _started(experiment, start_from, fitting, yaml)
         write_config(experiment, folder / "config.yaml")
-        if not _rank():
+        if not rank():
             print(cost(module), file=sys.stderr)
         fit(experiment, module, data, folder)
     return Path(module.last_checkpoint or folder / "checkpoints" / "last.ckpt")
-
-
-def _rank() -> int:
-    """Of this process; 0 where there is only one."""
-    return getattr(rank_zero_only, "rank", 0)
 
 
 def _device(accelerator: str) -> str:
@@ -151,7 +147,7 @@ def _alone(folder: Path) -> Iterator[None]:
     """One run in the folder, whose processes after the first hold no lock of their own. What a kill
     cut short is removed.
     """
-    if _rank():
+    if rank():
         yield
         return
     with run_lock(folder):
@@ -222,7 +218,7 @@ def prepare(
     train: PictureSet = ordinary(_build(experiment, data.train, "data.train"))
     validation: PictureSet | None = ordinary(_build(experiment, data.validation, "data.validation"))
     sets = (train, validation)
-    if not _rank():
+    if not rank():
         pictures = {f"data.{name}": dataset for name, dataset in zip(SETS, sets)}
         check_pictures(pictures, experiment.data.check == "full")
         for line in shards_problems(sets):
@@ -440,7 +436,7 @@ def fit(experiment: Experiment, module: Training, data: DataModule, folder: Path
             reason = _explained(error, experiment, module)
             if not reason:
                 raise
-            if _rank():
+            if rank():
                 raise SystemExit(2) from None
             raise UserError(f"{reason}; {checkpoints.way_on()}") from None
 

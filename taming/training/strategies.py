@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
@@ -83,6 +84,11 @@ def strategy_of(experiment: Experiment, stage: str) -> Strategy | str:
     if trainer.devices * trainer.nodes == 1:
         return "auto"
     return DDPStrategy(find_unused_parameters=stage == "first", timeout=TIMEOUT)
+
+
+def rank() -> int:
+    """Of this process; 0 where there is only one."""
+    return getattr(rank_zero_only, "rank", 0)
 
 
 def layers_of(module: nn.Module) -> Iterator[nn.Module]:

@@ -2,15 +2,18 @@
 printed.
 """
 
+import copy
 import shutil
 
 import pytest
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 
 from taming.cli.main import main
 from taming.errors import UserError
 from taming.formats.load import load
 from taming.training import run
+from taming.training.resume import read_run, take_over
 from tests.conftest import (
     experiment_of,
     first_stage_plain,
@@ -142,6 +145,22 @@ def test_another_model_is_refused_and_not_ignored(trained, tmp_path, monkeypatch
     assert "Traceback" not in message
     write_yaml({"trainer": {"max_steps": 9}}, tmp_path / "longer.yaml")
     assert main(["train", "-b", "longer.yaml", "-r", "runs/first"]) == 0
+
+
+def test_only_the_first_process_compares_models(trained, monkeypatch):
+    """It writes config.yaml anew as soon as it has; another process that had read the one before
+    found a model in it that was not its own, and ended the run.
+    """
+    root, _ = trained
+    saved = read_run(root / "first" / "checkpoints" / "last.ckpt", [])
+    experiment = copy.deepcopy(saved.experiment)
+    experiment.trainer.max_steps = 1000
+    experiment.model["params"]["channels"] = 16
+    with pytest.raises(UserError, match="keeps its model"):
+        take_over(copy.deepcopy(experiment), saved, root / "first")
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    take_over(experiment, saved, root / "first")
+    assert experiment.model == saved.experiment.model
 
 
 def test_another_batch_size_skips_no_picture(tmp_path, capsys):
