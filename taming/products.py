@@ -55,11 +55,12 @@ def onednn_is_faster() -> bool:
 
 def _watched() -> bool:
     """Autocast computes in other numbers; a program that is recorded runs elsewhere; transforms of
-    torch.func want rules of their own.
+    torch.func want rules of their own; who counts operations knows torch's.
     """
     return (
         torch.is_autocast_enabled("cpu")
         or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
         or torch.compiler.is_compiling()
         or torch.jit.is_tracing()
         or torch.onnx.is_in_onnx_export()

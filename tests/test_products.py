@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from taming import products
 from taming.products import linear
@@ -85,6 +86,13 @@ def test_what_does_not_fit_is_left_to_torch(calls, bias):
         with pytest.raises(RuntimeError, match="size"):
             linear(x, weight, torch.ones(bias))
     assert not calls
+
+
+def test_operations_are_counted(calls):
+    x, weight, bias = drawn()
+    with FlopCounterMode(display=False) as counter:
+        linear(x, weight, bias).sum().backward()
+    assert counter.get_total_flops() == 3 * 2 * 24 * 24 * 40 and not calls
 
 
 def test_transforms_are_torchs(calls):
