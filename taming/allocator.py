@@ -2,7 +2,7 @@
 
 glibc gives blocks above 32 MiB, at most, back to the system as soon as they are free, and takes the
 next ones from it page by page. Networks on a CPU free and take maps of that size in every layer:
-half of the time of a large picture in tiles was the system's. Measured in docs/measurements.md.
+half of the time of a large picture in tiles was the system's. Figures: docs/sampling.md.
 """
 
 import ctypes

@@ -18,7 +18,7 @@ from taming.precision import fast_bfloat16
 ROWS = {torch.float32: 64, torch.bfloat16: 128, torch.float64: 64}
 """Of one block, where later tokens are hidden."""
 FEWEST = 64  # tokens, from which on ours is faster
-LARGEST = 1 << 26  # bytes of all probabilities, which are kept for the backward pass
+LARGEST = 1 << 26  # bytes of all probabilities, which are held for the backward pass
 
 
 def attend(

@@ -104,7 +104,7 @@ def test_autocast_leaves_double_as_it_is(always):
     assert not always
 
 
-def test_nothing_is_kept_where_nothing_learns(always):
+def test_nothing_is_saved_where_nothing_learns(always):
     inputs = drawn(40)
     blocks = []
     saved = torch.autograd.graph.saved_tensors_hooks(lambda x: blocks.append(x.shape) or x, id)

@@ -6,7 +6,7 @@ margin are taken, so convolutions are exact. Group normalisation and attention l
 picture: one pass over the tiles for each of these layers, in the order in which they come, gathers
 its statistics, or keys and values, and goes no further into the network than that layer; one more
 pass gives the codes of the whole picture. Where the map of the whole picture after a step of the
-encoder is small enough, it is kept, and later passes go on from there. Fewer passes are no way
+encoder is small enough, it is held, and later passes go on from there. Fewer passes are no way
 out: with the statistics of a reduced picture 32 % of the codes of a photograph were others
 (192x256, tiles of 64, `landscapes`).
 """
@@ -37,7 +37,7 @@ MARGIN = 16  # codes; two blocks a scale, and the middle, see 14
 POSITIONS = 1 << 16  # of attention over the whole picture
 SAMPLED = 1 << 12  # keys of a larger one: every nth of the rows and columns of the whole picture
 CORNER = 4  # multiples of a side, of the picture that shows which layers come when
-_LOCKS: WeakKeyDictionary["Pictured", threading.Lock] = WeakKeyDictionary()
+_LOCKS: WeakKeyDictionary["Pictured", threading.RLock] = WeakKeyDictionary()
 """One large picture of a model at a time."""
 
 
@@ -121,7 +121,7 @@ def _margin(model: Pictured, codes: int) -> int:
 
 def largest_bytes(model: Pictured, height: int, width: int) -> tuple[int, int]:
     """Of what is held while a picture is encoded: the largest map, of the picture or of a tile of
-    it, and the maps that are kept between passes.
+    it, and the maps that are held between passes.
     """
     whole = map_bytes(model, height, width)
     if whole <= LARGEST:
@@ -150,7 +150,7 @@ def encode_tiled(
     codes = tuple(torch.empty(len(image), *grid, dtype=torch.int64) for grid in grids)
     codes = tuple(level.to(model.last_layer.device) for level in codes)
     with (
-        _LOCKS.setdefault(model, threading.Lock()),
+        _LOCKS.setdefault(model, threading.RLock()),
         _shared(model, (image.shape[-2], image.shape[-1])) as shared,
     ):
         corner = CORNER * model.multiple
@@ -244,7 +244,7 @@ class _Part(Generic[Module]):
         return self.run(x)
 
     def run(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has nothing to do with a map")
 
 
 class _Norm(_Part[nn.GroupNorm]):
@@ -310,7 +310,7 @@ class _Attention(_Part[Attention]):
 
 
 class _Encoder(_Part[Steps]):
-    """The encoder, which goes on from the map that was kept last, whatever it is given."""
+    """The encoder, which goes on from the map that was held last, whatever it is given."""
 
     done, held = 0, torch.empty(0)  # steps, and the map of the whole picture after them
 
@@ -362,6 +362,8 @@ def _positions(x: Tensor) -> Tensor:
 def _shared(model: Pictured, size: tuple[int, int]) -> Iterator[_Shared]:
     """While within, the model's layers that look at the whole picture share what they see."""
     shared, replaced = _Shared(size), []
+    if any(isinstance(module.__dict__.get("forward"), _Part) for module in model.modules()):
+        raise RuntimeError("a large picture is encoded within another, by the same model")
     try:
         for module in model.modules():
             if isinstance(module, nn.GroupNorm):

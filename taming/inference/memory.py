@@ -75,7 +75,7 @@ def _needed(
 
 def encoding_bytes(model: Autoencoder, size: tuple[int, int], batch_size: int = 1) -> int:
     """That an encoder takes beside its pictures: MAPS of the largest map, of the picture or of a
-    tile of it, and what is kept between passes over the tiles.
+    tile of it, and what is held between passes over the tiles.
     """
     largest, held = largest_bytes(model, *size)
     return batch_size * (MAPS * largest + held)

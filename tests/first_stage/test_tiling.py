@@ -38,10 +38,10 @@ def test_codes_are_those_of_the_whole_picture(size):
     assert agreement(whole, tiled) > 0.999, "but for sums in another order"
 
 
-@pytest.mark.parametrize("kept", [0, 8 * 32 * 24 * 4, tiling.HELD])
-def test_codes_do_not_depend_on_which_maps_are_kept(monkeypatch, kept):
+@pytest.mark.parametrize("most", [0, 8 * 32 * 24 * 4, tiling.HELD])
+def test_codes_do_not_depend_on_which_maps_are_held(monkeypatch, most):
     """None; those of the coarser scale; all."""
-    monkeypatch.setattr(tiling, "HELD", kept)
+    monkeypatch.setattr(tiling, "HELD", most)
     image = torch.rand(1, 3, 64, 48, generator=torch.Generator().manual_seed(2)) * 2 - 1
     for model in (vqgan(attention=[1]), maskgit()):
         whole = model.encode(image)
@@ -103,7 +103,7 @@ def test_a_pass_goes_on_from_the_last_map_that_is_small_enough(monkeypatch):
         )
     image = torch.rand(1, 3, 64, 32) * 2 - 1
     tiles = 8
-    # 1. All are kept. A block: one pass for its second norm, one to keep what it gives
+    # 1. All are held. A block: one pass for its second norm, one to hold what it gives
     tiling.encode_tiled(model, image, tile=16)
     assert ran == {
         "conv_in": tiles,
@@ -119,17 +119,17 @@ def test_a_pass_goes_on_from_the_last_map_that_is_small_enough(monkeypatch):
     assert ran["down.1.block.0.conv1"] == 2 * tiles
 
 
-def test_only_one_map_is_kept_while_the_next_is_made(monkeypatch):
+def test_only_one_map_is_held_while_the_next_is_made(monkeypatch):
     """All of them were, at first: 6 GB of a picture with maps of 0.8."""
     held, made, alive = [], [], []
     finish = tiling._Map.finish
 
-    def spied(kept):
-        made.append(kept)
-        finish(kept)
-        own = sum(part.whole.numel() for part in made)
-        held.append((own, kept.encoder.held.numel()))
-        alive.append(weakref.ref(kept.encoder.held))
+    def spied(part):
+        made.append(part)
+        finish(part)
+        own = sum(one.whole.numel() for one in made)
+        held.append((own, part.encoder.held.numel()))
+        alive.append(weakref.ref(part.encoder.held))
         assert [ref() is None for ref in alive] == [True] * (len(alive) - 1) + [False]
 
     monkeypatch.setattr(tiling._Map, "finish", spied)
@@ -137,10 +137,23 @@ def test_only_one_map_is_kept_while_the_next_is_made(monkeypatch):
     try:
         tiling.encode_tiled(vqgan(), torch.rand(1, 3, 64, 32) * 2 - 1, tile=16)
         made.clear()
-        assert len(held) > 3 and all(own == 0 and kept > 0 for own, kept in held)
+        assert len(held) > 3 and all(own == 0 and last > 0 for own, last in held)
         assert alive[-1]() is None, "nothing is left to the garbage collector"
     finally:
         gc.enable()
+
+
+def test_a_large_picture_within_another_is_refused_and_spoils_nothing():
+    """A thread that waits for itself would wait for ever."""
+    model, image = vqgan(), torch.rand(1, 3, 64, 32) * 2 - 1
+    whole = model.encode(image)
+    hook = model.encoder.conv_in.register_forward_hook(
+        lambda *_: tiling.encode_tiled(model, image, tile=16) and None
+    )
+    with pytest.raises(RuntimeError, match="within another"):
+        tiling.encode_tiled(model, image, tile=16)
+    hook.remove()
+    assert agreement(whole, tiling.encode_tiled(model, image, tile=16)) > 0.999
 
 
 def test_another_thread_meanwhile_has_a_model_of_its_own():

@@ -149,7 +149,7 @@ def test_another_model_is_refused_and_not_ignored(trained, tmp_path, monkeypatch
 
 def test_only_the_first_process_compares_models(trained, monkeypatch):
     """It writes config.yaml anew as soon as it has; another process that had read the one before
-    found a model in it that was not its own, and ended the run.
+    saw a model in it that was not its own, and ended the run.
     """
     root, _ = trained
     saved = read_run(root / "first" / "checkpoints" / "last.ckpt", [])
